@@ -134,7 +134,7 @@ def Lm_RandomUniformOp : Lm_Primitive<"random_uniform", [Shardable]> {
   let arguments = (ins Lm_IntScalar:$seedLow, Lm_IntScalar:$seedHigh,
                    Lm_IntScalar:$step, I64Attr:$id);
   let results = (outs TensorOf<[F32]>:$output);
-  let assemblyFormat = "$seedLow `,` $seedHigh `,` $step attr-dict `:` type($output)";
+  let assemblyFormat = "operands attr-dict `:` functional-type(operands, results)";
 }
 
 def Lm_ContractOp : Lm_Primitive<"contract", [Differentiable, Shardable, Costed]> {
@@ -297,8 +297,7 @@ def Lm_ReluOp : Lm_Layer<"relu",
   let assemblyFormat = "$input attr-dict `:` type($output)";
 }
 
-def Lm_DropoutOp : Lm_Layer<"dropout", [Differentiable, Lowerable, Shardable,
-     AllTypesMatch<["input", "output"]>]> {
+def Lm_DropoutOp : Lm_Layer<"dropout", [Differentiable, Lowerable, Shardable]> {
   let summary = "zero elements at random, scale the others by 1/(1 - rate)";
   let description = [{
     An element is kept where `lm.random_uniform` with the same seed, step and
@@ -308,10 +307,7 @@ def Lm_DropoutOp : Lm_Layer<"dropout", [Differentiable, Lowerable, Shardable,
       Lm_IntScalar:$seedLow, Lm_IntScalar:$seedHigh, Lm_IntScalar:$step,
       I64Attr:$id);
   let results = (outs Lm_Float:$output);
-  let assemblyFormat = [{
-    $input `rate` $rate `seed` $seedLow `,` $seedHigh `step` $step attr-dict
-    `:` type($input)
-  }];
+  let assemblyFormat = "operands attr-dict `:` functional-type(operands, results)";
 }
 
 def Lm_LayerNormOp : Lm_Layer<"layer_norm", [Differentiable, Lowerable, Shardable]> {
