@@ -1,0 +1,23 @@
+#include "passes/Register.h"
+
+#include "dialects/lm/Lm.h"
+#include "dialects/plan/Plan.h"
+#include "passes/lm/Passes.h"
+#include "passes/plan/Passes.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Transforms/Passes.h"
+
+void lmc::registerDialects(mlir::DialectRegistry &registry) {
+  registry.insert<lm::LmDialect, plan::PlanDialect, mlir::arith::ArithDialect,
+                  mlir::func::FuncDialect, mlir::math::MathDialect>();
+}
+
+void lmc::registerPasses() {
+  lm::registerLmPasses();
+  plan::registerPlanPasses();
+  mlir::registerCanonicalizerPass();
+  mlir::registerCSEPass();
+}
