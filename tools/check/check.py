@@ -4,9 +4,8 @@
     tools/dev check [RULE...]        prints PASS/FAIL/SKIP lines, one per rule
 
 Each rule is a function that yields complaints, each a sentence with the file
-and line. The rules themselves: their docstrings below; why they hold: DESIGN
-and CONTRIBUTING. `check_test.py` beside this shows each rule catching what it
-is for. Only Python's standard library, git, clang-format and lmc-opt are used.
+and line. The rules themselves: their docstrings below; what they are for:
+CONTRIBUTING.md. `check_test.py` beside this shows each catching what it is for. Only Python's standard library, git, clang-format and lmc-opt are used.
 """
 
 import difflib
