@@ -74,7 +74,7 @@ Value sumOfSquares(TensorMath &m, Value x) {
   return numDims > 0 ? m.reduce("sum", squares, {0}) : squares;
 }
 
-struct BuildUpdate : impl::BuildUpdateBase<BuildUpdate> {
+struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
   using BuildUpdateBase::BuildUpdateBase;
 
   void runOnOperation() override {
@@ -119,7 +119,7 @@ struct BuildUpdate : impl::BuildUpdateBase<BuildUpdate> {
 
     SmallVector<Value> gradients;
     Value squares = zero;
-    for (const Trained &t : trained) {
+    for (Trained t : trained) {
       gradients.push_back(program.state(t.gradient.getSymName(),
                                         t.gradient.getTensorType()));
       squares = m.add(squares, sumOfSquares(m, gradients.back()));

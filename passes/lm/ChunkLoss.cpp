@@ -164,6 +164,10 @@ private:
     Value logits = chunkHead(x, count);
     Value targets = slice(loss.getTargets(), offset, count);
     Value weights = slice(loss.getWeights(), offset, count);
+    // Made before the loss, so that loss and gradient can be one kernel.
+    Value coefficient;
+    if (region.gradient)
+      coefficient = slice(region.gradient.getCoefficient(), offset, count);
     auto lossChunk = builder.create<CrossEntropyOp>(
         loss.getLoc(), TypeRange{weights.getType(), weights.getType()},
         ValueRange{logits, targets, weights});
@@ -172,8 +176,7 @@ private:
       return;
     Value dLogits = builder.create<CrossEntropyGradOp>(
         region.gradient.getLoc(), logits.getType(), logits, targets,
-        lossChunk.getLogsumexp(),
-        slice(region.gradient.getCoefficient(), offset, count));
+        lossChunk.getLogsumexp(), coefficient);
     for (auto [index, op] : llvm::enumerate(region.products))
       addProduct(op, dLogits, offset, count, kept[index], sums[index]);
   }
@@ -255,7 +258,7 @@ private:
   int64_t numRowDims;
 };
 
-struct ChunkLoss : impl::ChunkLossBase<ChunkLoss> {
+struct ChunkLoss : lmc::lm::impl::ChunkLossBase<ChunkLoss> {
   using ChunkLossBase::ChunkLossBase;
 
   void runOnOperation() override {
@@ -294,7 +297,7 @@ struct ChunkLoss : impl::ChunkLossBase<ChunkLoss> {
     getForwardSlice(region.loss.getLoss(), &users);
     SmallVector<Operation *> ordered;
     for (Operation &op : *block)
-      if (users.contains(&op) && op.isBeforeInBlock(region.gradient))
+      if (users.contains(&op))
         ordered.push_back(&op);
     for (Operation *op : ordered)
       op->moveBefore(block->getTerminator());

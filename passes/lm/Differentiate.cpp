@@ -87,7 +87,7 @@ LogicalResult differentiateOp(Operation *op, OpBuilder &builder,
   return success();
 }
 
-struct Differentiate : impl::DifferentiateBase<Differentiate> {
+struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
   using DifferentiateBase::DifferentiateBase;
 
   void runOnOperation() override {

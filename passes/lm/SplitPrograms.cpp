@@ -60,7 +60,7 @@ func::FuncOp buildPart(func::FuncOp step, const Part &part,
   return function;
 }
 
-struct SplitPrograms : impl::SplitProgramsBase<SplitPrograms> {
+struct SplitPrograms : lmc::lm::impl::SplitProgramsBase<SplitPrograms> {
   using SplitProgramsBase::SplitProgramsBase;
 
   void runOnOperation() override {

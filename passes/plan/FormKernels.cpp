@@ -51,6 +51,16 @@ bool isRepeated(Operation *op) {
          isa<lm::BroadcastOp, lm::IotaOp>(op);
 }
 
+// Whether something beyond `isOurs` uses `value`, be it through operations that
+// are repeated where they are used.
+bool isUsedOutside(Value value, llvm::function_ref<bool(Operation *)> isOurs) {
+  return llvm::any_of(value.getUsers(), [&](Operation *user) {
+    if (isOurs(user))
+      return false;
+    return !isRepeated(user) || isUsedOutside(user->getResult(0), isOurs);
+  });
+}
+
 // What stands between rows and columns of a shape; -1: nothing asks for one.
 constexpr int64_t kNoSplit = -1, kConflict = -2;
 
@@ -298,15 +308,6 @@ bool ProgramKernels::tryJoin(Group &group, int index, Unit *unit) {
     Unit *next = work.pop_back_val();
     if (!joins(group, *next))
       return false;
-    // A unit that is pulled in must serve this kernel alone.
-    if (next != unit)
-      for (Operation *op : next->ops)
-        for (Operation *user : op->getUsers()) {
-          Unit *userUnit = unitOf(user);
-          if (!userUnit || (!joining.contains(userUnit) &&
-                            !llvm::is_contained(group.units, userUnit)))
-            return false;
-        }
     SmallVector<Unit *> pulled;
     for (Operation *op : next->ops)
       for (Value operand : op->getOperands())
@@ -316,6 +317,18 @@ bool ProgramKernels::tryJoin(Group &group, int index, Unit *unit) {
       if (joining.insert(p).second)
         work.push_back(p);
   }
+  // A unit that is pulled in must serve this kernel alone.
+  auto isOurs = [&](Operation *op) {
+    Unit *owner = unitOf(op);
+    return owner && (joining.contains(owner) ||
+                     llvm::is_contained(group.units, owner));
+  };
+  for (Unit *pulled : joining)
+    if (pulled != unit)
+      for (Operation *op : pulled->ops)
+        for (Value result : op->getResults())
+          if (isUsedOutside(result, isOurs))
+            return false;
   SmallVector<Unit *> ordered(joining.begin(), joining.end());
   llvm::sort(ordered, [](Unit *a, Unit *b) { return a->index < b->index; });
   for (Unit *joined : ordered) {
@@ -531,8 +544,8 @@ void Outliner::outline(const Group &group, ArrayRef<Operation *> ops) {
   for (Operation *op : ops) {
     addArguments(op);
     for (Value result : op->getResults())
-      if (llvm::any_of(result.getUsers(), [&](Operation *user) {
-            return !inside.contains(user);
+      if (isUsedOutside(result, [&](Operation *user) {
+            return inside.contains(user);
           }))
         results.push_back(result);
   }
@@ -563,7 +576,7 @@ void Outliner::outline(const Group &group, ArrayRef<Operation *> ops) {
   }
 }
 
-struct FormKernels : impl::FormKernelsBase<FormKernels> {
+struct FormKernels : lmc::plan::impl::FormKernelsBase<FormKernels> {
   using FormKernelsBase::FormKernelsBase;
 
   void runOnOperation() override {
