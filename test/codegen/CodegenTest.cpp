@@ -116,8 +116,8 @@ std::string layerNorm(int64_t a, int64_t b, int64_t c) {
 }
 
 TEST_P(CodegenTest, RowNormWithDropout) {
-  for (auto [a, b, c] : {std::tuple{2, 3, 64}, {4, 16, 768}, {2, 5, 37},
-                         {1, 3, 7}, {3, 3, 200}})
+  for (auto [a, b, c] :
+       {std::tuple{2, 3, 64}, {4, 16, 768}, {2, 5, 37}, {1, 3, 7}, {3, 3, 200}})
     runner.check(layerNorm(a, b, c), options());
 }
 
@@ -275,8 +275,12 @@ plan.kernel @k(%a: tensor<$0x$2xf32>, %b: tensor<$2x$1xf32>, %bias: tensor<$1xf3
 })";
 
 TEST_P(CodegenTest, ContractionNormal) {
-  for (auto [m, n, k] : {std::tuple{8, 48, 16}, {64, 96, 768}, {5, 48, 32},
-                         {13, 50, 33}, {100, 200, 401}, {1, 300, 800}})
+  for (auto [m, n, k] : {std::tuple{8, 48, 16},
+                         {64, 96, 768},
+                         {5, 48, 32},
+                         {13, 50, 33},
+                         {100, 200, 401},
+                         {1, 300, 800}})
     runner.check(fill(kProduct, {m, n, k}), options());
 }
 
@@ -288,8 +292,12 @@ plan.kernel @k(%a: tensor<$0x$2xf32>, %b: tensor<$1x$2xf32>) -> tensor<$0x$1xf32
 })";
 
 TEST_P(CodegenTest, ContractionTransposedRight) {
-  for (auto [m, n, k] : {std::tuple{8, 48, 16}, {64, 96, 768}, {5, 48, 32},
-                         {13, 50, 33}, {100, 203, 401}, {1, 300, 800}})
+  for (auto [m, n, k] : {std::tuple{8, 48, 16},
+                         {64, 96, 768},
+                         {5, 48, 32},
+                         {13, 50, 33},
+                         {100, 203, 401},
+                         {1, 300, 800}})
     runner.check(fill(kProductTransposedRight, {m, n, k}), options());
 }
 
@@ -303,8 +311,12 @@ plan.kernel @k(%a: tensor<$2x$0xf32>, %b: tensor<$2x$1xf32>, %acc: tensor<$0x$1x
 
 TEST_P(CodegenTest, ContractionTransposedLeft) {
   for (int64_t microBatch : {0, 3})
-    for (auto [m, n, k] : {std::tuple{8, 48, 16}, {64, 96, 768}, {5, 48, 32},
-                           {13, 50, 33}, {100, 200, 401}, {700, 100, 20}}) {
+    for (auto [m, n, k] : {std::tuple{8, 48, 16},
+                           {64, 96, 768},
+                           {5, 48, 32},
+                           {13, 50, 33},
+                           {100, 200, 401},
+                           {700, 100, 20}}) {
       RunOptions run = options();
       run.microBatch = microBatch;
       runner.check(fill(kProductTransposedLeft, {m, n, k}), run);
@@ -350,6 +362,135 @@ plan.kernel @k(%b: tensor<$1x$0xf32>, %bias: tensor<$0xf32>, %a: tensor<?x$1xf32
       EXPECT_TRUE(std::equal(few[0].begin(), few[0].end(), many[0].begin()))
           << rows << " rows";
     }
+  }
+}
+
+const char *const kScatter = R"(
+plan.kernel @k(%i: tensor<$0xi32>, %g: tensor<$0x$1xf32>, %acc: tensor<$2x$1xf32>) -> tensor<$2x$1xf32>
+    attributes {kind = "scatter", tied = array<i64: 2>} {
+  %s = lm.embedding_grad %i, %g : (tensor<$0xi32>, tensor<$0x$1xf32>) -> tensor<$2x$1xf32>
+  %a = lm.accumulate %acc, %s : tensor<$2x$1xf32>
+  plan.yield %a : tensor<$2x$1xf32>
+})";
+
+// A tied embedding: the head's gradient, the rows, the sum so far.
+const char *const kScatterTied = R"(
+plan.kernel @k(%i: tensor<$0xi32>, %g: tensor<$0x$1xf32>, %h: tensor<$2x$1xf32>, %acc: tensor<$2x$1xf32>) -> tensor<$2x$1xf32>
+    attributes {kind = "scatter", tied = array<i64: 3>} {
+  %s = lm.embedding_grad %i, %g : (tensor<$0xi32>, tensor<$0x$1xf32>) -> tensor<$2x$1xf32>
+  %t = arith.addf %h, %s : tensor<$2x$1xf32>
+  %a = lm.accumulate %acc, %t : tensor<$2x$1xf32>
+  plan.yield %a : tensor<$2x$1xf32>
+})";
+
+const char *const kScatterPlain = R"(
+plan.kernel @k(%i: tensor<$0xi32>, %g: tensor<$0x$1xf32>) -> tensor<$2x$1xf32>
+    attributes {kind = "scatter", tied = array<i64: -1>} {
+  %s = lm.embedding_grad %i, %g : (tensor<$0xi32>, tensor<$0x$1xf32>) -> tensor<$2x$1xf32>
+  plan.yield %s : tensor<$2x$1xf32>
+})";
+
+TEST_P(CodegenTest, Scatter) {
+  for (int64_t microBatch : {0, 2})
+    for (const char *text : {kScatter, kScatterTied, kScatterPlain})
+      for (auto [rows, width] : {std::pair{40, 64}, {100, 300}, {7, 5}}) {
+        RunOptions run = options();
+        run.microBatch = microBatch;
+        run.indexLow = -2; // added nowhere
+        run.indexBound = 15;
+        runner.check(fill(text, {rows, width, 13}), run);
+      }
+}
+
+const char *const kRope = R"(
+plan.kernel @k(%x: tensor<2x5x$0x$1x$2xf32>, %p: tensor<2x5xi32>, %t: tensor<16x$3xf32>) -> tensor<2x5x$0x$1x$2xf32>
+    attributes {kind = "rope", tied = array<i64: $4>} {
+  %y = lm.rope %x, %p, %t {layout = "@", num_rotated = 3 : i64, inverse = $5}
+      : (tensor<2x5x$0x$1x$2xf32>, tensor<2x5xi32>, tensor<16x$3xf32>) -> tensor<2x5x$0x$1x$2xf32>
+  plan.yield %y : tensor<2x5x$0x$1x$2xf32>
+})";
+
+TEST_P(CodegenTest, Rope) {
+  for (const char *layout : {"half", "interleaved"})
+    for (int64_t inverse : {0, 1})
+      for (int64_t tied : {-1, 0})
+        for (auto [width, rotated] :
+             {std::pair{64, 64}, {64, 32}, {24, 20}, {8, 8}}) {
+          std::string text = kRope;
+          text.replace(text.find("$5"), 2, inverse ? "true" : "false");
+          text.replace(text.find("@\""), 1, layout);
+          runner.check(fill(text, {2, 4, width, rotated, tied}), options());
+        }
+}
+
+struct AttentionCase {
+  int64_t b, t, g, r, k;
+  bool causal, segments;
+  int64_t window;
+};
+
+const AttentionCase kAttentionCases[] = {
+    {2, 64, 2, 1, 64, true, false, 0},     {1, 130, 2, 1, 32, true, false, 0},
+    {1, 67, 1, 3, 24, true, true, 0},      {1, 150, 1, 2, 80, true, false, 40},
+    {2, 9, 2, 2, 8, false, false, 0},      {1, 131, 1, 1, 16, false, true, 0},
+    {1, 200, 1, 1, 128, false, false, 70}, {1, 1, 1, 1, 64, true, false, 0},
+    {1, 300, 1, 4, 64, true, false, 0},
+};
+
+std::string attentionText(const AttentionCase &c, bool gradient) {
+  auto replaceAll = [](std::string text, const std::string &key,
+                       const std::string &value) {
+    for (size_t at; (at = text.find(key)) != std::string::npos;)
+      text.replace(at, key.size(), value);
+    return text;
+  };
+  std::string text = gradient ? R"(
+plan.kernel @k(%x: QKV, %o: OUT, %l: LSE, %g: OUT SEGARG) -> QKV
+    attributes {kind = "attention_grad", tied = array<i64: -1>} {
+  %y = lm.attention_grad %x, %o, %l, %g SEGUSE {scale = 0.3 : f32, causal = CAUSAL, window = WINDOW : i64}
+      : (QKV, OUT, LSE, OUT SEGTYPE) -> QKV
+  plan.yield %y : QKV
+})"
+                              : R"(
+plan.kernel @k(%x: QKV SEGARG) -> (OUT, LSE)
+    attributes {kind = "attention", tied = array<i64: -1, -1>} {
+  %y, %l = lm.attention %x SEGUSE {scale = 0.3 : f32, causal = CAUSAL, window = WINDOW : i64}
+      : (QKV SEGTYPE) -> (OUT, LSE)
+  plan.yield %y, %l : OUT, LSE
+})";
+  text = replaceAll(
+      text, "QKV",
+      fill("tensor<$0x$1x$2x$3x$4xf32>", {c.b, c.t, c.g, c.r + 2, c.k}));
+  text =
+      replaceAll(text, "OUT",
+                 fill("tensor<$0x$1x$2x$3x$4xf32>", {c.b, c.t, c.g, c.r, c.k}));
+  text = replaceAll(text, "LSE",
+                    fill("tensor<$0x$1x$2x$3xf32>", {c.b, c.g, c.r, c.t}));
+  std::string segments = fill("tensor<$0x$1xi32>", {c.b, c.t});
+  text = replaceAll(text, "SEGARG", c.segments ? ", %s: " + segments : "");
+  text = replaceAll(text, "SEGUSE", c.segments ? "segments %s" : "");
+  text = replaceAll(text, "SEGTYPE", c.segments ? ", " + segments : "");
+  text = replaceAll(text, "CAUSAL", c.causal ? "true" : "false");
+  return replaceAll(text, "WINDOW", std::to_string(c.window));
+}
+
+TEST_P(CodegenTest, Attention) {
+  for (const AttentionCase &c : kAttentionCases) {
+    SCOPED_TRACE(attentionText(c, false));
+    RunOptions run = options();
+    run.indexBound = 3;
+    runner.check(attentionText(c, false), run);
+  }
+}
+
+// The logsumexp is random here, as if far from what the scores give: raised by
+// a constant so that weights stay of one order.
+TEST_P(CodegenTest, AttentionGrad) {
+  for (const AttentionCase &c : kAttentionCases) {
+    SCOPED_TRACE(attentionText(c, true));
+    RunOptions run = options();
+    run.indexBound = 3;
+    runner.check(attentionText(c, true), run);
   }
 }
 

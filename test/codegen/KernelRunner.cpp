@@ -197,8 +197,7 @@ Bytes KernelRunner::check(const std::string &text, const RunOptions &options) {
     tensors.push_back(toTensor(array, tensor, options.rows));
     arguments.push_back(std::move(array));
   }
-  std::vector<Tensor> expected =
-      interpret(kernel, tensors, options.microBatch);
+  std::vector<Tensor> expected = interpret(kernel, tensors, options.microBatch);
 
   std::vector<int64_t> integers;
   if (facts.takesMicroBatch)
@@ -263,8 +262,7 @@ Bytes KernelRunner::check(const std::string &text, const RunOptions &options) {
         EXPECT_TRUE(first[i] == bytes[i])
             << "result " << i << " of " << units << " units cut in " << parts
             << " parts differs from byte "
-            << std::mismatch(first[i].begin(), first[i].end(),
-                             bytes[i].begin())
+            << std::mismatch(first[i].begin(), first[i].end(), bytes[i].begin())
                        .first -
                    first[i].begin();
   }

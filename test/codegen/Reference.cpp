@@ -134,9 +134,9 @@ struct AttentionShape {
 
   AttentionShape(const Tensor &qkv, double scale, bool causal, int64_t window,
                  const Tensor *segments)
-      : b(qkv.shape[0]), t(qkv.shape[1]), g(qkv.shape[2]),
-        r(qkv.shape[3] - 2), k(qkv.shape[4]), scale(scale), causal(causal),
-        window(window), segments(segments) {}
+      : b(qkv.shape[0]), t(qkv.shape[1]), g(qkv.shape[2]), r(qkv.shape[3] - 2),
+        k(qkv.shape[4]), scale(scale), causal(causal), window(window),
+        segments(segments) {}
   int64_t slot(int64_t bi, int64_t ti, int64_t gi, int64_t s) const {
     return (((bi * t + ti) * g + gi) * (r + 2) + s) * k;
   }
@@ -288,7 +288,8 @@ void Interpreter::runRope(lm::RopeOp op) {
     int64_t position = int64_t(positions.data[e / perToken]);
     for (int64_t i = 0; i < r / 2; ++i) {
       bool pairs = op.getLayout() == "interleaved";
-      int64_t x = e + (pairs ? 2 * i : i), y = e + (pairs ? 2 * i + 1 : i + r / 2);
+      int64_t x = e + (pairs ? 2 * i : i),
+              y = e + (pairs ? 2 * i + 1 : i + r / 2);
       double c = table.data[position * r + i];
       double s = table.data[position * r + r / 2 + i];
       if (op.getInverse())
@@ -304,10 +305,9 @@ void Interpreter::run(Operation *op) {
   if (auto constant = dyn_cast<arith::ConstantOp>(op)) {
     Tensor out = make(op->getResult(0), leading);
     auto dense = cast<DenseElementsAttr>(constant.getValue());
-    double value =
-        isa<FloatType>(dense.getElementType())
-            ? dense.getSplatValue<APFloat>().convertToDouble()
-            : double(dense.getSplatValue<APInt>().getSExtValue());
+    double value = isa<FloatType>(dense.getElementType())
+                       ? dense.getSplatValue<APFloat>().convertToDouble()
+                       : double(dense.getSplatValue<APInt>().getSExtValue());
     std::fill(out.data.begin(), out.data.end(), value);
     return define(op->getResult(0), out);
   }
@@ -323,8 +323,8 @@ void Interpreter::run(Operation *op) {
     const Tensor *segments =
         attend.getSegments() ? &in(attend.getSegments()) : nullptr;
     AttentionShape shape(in(attend.getQkv()),
-                         attend.getScale().convertToFloat(),
-                         attend.getCausal(), attend.getWindow(), segments);
+                         attend.getScale().convertToFloat(), attend.getCausal(),
+                         attend.getWindow(), segments);
     attention(shape, in(attend.getQkv()), out, lse);
     define(attend.getOutput(), out);
     return define(attend.getLogsumexp(), lse);
@@ -400,14 +400,12 @@ std::vector<Tensor> test::interpret(plan::KernelOp kernel,
                                     int64_t microBatch) {
   int64_t leading = 0;
   Block &block = kernel.getBody().front();
-  for (auto [argument, tensor] :
-       llvm::zip(block.getArguments(), arguments))
+  for (auto [argument, tensor] : llvm::zip(block.getArguments(), arguments))
     if (cast<RankedTensorType>(argument.getType()).getRank() > 0 &&
         cast<RankedTensorType>(argument.getType()).isDynamicDim(0))
       leading = tensor.shape[0];
   Interpreter interpreter(microBatch, leading);
-  for (auto [argument, tensor] :
-       llvm::zip(block.getArguments(), arguments))
+  for (auto [argument, tensor] : llvm::zip(block.getArguments(), arguments))
     interpreter.values[argument] = tensor;
   for (Operation &op : block.without_terminator())
     interpreter.run(&op);
