@@ -1,5 +1,6 @@
 #include "passes/Register.h"
 
+#include "dialects/lm/ExternalModels.h"
 #include "dialects/lm/Lm.h"
 #include "dialects/plan/Plan.h"
 #include "passes/lm/Passes.h"
@@ -13,6 +14,7 @@
 void lmc::registerDialects(mlir::DialectRegistry &registry) {
   registry.insert<lm::LmDialect, plan::PlanDialect, mlir::arith::ArithDialect,
                   mlir::func::FuncDialect, mlir::math::MathDialect>();
+  lm::registerExternalModels(registry);
 }
 
 void lmc::registerPasses() {

@@ -26,7 +26,6 @@ def Lm_Dialect : Dialect {
     effect. Inputs and outputs carry `lm.input = "tokens"` and
     `lm.output = "loss"`; run-time numbers carry `lm.scalar = "lr"`.
   }];
-  let useDefaultAttributePrinterParser = 1;
 }
 
 class Lm_Op<string mnemonic, list<Trait> traits = []>

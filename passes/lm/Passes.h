@@ -2,6 +2,7 @@
 #ifndef LMC_PASSES_LM_PASSES_H
 #define LMC_PASSES_LM_PASSES_H
 
+#include "mlir/IR/BuiltinOps.h"
 #include "mlir/Pass/Pass.h"
 
 namespace lmc::lm {

@@ -1,0 +1,90 @@
+// A device: the memory that a plan's slices lie in and the engine that runs
+// its kernels, fills and copies. cpu/ runs them on a pinned thread pool, null/
+// runs nothing and holds nothing (dry runs).
+//
+// What it stands for: one accelerator, or this rank's share of the host's
+//   cores, with the arenas of one plan.
+// Who owns it, how long: the rank that created it, until its Executor and
+//   every pointer got from `base` are gone. Memory and code go with it.
+// Which thread may call: the rank's thread, the one that called create, alone.
+//   That thread takes part in launches; create prepares it for that.
+// What "returned" promises: calls are executed in the order in which they are
+//   made. After launch, fill or copy returned, later calls of this device see
+//   the result; the host sees it after synchronize, and through read.
+// What a failure leaves behind: allocate and loadKernels either do all or
+//   nothing and may be called once; launch, fill and copy cannot fail by
+//   themselves (the plan is checked), what goes wrong on an asynchronous
+//   device is told by synchronize, after which the device is good for nothing
+//   but destruction.
+#ifndef LMC_RUNTIME_DEVICE_DEVICE_H
+#define LMC_RUNTIME_DEVICE_DEVICE_H
+
+#include "runtime/base/Status.h"
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lmc::runtime {
+
+/// A block of memory as the plan states it; bytes are a multiple of 64.
+struct AllocationRequest {
+  std::string name;
+  int64_t bytes = 0;
+  bool onHost = false;
+};
+
+/// The kernels for one instruction set, and what it needs.
+struct CodeObject {
+  std::string_view targetCpu;
+  std::vector<std::string> cpuFeatures;
+  std::string_view object;
+};
+
+/// Where a kernel starts; made by the device, opaque to everyone else.
+using KernelHandle = const void *;
+
+class Device {
+public:
+  virtual ~Device() = default;
+
+  virtual std::string_view name() const = 0;
+
+  /// Allocates all blocks, zeroed and aligned to 64 bytes: exactly the bytes
+  /// asked for, once. DoesNotFit when the machine has less.
+  virtual Status allocate(const std::vector<AllocationRequest> &blocks) = 0;
+  virtual std::byte *base(uint32_t block) const = 0;
+
+  /// Takes the best of `code` that this device can run and finds the symbols
+  /// in it; one handle per symbol.
+  virtual StatusOr<std::vector<KernelHandle>>
+  loadKernels(const std::vector<CodeObject> &code,
+              const std::vector<std::string> &symbols) = 0;
+
+  /// Computes the units [0, units) of a kernel. `small` says that splitting
+  /// over threads costs more than it gains.
+  virtual void launch(KernelHandle kernel, void *const *pointers,
+                      const int64_t *integers, int64_t units, bool small) = 0;
+  virtual void fillZero(std::byte *target, int64_t bytes) = 0;
+  virtual void copy(const std::byte *source, std::byte *target,
+                    int64_t bytes) = 0;
+
+  /// Between host memory and the device's, in order with the calls above;
+  /// done when it returns.
+  virtual void read(const std::byte *source, void *target, int64_t bytes) = 0;
+  virtual void write(std::byte *target, const void *source, int64_t bytes) = 0;
+
+  /// Waits for all that was asked.
+  virtual Status synchronize() = 0;
+
+  /// Runs work(context, begin, end) over [0, units) on the host cores that
+  /// belong to this device: filling weights, converting, summing.
+  using HostWork = void (*)(void *context, int64_t begin, int64_t end);
+  virtual void parallelHost(HostWork work, void *context, int64_t units) = 0;
+
+  /// Whether the host may touch the device's memory through its pointers.
+  virtual bool hostAccessible() const = 0;
+};
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_DEVICE_DEVICE_H

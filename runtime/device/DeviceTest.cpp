@@ -1,0 +1,151 @@
+// One conformance suite for every device, and what is particular to the CPU:
+// the thread pool, the choice of code, and guard pages.
+#include "runtime/device/cpu/CpuDevice.h"
+#include "runtime/device/null/NullDevice.h"
+
+#include <cstring>
+#include <functional>
+#include <gtest/gtest.h>
+#include <numeric>
+
+using namespace lmc::runtime;
+
+struct DeviceCase {
+  const char *name;
+  bool computes; ///< null/ runs nothing, by design
+  std::function<std::unique_ptr<Device>()> make;
+};
+class DeviceConformance : public testing::TestWithParam<DeviceCase> {};
+
+TEST_P(DeviceConformance, AllocatesZeroedAlignedBlocks) {
+  std::unique_ptr<Device> device = GetParam().make();
+  ASSERT_TRUE(
+      device->allocate({{"a", 64}, {"b", 1 << 20}, {"c", 128, true}, {"d", 0}})
+          .ok());
+  for (uint32_t block = 0; block < 3; ++block) {
+    EXPECT_EQ(uintptr_t(device->base(block)) % 64, 0u);
+    char bytes[64];
+    std::memset(bytes, 1, sizeof bytes);
+    device->read(device->base(block), bytes, 64);
+    for (char byte : bytes)
+      EXPECT_EQ(byte, 0);
+  }
+}
+
+TEST_P(DeviceConformance, WritesCopiesAndFillsInOrder) {
+  std::unique_ptr<Device> device = GetParam().make();
+  const int64_t bytes = 1 << 20;
+  ASSERT_TRUE(device->allocate({{"a", bytes}, {"b", bytes}}).ok());
+  std::vector<char> data(bytes);
+  std::iota(data.begin(), data.end(), char(0));
+  device->write(device->base(0), data.data(), bytes);
+  device->copy(device->base(0), device->base(1), bytes);
+  device->fillZero(device->base(0), bytes);
+  ASSERT_TRUE(device->synchronize().ok());
+  if (!GetParam().computes)
+    return;
+  std::vector<char> back(bytes, 1);
+  device->read(device->base(1), back.data(), bytes);
+  EXPECT_EQ(back, data);
+  device->read(device->base(0), back.data(), bytes);
+  EXPECT_EQ(back, std::vector<char>(bytes, 0));
+}
+
+static std::unique_ptr<Device> makeCpu(int threads, bool guards) {
+  CpuDevice::Options options;
+  options.threads = threads;
+  options.cores = availableCores();
+  options.guardPages = guards;
+  auto device = CpuDevice::create(options);
+  return device.ok() ? *std::move(device) : nullptr;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Devices, DeviceConformance,
+    testing::Values(DeviceCase{"null", false,
+                               [] { return std::make_unique<NullDevice>(); }},
+                    DeviceCase{"cpu", true, [] { return makeCpu(2, false); }},
+                    DeviceCase{"cpu_guarded", true,
+                               [] { return makeCpu(3, true); }}),
+    [](const auto &info) { return info.param.name; });
+
+TEST(ThreadPool, RunsEveryUnitOnceWhateverTheThreads) {
+  for (int threads : {1, 2, 3, 7}) {
+    for (std::vector<int> cores : {std::vector<int>(), availableCores()}) {
+      auto pool = ThreadPool::create({threads, cores, 8 << 20});
+      ASSERT_TRUE(pool.ok());
+      std::vector<std::atomic<int>> counts(1000);
+      for (int job = 0; job < 2000; ++job) {
+        int64_t units = job % 50 == 0 ? 1000 : job % 17;
+        void *pointers[] = {counts.data()};
+        for (auto &count : counts)
+          count.store(0, std::memory_order_relaxed);
+        (*pool)->run(
+            [](void *const *pointers, const int64_t *, int64_t begin,
+               int64_t end) {
+              auto *counts = static_cast<std::atomic<int> *>(pointers[0]);
+              for (int64_t i = begin; i < end; ++i)
+                counts[i].fetch_add(1);
+            },
+            pointers, nullptr, units);
+        for (int64_t i = 0; i < 1000; ++i)
+          ASSERT_EQ(counts[size_t(i)].load(), i < units ? 1 : 0);
+      }
+    }
+  }
+}
+
+TEST(ThreadPool, FlushesDenormalsOnEveryThread) {
+  auto pool = ThreadPool::create({4, {}, 8 << 20});
+  ASSERT_TRUE(pool.ok());
+  std::vector<float> results(64, 1.0f);
+  volatile float tiny = 1e-39f;
+  void *pointers[] = {results.data(), const_cast<float *>(&tiny)};
+  (*pool)->run(
+      [](void *const *pointers, const int64_t *, int64_t begin, int64_t end) {
+        volatile float *tiny = static_cast<volatile float *>(pointers[1]);
+        for (int64_t i = begin; i < end; ++i)
+          static_cast<float *>(pointers[0])[i] = *tiny * 0.5f;
+      },
+      pointers, nullptr, 64);
+  EXPECT_EQ(results, std::vector<float>(64, 0.0f));
+}
+
+TEST(KernelLoader, ChoosesTheBestCodeThatRuns) {
+  std::vector<CodeObject> code = {{"x86-64-v3", {"avx2", "fma"}, "a"},
+                                  {"x86-64-v4", {"avx2", "fma", "avx512f"}, ""},
+                                  {"x86-64", {}, "c"}};
+  EXPECT_EQ(*chooseCode(code, {"avx2", "fma", "avx512f", "sse2"}), 1u);
+  EXPECT_EQ(*chooseCode(code, {"avx2", "fma"}), 0u);
+  EXPECT_EQ(*chooseCode(code, {"sse2"}), 2u);
+  code.pop_back();
+  auto none = chooseCode(code, {"fma"});
+  ASSERT_FALSE(none.ok());
+  EXPECT_EQ(none.status().exitStatus(), 2);
+  EXPECT_NE(none.status().toString().find("x86-64-v4 needs avx2, avx512f"),
+            std::string::npos)
+      << none.status().toString();
+}
+
+TEST(KernelLoader, RefusesWhatIsNoSharedObject) {
+  auto device = makeCpu(1, false);
+  auto handles = device->loadKernels({{"x86-64", {}, "not ELF"}}, {"f"});
+  ASSERT_FALSE(handles.ok());
+  EXPECT_EQ(handles.status().exitStatus(), 4);
+}
+
+TEST(CpuDevice, RefusesMoreThanTheMachineHas) {
+  auto device = makeCpu(1, false);
+  Status status = device->allocate({{"weights", int64_t(1) << 46}});
+  ASSERT_FALSE(status.ok());
+  EXPECT_EQ(status.exitStatus(), 3);
+  EXPECT_NE(status.toString().find("weights takes 64.0 TiB"),
+            std::string::npos);
+}
+
+TEST(CpuDeviceDeathTest, GuardPagesStopAKernelThatLeavesItsBlock) {
+  testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  auto device = makeCpu(1, true);
+  ASSERT_TRUE(device->allocate({{"a", 64}}).ok());
+  EXPECT_DEATH(*(volatile char *)(device->base(0) + 64) = 1, "");
+}

@@ -1,0 +1,41 @@
+// A device that holds nothing and runs nothing: for dry runs of a plan of any
+// size, to see that it loads, resolves and schedules. See Device.h.
+//
+// Not supported: reading results (reads give zeros) and host access.
+#ifndef LMC_RUNTIME_DEVICE_NULL_NULLDEVICE_H
+#define LMC_RUNTIME_DEVICE_NULL_NULLDEVICE_H
+
+#include "runtime/device/Device.h"
+
+#include <cstring>
+
+namespace lmc::runtime {
+
+class NullDevice final : public Device {
+public:
+  std::string_view name() const override { return "null"; }
+  Status allocate(const std::vector<AllocationRequest> &) override {
+    return Status();
+  }
+  std::byte *base(uint32_t) const override { return nullptr; }
+  StatusOr<std::vector<KernelHandle>>
+  loadKernels(const std::vector<CodeObject> &,
+              const std::vector<std::string> &symbols) override {
+    return std::vector<KernelHandle>(symbols.size(), nullptr);
+  }
+  void launch(KernelHandle, void *const *, const int64_t *, int64_t,
+              bool) override {}
+  void fillZero(std::byte *, int64_t) override {}
+  void copy(const std::byte *, std::byte *, int64_t) override {}
+  void read(const std::byte *, void *target, int64_t bytes) override {
+    std::memset(target, 0, size_t(bytes));
+  }
+  void write(std::byte *, const void *, int64_t) override {}
+  Status synchronize() override { return Status(); }
+  void parallelHost(HostWork, void *, int64_t) override {}
+  bool hostAccessible() const override { return false; }
+};
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_DEVICE_NULL_NULLDEVICE_H

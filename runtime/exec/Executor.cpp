@@ -1,0 +1,274 @@
+// See Executor.h.
+#include "runtime/exec/Executor.h"
+#include "runtime/plan/Linear.h"
+
+#include <chrono>
+#include <cmath>
+#include <map>
+
+namespace lmc::runtime {
+
+StatusOr<std::unique_ptr<Executor>>
+Executor::create(const plan::Plan &plan, Device &device, Communicator *comm,
+                 int64_t rank, Options options) {
+  std::unique_ptr<Executor> executor(
+      new Executor(plan, device, comm, rank, options));
+  LMC_RETURN_IF_ERROR(executor->prepare());
+  return executor;
+}
+
+Status Executor::prepare() {
+  theCoordinates = rankCoordinates(thePlan.mesh(), theRank);
+  int64_t stage = 0;
+  for (int i = 0; i < thePlan.mesh().axes_size(); ++i)
+    if (thePlan.mesh().axes(i).name() == "pp")
+      stage = theCoordinates[size_t(i)];
+  for (int i = 0; i < thePlan.symbols_size(); ++i) {
+    const plan::Symbol &symbol = thePlan.symbols(i);
+    values.push_back(symbol.kind() == plan::Symbol::COORDINATE
+                         ? theCoordinates[symbol.axis()]
+                     : symbol.kind() == plan::Symbol::SIZE ? symbol.maximum()
+                                                           : symbol.minimum());
+    if (symbol.kind() == plan::Symbol::MICRO_BATCH)
+      microBatchSymbols.push_back(uint32_t(i));
+    if (symbol.kind() == plan::Symbol::SLOT)
+      slotSymbols.push_back(uint32_t(i));
+  }
+
+  std::vector<CodeObject> code;
+  for (const plan::Code &one : thePlan.code())
+    code.push_back({one.target_cpu(),
+                    {one.cpu_features().begin(), one.cpu_features().end()},
+                    one.object()});
+  std::vector<std::string> symbols;
+  for (const plan::Kernel &kernel : thePlan.kernels())
+    symbols.push_back(kernel.symbol());
+  LMC_ASSIGN_OR_RETURN(std::vector<KernelHandle> kernels,
+                       theDevice.loadKernels(code, symbols));
+
+  std::vector<AllocationRequest> blocks;
+  for (const plan::Allocation &allocation : thePlan.allocations())
+    blocks.push_back({allocation.name(), allocation.bytes(),
+                      allocation.memory() == plan::HOST});
+  LMC_RETURN_IF_ERROR(theDevice.allocate(blocks));
+
+  for (const plan::Constant &constant : thePlan.constants())
+    theDevice.write(address(constant.slice()), constant.data().data(),
+                    int64_t(constant.data().size()));
+  for (const plan::Scalar &scalar : thePlan.scalars())
+    setScalar(scalar.name(), scalar.default_value());
+
+  std::vector<std::pair<std::vector<uint32_t>, int>> groups;
+  PrepareContext context{thePlan, theDevice,      theComm, kernels,
+                         values,  theCoordinates, groups};
+  for (const plan::Program &program : thePlan.programs()) {
+    LMC_ASSIGN_OR_RETURN(PreparedProgram prepared,
+                         prepareProgram(program, context));
+    times.emplace_back(options.profile ? prepared.ops.size() : 0);
+    programs.push_back(std::move(prepared));
+  }
+  for (const plan::Schedule &schedule : thePlan.schedules()) {
+    if (schedule.stage() != stage)
+      continue;
+    PreparedSchedule prepared{schedule.name(), {}};
+    for (const plan::Call &call : schedule.calls()) {
+      for (const Op &op : programs[call.program()].ops)
+        if ((op.kind == Op::Kind::Send || op.kind == Op::Kind::Receive) &&
+            (op.peer < 0 || !theComm))
+          return corrupt("schedule {} of stage {} calls program {}, which "
+                         "exchanges with a stage that is not there",
+                         schedule.name(), stage,
+                         thePlan.programs(int(call.program())).name());
+      prepared.calls.push_back(
+          {call.program(), call.micro_batch(), call.slot()});
+    }
+    schedules.push_back(std::move(prepared));
+  }
+  return Status();
+}
+
+int Executor::findSchedule(std::string_view name) const {
+  for (size_t i = 0; i < schedules.size(); ++i)
+    if (schedules[i].name == name)
+      return int(i);
+  return -1;
+}
+
+std::byte *Executor::address(const plan::Slice &slice) const {
+  return theDevice.base(slice.allocation()) +
+         evaluateLinear(slice.offset(), values);
+}
+
+bool Executor::setScalar(std::string_view name, double value) {
+  for (const plan::Scalar &scalar : thePlan.scalars()) {
+    if (scalar.name() != name)
+      continue;
+    if (scalar.dtype() == plan::F32) {
+      float number = float(value);
+      theDevice.write(address(scalar.slice()), &number, 4);
+    } else {
+      // Halves of 64-bit numbers use all 32 bits.
+      uint32_t number = uint32_t(int64_t(std::llround(value)));
+      theDevice.write(address(scalar.slice()), &number, 4);
+    }
+    return true;
+  }
+  return false;
+}
+
+Status Executor::setSize(std::string_view name, int64_t value) {
+  for (int i = 0; i < thePlan.symbols_size(); ++i) {
+    const plan::Symbol &symbol = thePlan.symbols(i);
+    if (symbol.kind() != plan::Symbol::SIZE || symbol.name() != name)
+      continue;
+    if (value < symbol.minimum() || value > symbol.maximum())
+      return wrongInput("{} = {} is outside of the plan's [{}, {}]", name,
+                        value, symbol.minimum(), symbol.maximum());
+    values[size_t(i)] = value;
+    return Status();
+  }
+  return wrongInput("the plan has no size {}", name);
+}
+
+Status Executor::run(int schedule) {
+  for (const PreparedCall &call : schedules[size_t(schedule)].calls) {
+    for (uint32_t symbol : microBatchSymbols)
+      values[symbol] = call.microBatch;
+    for (uint32_t symbol : slotSymbols)
+      values[symbol] = call.slot;
+    if (Status status = runProgram(call.program); !status.ok())
+      return status;
+  }
+  return theDevice.synchronize();
+}
+
+Status Executor::execute(PreparedProgram &program, const Op &op) {
+  void *const *pointers = program.pointers.data() + op.firstPointer;
+  auto slice = [&](int i) { return static_cast<std::byte *>(pointers[i]); };
+  switch (op.kind) {
+  case Op::Kind::Launch:
+    theDevice.launch(op.kernel, pointers,
+                     program.integers.data() + op.firstInteger, op.units,
+                     op.small);
+    return Status();
+  case Op::Kind::Fill:
+    theDevice.fillZero(slice(0), op.bytes);
+    return Status();
+  case Op::Kind::Copy:
+    if (slice(0) != slice(1))
+      theDevice.copy(slice(0), slice(1), op.bytes);
+    return Status();
+  case Op::Kind::Collective:
+    return theComm->collective(program.collectives[op.collective], slice(0),
+                               slice(1));
+  case Op::Kind::Send:
+    return theComm->send(op.peer, op.channel, slice(0), op.bytes);
+  case Op::Kind::Receive:
+    return theComm->receive(op.peer, op.channel, slice(0), op.bytes);
+  }
+  return Status();
+}
+
+Status Executor::runProgram(uint32_t index) {
+  PreparedProgram &program = programs[index];
+  if (!program.patches.empty())
+    program.patch(values);
+  for (size_t i = 0; i < program.ops.size(); ++i) {
+    const Op &op = program.ops[i];
+    std::chrono::steady_clock::time_point start;
+    if (options.profile)
+      start = std::chrono::steady_clock::now();
+    if (Status status = execute(program, op); !status.ok())
+      return std::move(status).note("in {}", describe(index, op));
+    if (options.profile) {
+      times[index][i].ns += uint64_t(
+          std::chrono::nanoseconds(std::chrono::steady_clock::now() - start)
+              .count());
+      ++times[index][i].calls;
+    }
+    opsDone.fetch_add(1, std::memory_order_relaxed);
+  }
+  return Status();
+}
+
+std::string Executor::describe(uint32_t index, const Op &op) const {
+  const plan::Program &program = thePlan.programs(int(index));
+  const plan::Instruction &instruction =
+      program.instructions(int(op.instruction));
+  std::string text =
+      fmt::format("program {} (chunk {}), instruction {}", program.name(),
+                  program.chunk(), op.instruction);
+  if (instruction.location() < uint32_t(thePlan.locations_size())) {
+    const plan::Location &location =
+        thePlan.locations(int(instruction.location()));
+    text += fmt::format(", {} at {}:{}:{}", location.layer(), location.file(),
+                        location.line(), location.column());
+  }
+  return text;
+}
+
+int64_t Executor::scheduleFlops(int schedule) const {
+  int64_t flops = 0;
+  for (const PreparedCall &call : schedules[size_t(schedule)].calls)
+    for (const plan::Instruction &instruction :
+         thePlan.programs(int(call.program)).instructions())
+      flops += instruction.flops();
+  return flops;
+}
+
+std::string Executor::profileReport() const {
+  struct Row {
+    uint64_t ns = 0, calls = 0;
+    double flops = 0, bytes = 0;
+  };
+  std::map<std::string, Row> rows;
+  uint64_t total = 0;
+  for (size_t p = 0; p < programs.size(); ++p)
+    for (size_t i = 0; i < times[p].size(); ++i) {
+      const OpTime &time = times[p][i];
+      if (time.calls == 0)
+        continue;
+      const plan::Instruction &instruction =
+          thePlan.programs(int(p)).instructions(
+              int(programs[p].ops[i].instruction));
+      std::string name;
+      switch (instruction.kind_case()) {
+      case plan::Instruction::kLaunch:
+        name = thePlan.kernels(int(instruction.launch().kernel())).name();
+        break;
+      case plan::Instruction::kFill:
+        name = "(fill)";
+        break;
+      case plan::Instruction::kCopy:
+        name = "(copy)";
+        break;
+      case plan::Instruction::kCollective:
+        name = "(collective)";
+        break;
+      default:
+        name = "(transfer)";
+      }
+      Row &row = rows[thePlan.programs(int(p)).name() + " " + name];
+      row.ns += time.ns;
+      row.calls += time.calls;
+      row.flops += double(instruction.flops()) * double(time.calls);
+      row.bytes += double(instruction.bytes_moved()) * double(time.calls);
+      total += time.ns;
+    }
+  std::vector<std::pair<std::string, Row>> sorted(rows.begin(), rows.end());
+  std::sort(sorted.begin(), sorted.end(), [](const auto &a, const auto &b) {
+    return a.second.ns > b.second.ns;
+  });
+  std::string text = fmt::format("{:>6} {:>10} {:>8} {:>9} {:>9}  {}\n", "%",
+                                 "ms", "calls", "GFLOP/s", "GB/s", "kernel");
+  for (const auto &[name, row] : sorted)
+    text += fmt::format(
+        "{:6.2f} {:10.2f} {:8} {:9.1f} {:9.1f}  {}\n",
+        100.0 * double(row.ns) / double(std::max<uint64_t>(total, 1)),
+        double(row.ns) / 1e6, row.calls,
+        row.flops / double(std::max<uint64_t>(row.ns, 1)),
+        row.bytes / double(std::max<uint64_t>(row.ns, 1)), name);
+  return text;
+}
+
+} // namespace lmc::runtime

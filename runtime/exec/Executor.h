@@ -1,0 +1,93 @@
+// Runs a checked plan on one rank.
+//
+// create() allocates what the plan states, loads the kernels, fills constants
+// and scalars, and prepares every program (Program.h). run() then executes a
+// schedule: for each of its calls it sets micro-batch and slot and walks the
+// program's ops. In run() there is no allocation, no look-up by name and no
+// lock of ours.
+#ifndef LMC_RUNTIME_EXEC_EXECUTOR_H
+#define LMC_RUNTIME_EXEC_EXECUTOR_H
+
+#include "runtime/exec/Program.h"
+
+#include <atomic>
+
+namespace lmc::runtime {
+
+class Executor {
+public:
+  struct Options {
+    bool profile = false; ///< measure every op
+  };
+  /// Plan, device and communicator (null for one rank) must outlive it.
+  static StatusOr<std::unique_ptr<Executor>>
+  create(const plan::Plan &plan, Device &device, Communicator *comm,
+         int64_t rank, Options options);
+
+  /// The handle of this stage's schedule of that name, or -1.
+  int findSchedule(std::string_view name) const;
+  Status run(int schedule);
+
+  /// Where a slice with a rank-only offset (state, port, scalar) lies.
+  std::byte *address(const plan::Slice &slice) const;
+  /// Sets a run-time number; false when the plan has none of that name.
+  bool setScalar(std::string_view name, double value);
+  /// Sets a SIZE symbol for the following runs, within its bounds.
+  Status setSize(std::string_view name, int64_t value);
+
+  const plan::Plan &plan() const { return thePlan; }
+  Device &device() { return theDevice; }
+  Communicator *comm() { return theComm; }
+  int64_t rank() const { return theRank; }
+  const std::vector<int64_t> &coordinates() const { return theCoordinates; }
+  /// One value per symbol of the plan, with this rank's coordinates.
+  const std::vector<int64_t> &symbolValues() const { return values; }
+
+  /// FLOPs of one run of a schedule on this rank, as the plan counts them.
+  int64_t scheduleFlops(int schedule) const;
+
+  /// Ops executed so far; other threads may watch it.
+  uint64_t progress() const { return opsDone.load(std::memory_order_relaxed); }
+
+  /// A table of where the time went, when profiling.
+  std::string profileReport() const;
+
+private:
+  Executor(const plan::Plan &plan, Device &device, Communicator *comm,
+           int64_t rank, Options options)
+      : thePlan(plan), theDevice(device), theComm(comm), theRank(rank),
+        options(options) {}
+  Status prepare();
+  Status runProgram(uint32_t index);
+  Status execute(PreparedProgram &program, const Op &op);
+  std::string describe(uint32_t program, const Op &op) const;
+
+  struct PreparedCall {
+    uint32_t program;
+    int64_t microBatch, slot;
+  };
+  struct PreparedSchedule {
+    std::string name;
+    std::vector<PreparedCall> calls;
+  };
+  struct OpTime {
+    uint64_t ns = 0, calls = 0;
+  };
+
+  const plan::Plan &thePlan;
+  Device &theDevice;
+  Communicator *theComm;
+  int64_t theRank;
+  Options options;
+  std::vector<int64_t> theCoordinates;
+  std::vector<int64_t> values;
+  std::vector<uint32_t> microBatchSymbols, slotSymbols;
+  std::vector<PreparedProgram> programs;
+  std::vector<PreparedSchedule> schedules;
+  std::vector<std::vector<OpTime>> times;
+  std::atomic<uint64_t> opsDone{0};
+};
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_EXEC_EXECUTOR_H

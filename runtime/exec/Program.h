@@ -1,0 +1,94 @@
+// A program of the plan as the executor runs it: flat arrays.
+//
+//   ops       [ launch | launch | fill | collective | ... ]
+//   pointers  [ a0 a1 a2 | b0 b1 | ... ]     operands, one op after the other
+//   integers  [ n m | k | ... ]
+//   patches   entries of the arrays above that depend on the micro-batch, the
+//             slot or a size of the step, with their coefficients
+//
+// What is the same in every call of a rank (its coordinates, the arenas'
+// addresses) is folded in when the program is prepared. Before a call only the
+// patches are computed, and those only when a value has changed since the
+// program ran last.
+#ifndef LMC_RUNTIME_EXEC_PROGRAM_H
+#define LMC_RUNTIME_EXEC_PROGRAM_H
+
+#include "runtime/comm/Communicator.h"
+#include "runtime/device/Device.h"
+#include "runtime/plan/plan.pb.h"
+
+namespace lmc::runtime {
+
+struct Op {
+  enum class Kind : uint8_t { Launch, Fill, Copy, Collective, Send, Receive };
+  Kind kind;
+  bool small = false; ///< Launch: not worth more than one thread
+  uint32_t firstPointer = 0;
+  uint32_t firstInteger = 0;
+  KernelHandle kernel = nullptr;
+  int64_t units = 0;        ///< Launch: of the grid
+  int64_t bytes = 0;        ///< Fill, Copy, Send, Receive
+  uint32_t collective = 0;  ///< Collective: index into collectives
+  int peer = 0;             ///< Send, Receive
+  uint32_t channel = 0;     ///< Send, Receive
+  uint32_t instruction = 0; ///< in the plan's program
+};
+
+/// entry = constant + sum of coefficient * symbol value.
+struct Patch {
+  enum class Target : uint8_t { Pointer, Integer, Units };
+  Target target;
+  uint32_t index = 0;        ///< into pointers, integers or ops
+  std::byte *base = nullptr; ///< Pointer: the allocation
+  int64_t constant = 0;      ///< with this rank's coordinates folded in
+  int64_t rowsPerUnit = 1, columns = 1; ///< Units
+  uint32_t firstTerm = 0, numTerms = 0;
+};
+struct PatchTerm {
+  uint32_t symbol = 0;
+  int64_t coefficient = 0;
+};
+
+struct PreparedProgram {
+  std::vector<Op> ops;
+  std::vector<void *> pointers;
+  std::vector<int64_t> integers;
+  std::vector<CollectiveCall> collectives;
+  std::vector<Patch> patches;
+  std::vector<PatchTerm> terms;
+  /// The symbols that patches read, and their values when they were computed.
+  std::vector<uint32_t> symbols;
+  std::vector<int64_t> patchedFor;
+  bool patched = false;
+
+  /// Brings the patched entries up to date with `values`, one per symbol.
+  void patch(const std::vector<int64_t> &values);
+};
+
+/// What preparing needs to know of the rank.
+struct PrepareContext {
+  const plan::Plan &plan;
+  Device &device;
+  Communicator *comm; ///< null: one rank
+  const std::vector<KernelHandle> &kernels;
+  /// One per symbol: coordinates of this rank, the lower bound of the others.
+  const std::vector<int64_t> &values;
+  const std::vector<int64_t> &coordinates; ///< one per mesh axis
+  /// Group handles by the list of axes, shared by all programs.
+  std::vector<std::pair<std::vector<uint32_t>, int>> &groups;
+};
+
+StatusOr<PreparedProgram> prepareProgram(const plan::Program &program,
+                                         PrepareContext &context);
+
+/// This rank's coordinate on each axis, the last axis fastest.
+std::vector<int64_t> rankCoordinates(const plan::Mesh &mesh, int64_t rank);
+/// The ranks that differ from `coordinates` on `axes` alone, the first listed
+/// axis slowest.
+std::vector<int> groupRanks(const plan::Mesh &mesh,
+                            const std::vector<int64_t> &coordinates,
+                            const std::vector<uint32_t> &axes);
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_EXEC_PROGRAM_H

@@ -1,0 +1,20 @@
+// Numbers that several readers of a checked plan want.
+#ifndef LMC_RUNTIME_PLAN_PLANFACTS_H
+#define LMC_RUNTIME_PLAN_PLANFACTS_H
+
+#include "runtime/plan/Linear.h"
+
+namespace lmc::runtime {
+
+/// The inclusive bounds of every symbol of a checked plan.
+std::vector<Range> symbolRanges(const plan::Plan &plan);
+
+/// The number of ranks of a checked plan.
+int64_t worldSize(const plan::Plan &plan);
+
+/// The sum of allocations of one memory kind of a checked plan, per rank.
+int64_t allocatedBytes(const plan::Plan &plan, plan::MemoryKind memory);
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_PLAN_PLANFACTS_H

@@ -1,0 +1,277 @@
+// The container refuses what is damaged; the checker refuses what does not
+// hang together.
+#include "runtime/plan/PlanCheck.h"
+#include "runtime/plan/PlanFile.h"
+
+#include <functional>
+#include <gtest/gtest.h>
+#include <random>
+#include <xxhash.h>
+
+using namespace lmc;
+using namespace lmc::runtime;
+
+static void setSlice(plan::Slice *slice, uint32_t allocation, int64_t offset,
+                     int64_t bytes) {
+  slice->set_allocation(allocation);
+  slice->mutable_offset()->set_constant(offset);
+  slice->set_bytes(bytes);
+}
+
+/// One kernel over one parameter, on a mesh with dp=2, in two micro-batches.
+static plan::Plan smallPlan() {
+  plan::Plan p;
+  p.set_compiler_version("test");
+  p.set_mode("train");
+  (*p.mutable_settings())["mesh"] = "dp=2";
+  (*p.mutable_settings())["seq"] = "8";
+  p.set_micro_batches(2);
+  auto *axis = p.mutable_mesh()->add_axes();
+  axis->set_name("dp");
+  axis->set_size(2);
+  auto *microBatch = p.add_symbols();
+  microBatch->set_kind(plan::Symbol::MICRO_BATCH);
+  microBatch->set_name("m");
+  microBatch->set_maximum(1);
+  auto *coordinate = p.add_symbols();
+  coordinate->set_kind(plan::Symbol::COORDINATE);
+  coordinate->set_name("dp");
+  coordinate->set_maximum(1);
+  auto *weights = p.add_allocations();
+  weights->set_name("weights");
+  weights->set_memory(plan::DEVICE);
+  weights->set_bytes(256);
+  weights->set_contents(plan::Allocation::STATE);
+  auto *input = p.add_allocations();
+  input->set_name("input");
+  input->set_memory(plan::DEVICE);
+  input->set_bytes(64);
+  input->set_contents(plan::Allocation::INPUT);
+  auto *state = p.add_states();
+  state->set_name("w");
+  state->set_kind(plan::State::PARAMETER);
+  state->set_dtype(plan::F32);
+  state->add_global_shape(8);
+  state->add_local_shape(8);
+  state->add_local_offset();
+  setSlice(state->mutable_slice(), 0, 64, 32);
+  auto *box = state->add_boxes();
+  box->add_names("w");
+  for (int64_t d : {2, 4}) {
+    box->add_file_shape(d);
+    box->add_split_shape(d);
+  }
+  box->add_permutation(1);
+  box->add_permutation(0);
+  box->add_box_shape(8);
+  box->add_box_offset(0);
+  auto *port = p.add_inputs();
+  port->set_name("tokens");
+  port->set_dtype(plan::I32);
+  port->add_shape(8);
+  port->set_micro_batches(2);
+  setSlice(port->mutable_slice(), 1, 0, 64);
+  auto *scalar = p.add_scalars();
+  scalar->set_name("lr");
+  scalar->set_dtype(plan::F32);
+  setSlice(scalar->mutable_slice(), 0, 0, 4);
+  auto *kernel = p.add_kernels();
+  kernel->set_name("k");
+  kernel->set_symbol("k");
+  kernel->set_rows_per_unit(4);
+  kernel->set_columns(1);
+  kernel->set_operands(2);
+  kernel->set_integers(1);
+  auto *code = p.add_code();
+  code->set_target_cpu("x86-64-v3");
+  code->set_object("elf");
+  auto *program = p.add_programs();
+  program->set_name("forward");
+  auto *launch = program->add_instructions()->mutable_launch();
+  auto *a = launch->add_operands();
+  setSlice(a->mutable_slice(), 1, 0, 32);
+  auto *term = a->mutable_slice()->mutable_offset()->add_terms();
+  term->set_symbol(0);
+  term->set_coefficient(32);
+  auto *b = launch->add_operands();
+  setSlice(b->mutable_slice(), 0, 64, 32);
+  b->set_access(plan::Operand::READ_WRITE);
+  launch->add_integers()->set_constant(8);
+  launch->mutable_rows()->set_constant(8);
+  auto *reduce = program->add_instructions()->mutable_collective();
+  reduce->set_kind(plan::Collective::ALL_REDUCE);
+  reduce->set_dtype(plan::F32);
+  reduce->add_axes(0);
+  setSlice(reduce->mutable_source(), 0, 64, 32);
+  setSlice(reduce->mutable_target(), 0, 64, 32);
+  auto *schedule = p.add_schedules();
+  schedule->set_name("train");
+  schedule->add_calls()->set_micro_batch(0);
+  schedule->add_calls()->set_micro_batch(1);
+  return p;
+}
+
+TEST(PlanFile, RoundTripsAndIsDeterministic) {
+  plan::Plan plan = smallPlan();
+  auto bytes = encodePlan(plan);
+  ASSERT_TRUE(bytes.ok());
+  auto back = decodePlan(*bytes, "p.plan");
+  ASSERT_TRUE(back.ok()) << back.status().toString();
+  EXPECT_EQ(*encodePlan(*back), *bytes);
+  EXPECT_TRUE(checkPlan(*back).ok()) << checkPlan(*back).toString();
+}
+
+TEST(PlanFile, RefusesEveryTruncationAndEveryFlippedBit) {
+  std::string bytes = *encodePlan(smallPlan());
+  for (size_t size = 0; size < bytes.size(); ++size) {
+    auto result = decodePlan(std::string_view(bytes).substr(0, size), "p");
+    ASSERT_FALSE(result.ok()) << size;
+    EXPECT_EQ(result.status().exitStatus(), 4);
+  }
+  for (size_t bit = 0; bit < bytes.size() * 8; ++bit) {
+    std::string damaged = bytes;
+    damaged[bit / 8] = char(damaged[bit / 8] ^ (1 << (bit % 8)));
+    auto result = decodePlan(damaged, "p");
+    ASSERT_FALSE(result.ok()) << bit;
+    EXPECT_EQ(result.status().exitStatus(), 4);
+  }
+  EXPECT_FALSE(decodePlan(bytes + "x", "p").ok());
+}
+
+/// Makes the container right again around a changed message.
+static std::string reseal(const std::string &message) {
+  std::string bytes = encodePlan(plan::Plan())->substr(0, 12);
+  for (int i = 0; i < 8; ++i)
+    bytes.push_back(char(message.size() >> (8 * i)));
+  XXH128_canonical_t sum;
+  XXH128_canonicalFromHash(&sum, XXH3_128bits(message.data(), message.size()));
+  bytes.append(reinterpret_cast<const char *>(sum.digest), sizeof sum.digest);
+  return bytes + message;
+}
+
+TEST(PlanFile, RefusesUnknownFieldsAndEnumerators) {
+  std::string message = smallPlan().SerializeAsString();
+  auto unknownField = decodePlan(reseal(message + "\xf8\x3e\x01"), "p");
+  ASSERT_FALSE(unknownField.ok());
+  EXPECT_NE(unknownField.status().message().find("field 1007"),
+            std::string::npos)
+      << unknownField.status().message();
+  plan::Plan plan = smallPlan();
+  plan.mutable_states(0)->set_dtype(plan::DataType(99));
+  auto unknownValue = decodePlan(*encodePlan(plan), "p");
+  ASSERT_FALSE(unknownValue.ok());
+  EXPECT_NE(unknownValue.status().message().find("99"), std::string::npos);
+}
+
+// With the checksum made right again, reading and checking never crashes.
+TEST(PlanFile, SurvivesMutationsBehindARightChecksum) {
+  std::string message = smallPlan().SerializeAsString();
+  std::mt19937 random(7);
+  int accepted = 0;
+  for (int i = 0; i < 20000; ++i) {
+    std::string damaged = message;
+    for (int n = 1 + int(random() % 3); n > 0; --n)
+      damaged[random() % damaged.size()] = char(random());
+    auto plan = decodePlan(reseal(damaged), "p");
+    if (plan.ok() && checkPlan(*plan).ok())
+      ++accepted;
+  }
+  EXPECT_LT(accepted, 20000);
+}
+
+struct BadPlan {
+  const char *message;
+  std::function<void(plan::Plan &)> change;
+};
+
+TEST(PlanCheck, NamesWhatIsWrong) {
+  auto launch = [](plan::Plan &p) {
+    return p.mutable_programs(0)->mutable_instructions(0)->mutable_launch();
+  };
+  std::vector<BadPlan> bad = {
+      {"exceeds allocation 0",
+       [](plan::Plan &p) {
+         p.mutable_states(0)->mutable_slice()->mutable_offset()->set_constant(
+             232);
+       }},
+      {"exceeds allocation 1",
+       [&](plan::Plan &p) {
+         launch(p)
+             ->mutable_operands(0)
+             ->mutable_slice()
+             ->mutable_offset()
+             ->mutable_terms(0)
+             ->set_coefficient(33);
+       }},
+      {"overflows",
+       [&](plan::Plan &p) {
+         auto *offset =
+             launch(p)->mutable_operands(0)->mutable_slice()->mutable_offset();
+         offset->set_constant(INT64_MAX);
+       }},
+      {"unknown symbol",
+       [&](plan::Plan &p) {
+         launch(p)->mutable_rows()->add_terms()->set_symbol(9);
+       }},
+      {"names allocation 9",
+       [](plan::Plan &p) {
+         p.mutable_inputs(0)->mutable_slice()->set_allocation(9);
+       }},
+      {"which is INPUT",
+       [&](plan::Plan &p) {
+         launch(p)->mutable_operands(0)->set_access(plan::Operand::WRITE);
+       }},
+      {"2 and 1 wanted", [&](plan::Plan &p) { launch(p)->add_integers(); }},
+      {"kernel 5 of 1", [&](plan::Plan &p) { launch(p)->set_kernel(5); }},
+      {"no multiple of 64",
+       [](plan::Plan &p) { p.mutable_allocations(0)->set_bytes(65); }},
+      {"takes 36 bytes",
+       [](plan::Plan &p) {
+         p.mutable_states(0)->clear_boxes();
+         p.mutable_states(0)->set_local_shape(0, 9);
+       }},
+      {"no permutation",
+       [](plan::Plan &p) {
+         p.mutable_states(0)->mutable_boxes(0)->set_permutation(0, 0);
+       }},
+      {"micro-batch 2",
+       [](plan::Plan &p) {
+         p.mutable_schedules(0)->mutable_calls(0)->set_micro_batch(2);
+       }},
+      {"program 3 of 1",
+       [](plan::Plan &p) {
+         p.mutable_schedules(0)->mutable_calls(0)->set_program(3);
+       }},
+      {"mesh axis 4 of 1",
+       [](plan::Plan &p) {
+         p.mutable_programs(0)
+             ->mutable_instructions(1)
+             ->mutable_collective()
+             ->set_axes(0, 4);
+       }},
+      {"ALL_GATHER over 2 ranks",
+       [](plan::Plan &p) {
+         p.mutable_programs(0)
+             ->mutable_instructions(1)
+             ->mutable_collective()
+             ->set_kind(plan::Collective::ALL_GATHER);
+       }},
+      {"it has no kind",
+       [](plan::Plan &p) {
+         p.mutable_programs(0)->mutable_instructions(0)->clear_kind();
+       }},
+      {"no mesh coordinate",
+       [](plan::Plan &p) {
+         p.mutable_states(0)->mutable_slice()->mutable_offset()->add_terms();
+       }},
+  };
+  for (const BadPlan &one : bad) {
+    plan::Plan plan = smallPlan();
+    one.change(plan);
+    Status status = checkPlan(plan);
+    ASSERT_FALSE(status.ok()) << one.message;
+    EXPECT_EQ(status.exitStatus(), 4);
+    EXPECT_NE(status.message().find(one.message), std::string::npos)
+        << "wanted: " << one.message << "\ngot: " << status.message();
+  }
+}
