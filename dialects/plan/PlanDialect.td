@@ -12,6 +12,8 @@ def Plan_Dialect : Dialect {
     Kernels, the instructions that launch them, and the slices of memory they
     read and write. One instruction is one message of the plan file.
   }];
+  let useDefaultAttributePrinterParser = 1;
+  let extraClassDeclaration = "void registerPlanAttributes();";
 }
 
 #endif // LMC_DIALECTS_PLAN_PLANDIALECT_TD

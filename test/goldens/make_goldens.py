@@ -7,6 +7,10 @@ a configuration or to change what a golden holds:
 
     python3 test/goldens/make_goldens.py                 # all archives
     python3 test/goldens/make_goldens.py --only gpt2-1 --unpacked DIR
+    python3 test/goldens/make_goldens.py --random SEED --unpacked DIR
+
+The last makes a configuration nobody chose, live-SEED, as a folder only: the
+live test, where the packages are present.
 
 Each configuration becomes <name>.tar.zst with a folder <name>/ in it:
 
@@ -385,6 +389,52 @@ def make(name, T, config, noPrefix):
     return files
 
 
+def random_configuration(seed):
+    """A small configuration drawn from what the product supports."""
+    rng = np.random.default_rng(seed)
+
+    def pick(*values):
+        return values[rng.integers(len(values))]
+
+    T = int(rng.integers(5, 50))
+    heads, layers = pick(1, 2, 3, 4, 6), pick(1, 2, 3)
+    headDim = pick(4, 8, 10, 16, 24)
+    vocab = int(rng.integers(50, 400))
+    common = {"vocab_size": vocab}
+    family = pick("gpt2", "gptj", "llama")
+    if family == "llama":
+        groups = pick(*(g for g in (1, 2, 3, 4, 6) if heads % g == 0))
+        config = llama(
+            hidden_size=heads * pick(headDim, headDim + 2),
+            head_dim=headDim, num_hidden_layers=layers,
+            num_attention_heads=heads, num_key_value_heads=groups,
+            intermediate_size=int(rng.integers(8, 120)),
+            max_position_embeddings=T + pick(0, 9),
+            attention_bias=pick(True, False), mlp_bias=pick(True, False),
+            tie_word_embeddings=pick(True, False), rms_norm_eps=pick(1e-5, 1e-6),
+            rope_theta=pick(100.0, 10000.0), rope_scaling=pick(None, {
+                "rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16}), **common)
+        return T, config, False
+    shape = dict(n_embd=heads * headDim, n_layer=layers, n_head=heads,
+                 n_positions=T + pick(0, 7), n_inner=pick(None, 44),
+                 layer_norm_epsilon=pick(1e-5, 1e-3),
+                 activation_function=pick("gelu_new", "gelu"),
+                 tie_word_embeddings=pick(True, False), **common)
+    if family == "gptj":
+        return T, gptj(rotary_dim=pick(2, 4, headDim), **shape), False
+    return T, gpt2(**shape), pick(True, False)
+
+
+def write_folder(parent, name, files):
+    folder = os.path.join(parent, name)
+    os.makedirs(folder, exist_ok=True)
+    for file, content in files.items():
+        with open(os.path.join(folder, file), "wb") as out:
+            out.write(content)
+
+
 def write_archive(name, files):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as t:
@@ -406,9 +456,18 @@ def main():
     parser.add_argument("--only", help="one configuration by name")
     parser.add_argument("--unpacked", metavar="DIR",
                         help="also write the folders, uncompressed, under DIR")
+    parser.add_argument("--random", metavar="SEED", type=int,
+                        help="make live-SEED instead, unpacked only")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # sums in one order, whatever the machine has
     torch.use_deterministic_algorithms(True)
+    if arguments.random is not None:
+        if not arguments.unpacked:
+            parser.error("--random needs --unpacked")
+        name = f"live-{arguments.random}"
+        T, config, noPrefix = random_configuration(arguments.random)
+        write_folder(arguments.unpacked, name, make(name, T, config, noPrefix))
+        return
     total = 0
     for name, (T, config, noPrefix) in CONFIGURATIONS.items():
         if arguments.only and name != arguments.only:
@@ -416,11 +475,7 @@ def main():
         files = make(name, T, config, noPrefix)
         total += write_archive(name, files)
         if arguments.unpacked:
-            folder = os.path.join(arguments.unpacked, name)
-            os.makedirs(folder, exist_ok=True)
-            for file, content in files.items():
-                with open(os.path.join(folder, file), "wb") as out:
-                    out.write(content)
+            write_folder(arguments.unpacked, name, files)
     print(f"total: {total} bytes")
 
 

@@ -1,0 +1,40 @@
+// A file read through memory, closed with its owner. The bytes are read-only.
+#ifndef LMC_RUNTIME_BASE_MAPPEDFILE_H
+#define LMC_RUNTIME_BASE_MAPPEDFILE_H
+
+#include "runtime/base/Status.h"
+
+namespace lmc::runtime {
+
+class MappedFile {
+public:
+  /// WrongInput when the file cannot be opened or is no regular file.
+  static StatusOr<MappedFile> open(const std::string &path);
+  MappedFile(MappedFile &&other) noexcept;
+  MappedFile &operator=(MappedFile &&other) noexcept;
+  ~MappedFile();
+
+  std::string_view bytes() const { return {data, size}; }
+  const std::string &path() const { return name; }
+
+  /// Gives back the pages of [offset, offset + bytes), which are read again
+  /// when touched; keeps resident memory low while a large file is walked.
+  void release(size_t offset, size_t bytes) const;
+
+private:
+  MappedFile() = default;
+  std::string name;
+  const char *data = nullptr;
+  size_t size = 0;
+};
+
+/// Writes a whole file beside `path`, flushes it to the disk and renames it
+/// into place. DoesNotFit when the disk is full.
+Status writeWholeFile(const std::string &path, std::string_view bytes);
+
+/// "cannot {what} {path}: {reason}" from errno.
+Status fileError(std::string_view what, const std::string &path);
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_BASE_MAPPEDFILE_H
