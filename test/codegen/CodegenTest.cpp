@@ -4,8 +4,15 @@
 // the same bits.
 #include "test/codegen/KernelRunner.h"
 
+#include "mlir/IR/Diagnostics.h"
+
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+using namespace lmc;
 using namespace lmc::test;
 
 namespace {
@@ -492,6 +499,92 @@ TEST_P(CodegenTest, AttentionGrad) {
     run.indexBound = 3;
     runner.check(attentionText(c, true), run);
   }
+}
+
+// Several kernels of different kinds in one module.
+std::vector<plan::KernelOp> severalKernels(KernelRunner &runner) {
+  std::string text = "module {\n";
+  std::vector<std::string> parts = {
+      fill(kFlat, {3, 50}),         layerNorm(2, 3, 64),
+      fill(kCrossEntropy, {5, 64}), fill(kColumnReduce, {2, 3, 64}),
+      fill(kProduct, {8, 48, 16}),  attentionText(kAttentionCases[1], false)};
+  for (size_t i = 0; i < parts.size(); ++i) {
+    parts[i].replace(parts[i].find("@k("), 2, "@k" + std::to_string(i));
+    text += parts[i];
+  }
+  std::vector<plan::KernelOp> kernels;
+  auto module = runner.parse(text + "\n}");
+  for (auto kernel : module.getOps<plan::KernelOp>())
+    kernels.push_back(kernel);
+  return kernels;
+}
+
+TEST(CodegenObject, DependsNeitherOnThreadsNorOnTheCache) {
+  KernelRunner runner;
+  auto kernels = severalKernels(runner);
+  codegen::CodegenOptions options;
+  options.threads = 1;
+  auto one = codegen::compileKernels(kernels, options);
+  options.threads = 3;
+  auto three = codegen::compileKernels(kernels, options);
+  ASSERT_TRUE(succeeded(one) && succeeded(three));
+  EXPECT_TRUE(one->object == three->object);
+
+  char folder[] = "lmc-cache-XXXXXX";
+  ASSERT_TRUE(mkdtemp(folder));
+  options.cacheDirectory = folder;
+  auto cold = codegen::compileKernels(kernels, options);
+  ASSERT_TRUE(succeeded(cold));
+  EXPECT_TRUE(one->object == cold->object);
+  size_t entries = 0;
+  for (const auto &entry : std::filesystem::directory_iterator(folder)) {
+    ++entries;
+    // Flip a bit in the machine code of every entry.
+    std::fstream file(entry.path(),
+                      std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(600);
+    char byte = static_cast<char>(file.get() ^ 1);
+    file.seekp(600);
+    file.put(byte);
+  }
+  EXPECT_EQ(kernels.size(), entries);
+  auto poisoned = codegen::compileKernels(kernels, options);
+  ASSERT_TRUE(succeeded(poisoned));
+  EXPECT_TRUE(one->object == poisoned->object);
+  auto warm = codegen::compileKernels(kernels, options);
+  ASSERT_TRUE(succeeded(warm));
+  EXPECT_TRUE(one->object == warm->object);
+  std::filesystem::remove_all(folder);
+}
+
+// What cannot be compiled is said at the kernel, with a way out.
+TEST(CodegenErrors, AreSentences) {
+  KernelRunner runner;
+  auto message = [&](const std::string &text, const std::string &cpu) {
+    std::string said;
+    mlir::ScopedDiagnosticHandler handler(
+        &runner.context(), [&](mlir::Diagnostic &diagnostic) {
+          said += diagnostic.str();
+          return mlir::success();
+        });
+    auto module = runner.parse(text);
+    codegen::CodegenOptions options;
+    options.targetCpu = cpu;
+    auto kernel = *module.getOps<plan::KernelOp>().begin();
+    EXPECT_TRUE(failed(codegen::compileKernels({kernel}, options)));
+    return said;
+  };
+  EXPECT_NE(std::string::npos,
+            message(fill(kFlat, {3, 5}), "nehalem").find("x86-64-v3 at least"));
+  EXPECT_NE(std::string::npos,
+            message(fill(kFlat, {3, 5}), "zx81").find("is unknown"));
+  std::string power = R"(
+plan.kernel @k(%x: tensor<8xf32>) -> tensor<8xf32>
+    attributes {kind = "flat", tied = array<i64: -1>} {
+  %y = math.powf %x, %x : tensor<8xf32>
+  plan.yield %y : tensor<8xf32>
+})";
+  EXPECT_NE(std::string::npos, message(power, "native").find("pow"));
 }
 
 } // namespace
