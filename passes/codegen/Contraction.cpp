@@ -3,7 +3,7 @@
 //     C [M, N] = epilogue(A [M, K] * B [K, N])
 //
 // A may lie transposed ([K, M]), B too ([N, K]). A unit is a block of rows by
-// a block of columns. For each block of kDepth along K it packs its part of B
+// a block of columns. For each block along K it packs its part of B
 // into panels [k][48] on the stack, then walks tiles of 8 rows by 48 columns:
 // 24 accumulators, and per k three loads of B and eight broadcasts of A.
 //
@@ -28,6 +28,9 @@ using namespace lmc;
 using namespace lmc::codegen;
 
 namespace {
+
+constexpr int64_t kMostRows = 384; // of a unit
+constexpr int64_t kPackAhead = 8;  // rows of B that packing fetches ahead
 
 lm::ContractOp findContract(plan::KernelOp kernel) {
   lm::ContractOp found;
@@ -87,16 +90,22 @@ FailureOr<Product> codegen::describeProduct(plan::KernelOp kernel) {
            << "may have a dynamic dim only as the leading one of its left "
               "operand";
 
-  // Units: enough for many threads, large enough to earn their packing.
-  int64_t rows = product.dynamic() ? 512 : product.m;
-  int64_t rowBlocks = (rows + 511) / 512;
+  // Units: enough of them for threads, each large enough to earn its packing.
+  // A transposed A is packed anew for every block of columns, and its rows lie
+  // in pages far apart: fewer and wider blocks, less of K at a time.
+  bool transposed = product.transposedLhs;
+  int64_t fewestUnits = transposed ? 8 : 16;
+  int64_t depth = transposed ? 256 : 384;
+  int64_t rows = product.dynamic() ? kMostRows : product.m;
+  int64_t rowBlocks = (rows + kMostRows - 1) / kMostRows;
   product.rowsPerUnit = (rows + rowBlocks - 1) / rowBlocks;
-  product.rowsPerUnit = (product.rowsPerUnit + 47) / 48 * 48;
+  product.rowsPerUnit = (product.rowsPerUnit + 23) / 24 * 24; // of any tile
   rowBlocks = (rows + product.rowsPerUnit - 1) / product.rowsPerUnit;
   int64_t panels = (product.n + Product::kPanel - 1) / Product::kPanel;
-  product.depth =
-      std::min<int64_t>(Product::kDepth, (product.k + 15) / 16 * 16);
-  product.panelsPerUnit = std::clamp<int64_t>(panels * rowBlocks / 16, 1, 6);
+  product.depth = std::min(depth, (product.k + 15) / 16 * 16);
+  int64_t widest = std::clamp<int64_t>(panels * rowBlocks / fewestUnits, 1, 6);
+  int64_t blocks = (panels + widest - 1) / widest;
+  product.panelsPerUnit = (panels + blocks - 1) / blocks;
   return product;
 }
 
@@ -133,9 +142,9 @@ private:
   void emitRows(Value k0, Value depth, bool packed);
   void packNormal(Value k0, Value depth);
   void packTransposed(Value k0, Value depth);
-  void packLhs(Value m, Value k0, Value depth);
+  void packLhs(Value m, Value tiles, Value k0, Value depth);
   void emitTile(int64_t rows, Value m, Value panel, Value k0, Value depth,
-                bool packed, bool packedA);
+                bool packed, Value packedA);
   void emitEpilogue(int64_t rows, Value m, Value column, Value tile);
 };
 
@@ -148,7 +157,7 @@ LogicalResult ProductEmitter::emit() {
   panels = b.stackArray(f32, product.panelElements());
   sums = b.stackArray(f32, product.sumElements());
   if (product.transposedLhs)
-    packedLhs = b.stackArray(f32, product.depth * 8);
+    packedLhs = b.stackArray(f32, product.packedLhsElements());
   b.forLoop(context.begin, context.end, 1, [&](Value unit) { emitUnit(unit); });
   return failure(failedOnce);
 }
@@ -194,6 +203,9 @@ void ProductEmitter::packNormal(Value k0, Value depth) {
   b.forLoop(b.i64(0), depth, 1, [&](Value k) {
     Value source = b.atF32(rhs, b.add(b.mul(b.add(k0, k), product.n), n0));
     Value target = b.atF32(panels, b.mul(k, tileColumns));
+    Value ahead = b.atF32(source, kPackAhead * product.n);
+    for (int64_t at = 0; at < product.columnsPerUnit(); at += 16)
+      b.prefetch(b.atF32(ahead, at));
     b.forLoop(b.i64(0), numPanels, 1, [&](Value p) {
       Value column = b.mul(p, tileColumns);
       Value from = b.atF32(source, column);
@@ -242,26 +254,40 @@ void ProductEmitter::packTransposed(Value k0, Value depth) {
   });
 }
 
-// A tile of the transposed A, [k][tileRows]: its rows lie far apart.
-void ProductEmitter::packLhs(Value m, Value k0, Value depth) {
+// Tiles of the transposed A, each [k][8], from row m on. Its rows lie far
+// apart, in a page each: several tiles are packed in one walk over them.
+void ProductEmitter::packLhs(Value m, Value tiles, Value k0, Value depth) {
   Type f32 = b.builder.getF32Type();
+  Type wide = b.vectorOf(f32, 8);
+  auto copy = [&](Value from, Value to) {
+    if (tileRows == 8) {
+      Value row =
+          b.builder.create<LLVM::LoadOp>(b.loc, wide, from, /*alignment=*/4);
+      return b.store(row, to);
+    }
+    for (int64_t i = 0; i < tileRows; ++i)
+      b.store(b.loadF32(b.atF32(from, i)), b.atF32(to, i));
+  };
+  int64_t tileSize = product.tileStride();
   b.forLoop(b.i64(0), depth, 1, [&](Value k) {
     Value from = b.atF32(a, b.add(b.mul(b.add(k0, k), product.m), m));
     Value to = b.atF32(packedLhs, b.mul(k, 8));
-    Type type = b.vectorOf(f32, 8);
-    if (tileRows == 8) {
-      Value row =
-          b.builder.create<LLVM::LoadOp>(b.loc, type, from, /*alignment=*/4);
-      b.store(row, to);
-    } else {
-      for (int64_t i = 0; i < tileRows; ++i)
-        b.store(b.loadF32(b.atF32(from, i)), b.atF32(to, i));
-    }
+    auto one = [&](Value tile) {
+      copy(b.atF32(from, b.mul(tile, tileRows)),
+           b.atF32(to, b.mul(tile, tileSize)));
+    };
+    constexpr int64_t kUnroll = 8;
+    Value most = b.mul(b.div(tiles, kUnroll), kUnroll);
+    b.forLoop(b.i64(0), most, kUnroll, [&](Value tile) {
+      for (int64_t i = 0; i < kUnroll; ++i)
+        one(b.add(tile, i));
+    });
+    b.forLoop(most, tiles, 1, one);
   });
 }
 
 void ProductEmitter::emitRows(Value k0, Value depth, bool packed) {
-  auto overPanels = [&](int64_t rows, Value m, bool packedA) {
+  auto overPanels = [&](int64_t rows, Value m, Value packedA) {
     b.forLoop(b.i64(0), numPanels, 1, [&](Value panel) {
       emitTile(rows, m, panel, k0, depth, packed, packedA);
     });
@@ -270,19 +296,29 @@ void ProductEmitter::emitRows(Value k0, Value depth, bool packed) {
   if (packed) {
     Value count = b.div(b.sub(mEnd, m0), tileRows);
     tail = b.add(m0, b.mul(count, tileRows));
-    b.forLoop(m0, tail, tileRows, [&](Value m) {
-      if (product.transposedLhs)
-        packLhs(m, k0, depth);
-      overPanels(tileRows, m, product.transposedLhs);
-    });
+    if (product.transposedLhs) {
+      int64_t group = tileRows * Product::kPackedTiles;
+      b.forLoop(m0, tail, group, [&](Value first) {
+        Value tiles =
+            b.min(b.div(b.sub(tail, first), tileRows), Product::kPackedTiles);
+        packLhs(first, tiles, k0, depth);
+        b.forLoop(b.i64(0), tiles, 1, [&](Value tile) {
+          overPanels(tileRows, b.add(first, b.mul(tile, tileRows)),
+                     b.atF32(packedLhs, b.mul(tile, product.tileStride())));
+        });
+      });
+    } else {
+      b.forLoop(m0, tail, tileRows,
+                [&](Value m) { overPanels(tileRows, m, {}); });
+    }
   }
   if (product.dynamic() || product.m % tileRows != 0 || !packed ||
       product.rowsPerUnit % tileRows != 0)
-    b.forLoop(tail, mEnd, 1, [&](Value m) { overPanels(1, m, false); });
+    b.forLoop(tail, mEnd, 1, [&](Value m) { overPanels(1, m, {}); });
 }
 
 void ProductEmitter::emitTile(int64_t rows, Value m, Value panel, Value k0,
-                              Value depth, bool packed, bool packedA) {
+                              Value depth, bool packed, Value packedA) {
   Type f32 = b.builder.getF32Type();
   Value column = b.add(n0, b.mul(panel, tileColumns));
   SmallVector<Value> masks(vectors);
@@ -297,7 +333,7 @@ void ProductEmitter::emitTile(int64_t rows, Value m, Value panel, Value k0,
   Value left;
   int64_t leftDepthStride = 1, leftRowStride = product.k;
   if (packedA) {
-    left = packedLhs;
+    left = packedA;
     leftDepthStride = 8;
     leftRowStride = 1;
   } else if (product.transposedLhs) {
@@ -414,7 +450,7 @@ LogicalResult codegen::planContraction(plan::KernelOp kernel,
   facts.rowsPerUnit = product->rowsPerUnit;
   facts.columns = product->columns();
   facts.stackBytes = 4 * (product->panelElements() + product->sumElements() +
-                          (product->transposedLhs ? product->depth * 8 : 0)) +
+                          product->packedLhsElements()) +
                      16384;
   facts.flops =
       product->dynamic() ? 0 : 2 * product->m * product->n * product->k;

@@ -7,8 +7,8 @@
 namespace lmc::codegen {
 
 struct Product {
-  static constexpr int64_t kPanel = 48;  // columns; a multiple of any tile's
-  static constexpr int64_t kDepth = 384; // of K at a time
+  static constexpr int64_t kPanel = 48; // columns; a multiple of any tile's
+  static constexpr int64_t kPackedTiles = 48; // of a transposed A at a time
 
   lm::ContractOp op;
   unsigned lhs = 0, rhs = 0; // argument numbers
@@ -24,6 +24,12 @@ struct Product {
     return (n + columnsPerUnit() - 1) / columnsPerUnit();
   }
   int64_t panelElements() const { return columnsPerUnit() * depth; }
+  // From one packed tile of A to the next: a line more than its size, so that
+  // tiles written side by side do not meet in one set of the cache.
+  int64_t tileStride() const { return depth * 8 + 16; }
+  int64_t packedLhsElements() const {
+    return transposedLhs ? kPackedTiles * tileStride() : 0;
+  }
   // Sums that wait for the next block along K, or one tile.
   int64_t sumElements() const {
     return k > depth ? rowsPerUnit * columnsPerUnit() : 8 * kPanel;

@@ -15,6 +15,7 @@
 #include <ctime>
 #include <immintrin.h>
 #include <sched.h>
+#include <unistd.h>
 
 using namespace lmc;
 using namespace lmc::test;
@@ -71,8 +72,8 @@ std::string kernelText(const Shape &s) {
          " attributes {kind = \"contraction\", tied = array<i64: -1>} {\n"
          "%c = lm.contract %a " +
          (s.transposedA ? "[0]" : "[1]") + ", %b " +
-         (s.transposedB ? "[1]" : "[0]") + " : (" + a + ", " + b + ") -> " +
-         c + "\nplan.yield %c : " + c + "}";
+         (s.transposedB ? "[1]" : "[0]") + " : (" + a + ", " + b + ") -> " + c +
+         "\nplan.yield %c : " + c + "}";
 }
 
 struct Row {
@@ -147,7 +148,11 @@ Row measure(KernelRunner &runner, const Shape &s, int pairs) {
 int main(int argc, char **argv) {
   int pairs = argc > 1 ? std::atoi(argv[1]) : 10;
   const char *filter = argc > 2 ? argv[2] : "";
-  setenv("OMP_NUM_THREADS", "1", 1);
+  // OpenMP reads the number of threads when it is loaded.
+  if (!std::getenv("OMP_NUM_THREADS")) {
+    setenv("OMP_NUM_THREADS", "1", 1);
+    execv("/proc/self/exe", argv);
+  }
   cpu_set_t cores;
   CPU_ZERO(&cores);
   CPU_SET(sched_getcpu(), &cores);
@@ -191,7 +196,7 @@ int main(int argc, char **argv) {
     ++count;
   }
   if (count)
-    std::printf("geometric mean %.3f, lowest %.3f\n",
-                std::exp(logSum / count), lowest);
+    std::printf("geometric mean %.3f, lowest %.3f\n", std::exp(logSum / count),
+                lowest);
   return 0;
 }

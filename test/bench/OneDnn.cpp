@@ -14,8 +14,8 @@ struct OneDnnProduct::State {
   bool packs = false;
 };
 
-OneDnnProduct::OneDnnProduct(int64_t m, int64_t n, int64_t k,
-                             bool transposedA, bool transposedB, bool packed)
+OneDnnProduct::OneDnnProduct(int64_t m, int64_t n, int64_t k, bool transposedA,
+                             bool transposedB, bool packed)
     : state(std::make_unique<State>()) {
   using dnnl::memory;
   constexpr auto f32 = memory::data_type::f32;
@@ -27,8 +27,8 @@ OneDnnProduct::OneDnnProduct(int64_t m, int64_t n, int64_t k,
   memory::desc liked({k, n}, f32,
                      packed ? memory::format_tag::any : plain(transposedB));
   memory::desc c({m, n}, f32, memory::format_tag::ab);
-  dnnl::matmul::primitive_desc description(
-      dnnl::matmul::desc(a, liked, c), state->engine);
+  dnnl::matmul::primitive_desc description(dnnl::matmul::desc(a, liked, c),
+                                           state->engine);
   state->product = dnnl::matmul(description);
   state->a = memory(a, state->engine, nullptr);
   state->b = memory(b, state->engine, nullptr);

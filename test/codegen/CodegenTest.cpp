@@ -562,11 +562,11 @@ TEST(CodegenErrors, AreSentences) {
   KernelRunner runner;
   auto message = [&](const std::string &text, const std::string &cpu) {
     std::string said;
-    mlir::ScopedDiagnosticHandler handler(
-        &runner.context(), [&](mlir::Diagnostic &diagnostic) {
-          said += diagnostic.str();
-          return mlir::success();
-        });
+    mlir::ScopedDiagnosticHandler handler(&runner.context(),
+                                          [&](mlir::Diagnostic &diagnostic) {
+                                            said += diagnostic.str();
+                                            return mlir::success();
+                                          });
     auto module = runner.parse(text);
     codegen::CodegenOptions options;
     options.targetCpu = cpu;
