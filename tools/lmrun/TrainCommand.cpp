@@ -15,6 +15,7 @@ struct TrainFlags {
   std::string comm = "local";
   std::string logFormat = "text";
   std::string saveDtype = "fp32";
+  std::string decay = "constant";
   CLI::Option *seed = nullptr;
 };
 } // namespace
@@ -23,6 +24,9 @@ static Status train(TrainFlags &flags) {
   TrainOptions &options = flags.options;
   options.seedGiven = flags.seed->count() > 0;
   options.jsonLog = flags.logFormat == "json";
+  options.decay = flags.decay == "cosine"   ? Decay::Cosine
+                  : flags.decay == "linear" ? Decay::Linear
+                                            : Decay::Constant;
   options.saveBf16 = flags.saveDtype == "bf16";
   for (const std::string &setting : flags.settings) {
     size_t equals = setting.find('=');
@@ -103,14 +107,12 @@ CommandBody addTrainCommand(CLI::App &app) {
       ->capture_default_str()
       ->group("Steps");
   command
-      ->add_option("--decay", o.decay,
+      ->add_option("--decay", flags->decay,
                    "How the learning rate falls after that: constant, linear, "
                    "cosine")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, Decay>{{"constant", Decay::Constant},
-                                       {"linear", Decay::Linear},
-                                       {"cosine", Decay::Cosine}}))
-      ->default_str("constant")
+      ->check(CLI::IsMember({"constant", "linear", "cosine"}))
+      ->type_name("SHAPE")
+      ->capture_default_str()
       ->group("Steps");
   command
       ->add_option("--decay-steps", o.decaySteps,

@@ -22,7 +22,10 @@ static int reportParseError(CLI::App &app, const CLI::ParseError &error) {
     chosen = command;
   Status status(ErrorKind::WrongInput, error.what());
   std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
-  if (error.get_name() == "ExtrasError" && !unknown.empty()) {
+  // A misspelt flag is often the reason why another one is missing.
+  int code = error.get_exit_code();
+  if (!unknown.empty() && (code == int(CLI::ExitCodes::ExtrasError) ||
+                           code == int(CLI::ExitCodes::RequiredError))) {
     std::string word = unknown[0].substr(0, unknown[0].find('='));
     bool isFlag = word.compare(0, 1, "-") == 0;
     status = isFlag ? wrongInput("unknown flag {}", word)
