@@ -94,7 +94,7 @@ Value ProgramPartition::reduced(Value value, StringRef kind,
     return known;
   OpBuilder b(function.getContext());
   b.setInsertionPointAfterValue(value);
-  auto op = b.create<AllReduceOp>(value.getLoc(), b.getStringAttr(kind), value,
+  auto op = b.create<AllReduceOp>(value.getLoc(), value.getType(), b.getStringAttr(kind), value,
                                   b.getStrArrayAttr(axes.getArrayRef()),
                                   /*tied=*/UnitAttr());
   dims[op.getOutput()] = dims[value];
