@@ -1,0 +1,39 @@
+// The lm dialect: WHAT is computed. See LmDialect.td for what it stands for.
+#ifndef LMC_DIALECTS_LM_LM_H
+#define LMC_DIALECTS_LM_LM_H
+
+#include "dialects/lm/ShardingRule.h"
+
+#include "mlir/Bytecode/BytecodeOpInterface.h"
+#include "mlir/IR/Builders.h"
+#include "mlir/IR/BuiltinTypes.h"
+#include "mlir/IR/Dialect.h"
+#include "mlir/IR/OpDefinition.h"
+#include "mlir/IR/SymbolTable.h"
+#include "mlir/Interfaces/InferTypeOpInterface.h"
+#include "mlir/Interfaces/SideEffectInterfaces.h"
+
+#include "dialects/lm/LmDialect.h.inc"
+#include "dialects/lm/LmInterfaces.h.inc"
+
+#define GET_OP_CLASSES
+#include "dialects/lm/LmOps.h.inc"
+
+namespace lmc::lm {
+
+// Names of the attributes that tie a program's arguments and results to the
+// world outside it.
+inline constexpr llvm::StringLiteral kStateAttr = "lm.state";
+inline constexpr llvm::StringLiteral kInputAttr = "lm.input";
+inline constexpr llvm::StringLiteral kOutputAttr = "lm.output";
+inline constexpr llvm::StringLiteral kScalarAttr = "lm.scalar";
+
+// Number of elements of the dims [begin, end).
+int64_t product(llvm::ArrayRef<int64_t> shape);
+
+// The rule of an operation that treats all elements alike: one factor per dim.
+ShardingRule elementwiseRule(mlir::Operation *op);
+
+} // namespace lmc::lm
+
+#endif // LMC_DIALECTS_LM_LM_H

@@ -1,0 +1,44 @@
+// From a model description to a module in the lm dialect: phase `import`.
+//
+// The module holds one lm.parameter per learned tensor, lm.state constants
+// (rotary tables), and func.func @forward, whose arguments and results carry
+// lm.input, lm.scalar, lm.state and lm.output. Every operation's location is
+// the layer's name over a line of the description. Module attributes:
+// `lm.model_config` (the config.json of a checkpoint folder), `lm.vocabulary`.
+#ifndef LMC_FRONTEND_IMPORT_H
+#define LMC_FRONTEND_IMPORT_H
+
+#include "mlir/IR/BuiltinOps.h"
+#include "mlir/IR/MLIRContext.h"
+#include "mlir/IR/OwningOpRef.h"
+
+#include <cstdint>
+
+namespace lmc::frontend {
+
+class TrainSpec;
+
+struct ImportOptions {
+  int64_t batch = 1;    // samples per micro-batch
+  int64_t sequence = 0; // tokens per sample; 0: the model's max_positions
+  // Loss and weight sums for training; else the logits.
+  bool train = true;
+  // Attention takes the input `segments`.
+  bool resetAtDocument = false;
+  // An unknown key of a config.json is an error.
+  bool strict = false;
+};
+
+// Reads a ModelSpec (.textproto), a folder with a config.json (or that file),
+// or a module in lm (.mlir). Null after a diagnostic through `context`.
+mlir::OwningOpRef<mlir::ModuleOp> importModel(llvm::StringRef path,
+                                              const ImportOptions &options,
+                                              mlir::MLIRContext &context);
+
+// Reads a TrainSpec text proto. Fails after a diagnostic through `context`.
+mlir::LogicalResult readTrainSpec(llvm::StringRef path, TrainSpec &spec,
+                                  mlir::MLIRContext &context);
+
+} // namespace lmc::frontend
+
+#endif // LMC_FRONTEND_IMPORT_H

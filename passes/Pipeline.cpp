@@ -1,0 +1,90 @@
+// The compiler, read as a chapter: each phase, its passes in order, and why
+// each stands where it does.
+#include "passes/Pipeline.h"
+
+#include "passes/lm/Passes.h"
+#include "passes/plan/Passes.h"
+
+#include "mlir/Transforms/Passes.h"
+
+using namespace mlir;
+using namespace lmc;
+
+static constexpr std::pair<Phase, llvm::StringLiteral> kPhases[] = {
+    {Phase::Import, "import"},     {Phase::Differentiate, "differentiate"},
+    {Phase::Kernels, "kernels"},   {Phase::Schedule, "schedule"},
+    {Phase::Assign, "assign"},     {Phase::Emit, "emit"},
+};
+
+ArrayRef<Phase> lmc::allPhases() {
+  static const SmallVector<Phase> phases = [] {
+    SmallVector<Phase> result;
+    for (const auto &[phase, name] : kPhases)
+      result.push_back(phase);
+    return result;
+  }();
+  return phases;
+}
+
+StringRef lmc::phaseName(Phase phase) {
+  for (const auto &[known, name] : kPhases)
+    if (known == phase)
+      return name;
+  llvm_unreachable("every phase has a name");
+}
+
+std::optional<Phase> lmc::findPhase(StringRef name) {
+  for (const auto &[phase, known] : kPhases)
+    if (known == name)
+      return phase;
+  return std::nullopt;
+}
+
+// Differentiate: one forward function becomes the programs of a step.
+static void addDifferentiate(OpPassManager &manager,
+                             const PipelineOptions &options) {
+  if (!options.train)
+    return;
+  // The seed makes accumulated gradients means over the step's tokens where
+  // all weights are one; the update rescales by the weights that were.
+  double seed = 1.0 / (double(options.globalBatch) * double(options.sequence));
+  lm::DifferentiateOptions differentiate;
+  differentiate.seed = seed;
+  manager.addPass(lm::createDifferentiate(differentiate));
+  // The update needs the accumulators that differentiation made.
+  lm::BuildUpdateOptions update;
+  update.seed = seed;
+  manager.addPass(lm::createBuildUpdate(update));
+  // Both sides of the loss are in one function now; later they are not.
+  lm::ChunkLossOptions chunk;
+  chunk.chunkBytes = options.lossChunkBytes;
+  manager.addPass(lm::createChunkLoss(chunk));
+  // What the backward repeats of the forward (masks, slopes) is one value
+  // again, and need not be kept twice.
+  manager.addPass(createCSEPass());
+  manager.addPass(lm::createSplitPrograms());
+}
+
+// Kernels: operations become launches of a few different kernels.
+static void addKernels(OpPassManager &manager) {
+  manager.addPass(plan::createFormKernels());
+}
+
+void lmc::addPhase(OpPassManager &manager, Phase phase,
+                   const PipelineOptions &options) {
+  switch (phase) {
+  case Phase::Import:
+  case Phase::Emit:
+    return;
+  case Phase::Differentiate:
+    return addDifferentiate(manager, options);
+  case Phase::Kernels:
+    return addKernels(manager);
+  case Phase::Schedule:
+    manager.addPass(plan::createSchedule());
+    return;
+  case Phase::Assign:
+    manager.addPass(plan::createAssign());
+    return;
+  }
+}

@@ -1,0 +1,42 @@
+// The phases of `lmc compile`, in order, and what they are given.
+#ifndef LMC_PASSES_PIPELINE_H
+#define LMC_PASSES_PIPELINE_H
+
+#include "mlir/Pass/PassManager.h"
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace lmc {
+
+enum class Phase {
+  Import,
+  Differentiate,
+  Kernels,
+  Schedule,
+  Assign,
+  Emit,
+};
+
+llvm::ArrayRef<Phase> allPhases();
+llvm::StringRef phaseName(Phase phase);
+std::optional<Phase> findPhase(llvm::StringRef name);
+
+struct PipelineOptions {
+  bool train = true;
+  int64_t microBatch = 1;   // samples per data-parallel rank and micro-batch
+  int64_t microBatches = 1; // per step
+  int64_t globalBatch = 1;  // samples per step
+  int64_t sequence = 1;     // tokens per sample
+  int64_t lossChunkBytes = int64_t(128) << 20;
+};
+
+// Appends the passes of one phase. Import and Emit have none: they are the
+// frontend's and passes/emit's.
+void addPhase(mlir::OpPassManager &manager, Phase phase,
+              const PipelineOptions &options);
+
+} // namespace lmc
+
+#endif // LMC_PASSES_PIPELINE_H

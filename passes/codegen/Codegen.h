@@ -1,0 +1,56 @@
+// Native code for kernels: plan.kernel operations in, one ELF shared object
+// and the facts an instruction needs out.
+//
+// The road: the primitives of a kernel's body become scf loops over 1-D
+// vectors (one emitter per kind), these become LLVM IR, objects (several
+// kernels at a time, in parallel, kept in a cache by content) and one shared
+// object linked by lld in this process. The object depends on nothing.
+#ifndef LMC_PASSES_CODEGEN_CODEGEN_H
+#define LMC_PASSES_CODEGEN_CODEGEN_H
+
+#include "dialects/plan/Plan.h"
+
+#include <string>
+#include <vector>
+
+namespace lmc::codegen {
+
+// What a plan says of one kernel beside its code (plan.proto, Kernel). Units
+// of the grid: ceil(rows / rowsPerUnit) * columns.
+struct KernelFacts {
+  std::string symbol;
+  int64_t rows = 0; // of the shapes the kernel was built for
+  int64_t rowsPerUnit = 1;
+  int64_t columns = 1;
+  unsigned pointers = 0;        // arguments, then results that are not tied
+  bool takesMicroBatch = false; // the body holds lm.accumulate
+  bool takesRows = false;       // the leading dim is dynamic
+  int64_t stackBytes = 0;
+  int64_t flops = 0;
+};
+
+struct CompiledKernels {
+  std::vector<KernelFacts> kernels;     // in the order asked for
+  std::string object;                   // an ELF shared object
+  std::string targetCpu;                // `native` resolved
+  std::vector<std::string> cpuFeatures; // as in /proc/cpuinfo
+};
+
+struct CodegenOptions {
+  std::string targetCpu = "native"; // or x86-64-v3, x86-64-v4, ...
+  unsigned threads = 0;             // 0: all cores
+  std::string cacheDirectory;       // empty: no cache
+};
+
+// Facts alone need no code: memory and cost are planned from them.
+mlir::FailureOr<KernelFacts> getKernelFacts(plan::KernelOp kernel);
+
+// Compiles `kernels`; the result's bytes depend neither on the number of
+// threads nor on the cache. Fails with a diagnostic at the kernel.
+mlir::FailureOr<CompiledKernels>
+compileKernels(mlir::ArrayRef<plan::KernelOp> kernels,
+               const CodegenOptions &options);
+
+} // namespace lmc::codegen
+
+#endif // LMC_PASSES_CODEGEN_CODEGEN_H

@@ -1,0 +1,42 @@
+// The last phase: a module whose programs have been assigned bytes becomes a
+// plan (runtime/plan/plan.proto), kernels compiled and embedded.
+//
+// One operation is one message; nothing is decided here. What the module's
+// attributes say goes in as it is:
+//
+//   lm.mode "train"                  lm.settings {flag = "value"}
+//   lm.model_config "{...}"          lm.scalars {lr = 3.0e-4 : f64}
+//   lm.sequence, lm.micro_batch, lm.micro_batches, lm.global_batch,
+//   lm.vocabulary                    integers
+#ifndef LMC_PASSES_EMIT_EMITPLAN_H
+#define LMC_PASSES_EMIT_EMITPLAN_H
+
+#include "runtime/plan/plan.pb.h"
+
+#include "mlir/IR/BuiltinOps.h"
+
+#include <string>
+#include <vector>
+
+namespace lmc::emit {
+
+struct EmitOptions {
+  // Instruction sets that the plan embeds kernels for, as Codegen.h takes them.
+  std::vector<std::string> targetCpus = {"native"};
+  unsigned threads = 0; // 0: all cores
+  // Keep compiled kernels under $XDG_CACHE_HOME/lmc and take them from there.
+  bool useCache = true;
+};
+
+// The plan, checked as the runtime checks it. The same module gives the same
+// plan, whatever the number of threads. Fails with a diagnostic.
+mlir::FailureOr<plan::Plan> buildPlan(mlir::ModuleOp module,
+                                      const EmitOptions &options);
+
+// Builds the plan and writes it to the file `path`.
+mlir::LogicalResult emitPlan(mlir::ModuleOp module, const std::string &path,
+                             const EmitOptions &options);
+
+} // namespace lmc::emit
+
+#endif // LMC_PASSES_EMIT_EMITPLAN_H

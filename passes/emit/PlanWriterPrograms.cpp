@@ -1,0 +1,163 @@
+// PlanWriter's programs and schedules.
+#include "passes/emit/PlanWriter.h"
+
+#include "llvm/ADT/StringSwitch.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+using namespace mlir;
+using namespace lmc::emit;
+namespace plan = lmc::plan;
+namespace codegen = lmc::codegen;
+
+LogicalResult PlanWriter::writeRun(plan::RunOp op,
+                                   const codegen::KernelFacts &facts,
+                                   unsigned kernel,
+                                   plan::Instruction *message) {
+  if (op.getOperands().size() != facts.pointers)
+    return op.emitOpError()
+           << "gives " << op.getOperands().size() << " operands to a kernel of "
+           << facts.pointers << " pointers";
+  ArrayAttr integers = op.getIntegersAttr();
+  size_t given = integers ? integers.size() : 0;
+  size_t wanted = size_t(facts.takesMicroBatch) + size_t(facts.takesRows);
+  if (given != wanted)
+    return op.emitOpError() << "gives " << given
+                            << " integers to a kernel that takes " << wanted;
+  plan::Launch *launch = message->mutable_launch();
+  launch->set_kernel(kernel);
+  int64_t moved = 0;
+  for (auto operand : op.getOperands().getAsRange<plan::OperandAttr>()) {
+    plan::Operand *target = launch->add_operands();
+    target->set_access(
+        llvm::StringSwitch<plan::Operand::Access>(operand.getAccess())
+            .Case("read", plan::Operand::READ)
+            .Case("write", plan::Operand::WRITE)
+            .Default(plan::Operand::READ_WRITE));
+    moved += operand.getSlice().getBytes() *
+             (int(operand.reads()) + int(operand.writes()));
+    if (failed(write(op, operand.getSlice(), target->mutable_slice())))
+      return failure();
+  }
+  for (Attribute integer :
+       integers ? integers.getValue() : ArrayRef<Attribute>())
+    if (failed(
+            write(op, cast<plan::LinearAttr>(integer), launch->add_integers())))
+      return failure();
+  message->set_flops(facts.flops);
+  message->set_bytes_moved(moved);
+  if (plan::LinearAttr rows = op.getRowsAttr())
+    return write(op, rows, launch->mutable_rows());
+  launch->mutable_rows()->set_constant(facts.rows);
+  return success();
+}
+
+LogicalResult PlanWriter::writeInstruction(Operation *op,
+                                           plan::Instruction *message) {
+  message->set_location(getLocation(op->getLoc()));
+  auto transfer = [&](auto typed, plan::Transfer *target) {
+    target->set_stage_offset(typed.getStageOffset());
+    target->set_channel(typed.getChannel());
+    message->set_bytes_moved(typed.getSlice().getBytes());
+    return write(op, typed.getSlice(), target->mutable_slice());
+  };
+  return TypeSwitch<Operation *, LogicalResult>(op)
+      .Case([&](plan::RunOp run) {
+        unsigned kernel = kernelIndices.lookup(run.getKernel());
+        return writeRun(run, kernelFacts[kernel], kernel, message);
+      })
+      .Case([&](plan::FillOp fill) {
+        message->set_bytes_moved(fill.getSlice().getBytes());
+        return write(op, fill.getSlice(),
+                     message->mutable_fill()->mutable_slice());
+      })
+      .Case([&](plan::CopyOp copy) {
+        message->set_bytes_moved(2 * copy.getSource().getBytes());
+        if (failed(write(op, copy.getSource(),
+                         message->mutable_copy()->mutable_source())))
+          return failure();
+        return write(op, copy.getTarget(),
+                     message->mutable_copy()->mutable_target());
+      })
+      .Case([&](plan::CollectiveOp collective) -> LogicalResult {
+        plan::Collective *target = message->mutable_collective();
+        target->set_kind(
+            llvm::StringSwitch<plan::Collective::Kind>(collective.getKind())
+                .Case("all_reduce", plan::Collective::ALL_REDUCE)
+                .Case("reduce_scatter", plan::Collective::REDUCE_SCATTER)
+                .Case("all_gather", plan::Collective::ALL_GATHER)
+                .Case("all_to_all", plan::Collective::ALL_TO_ALL)
+                .Default(plan::Collective::BROADCAST));
+        target->set_reduction(collective.getReduction() == "max"
+                                  ? plan::Collective::MAX
+                                  : plan::Collective::SUM);
+        FailureOr<plan::DataType> dtype =
+            getDataType(op, collective.getElement());
+        if (failed(dtype))
+          return failure();
+        target->set_dtype(*dtype);
+        for (int64_t axis : collective.getAxes())
+          target->add_axes(axis);
+        message->set_bytes_moved(collective.getSource().getBytes() +
+                                 collective.getTarget().getBytes());
+        if (failed(write(op, collective.getSource(), target->mutable_source())))
+          return failure();
+        return write(op, collective.getTarget(), target->mutable_target());
+      })
+      .Case([&](plan::SendOp send) {
+        return transfer(send, message->mutable_send());
+      })
+      .Case([&](plan::ReceiveOp receive) {
+        return transfer(receive, message->mutable_receive());
+      })
+      .Default([](Operation *other) {
+        return other->emitOpError() << "is no instruction of a plan";
+      });
+}
+
+LogicalResult PlanWriter::writePrograms(ArrayRef<plan::KernelOp> kernels,
+                                        ArrayRef<codegen::KernelFacts> facts) {
+  kernelFacts = facts;
+  for (auto [kernel, fact] : llvm::zip(kernels, facts)) {
+    plan::KernelOp op = kernel;
+    kernelIndices[op.getSymName()] = plan.kernels_size();
+    plan::Kernel *message = plan.add_kernels();
+    message->set_name(op.getSymName().str());
+    message->set_symbol(fact.symbol);
+    message->set_rows_per_unit(fact.rowsPerUnit);
+    message->set_columns(fact.columns);
+    message->set_operands(fact.pointers);
+    message->set_integers(unsigned(fact.takesMicroBatch) +
+                          unsigned(fact.takesRows));
+    message->set_stack_bytes(fact.stackBytes);
+    message->set_kind(op.getKind().str());
+  }
+  for (auto op : module.getOps<plan::ProgramOp>()) {
+    programs[op.getSymName()] = plan.programs_size();
+    plan::Program *message = plan.add_programs();
+    message->set_name(op.getSymName().str());
+    message->set_chunk(op.getChunk());
+    for (Operation &instruction : op.getBody().front())
+      if (failed(writeInstruction(&instruction, message->add_instructions())))
+        return failure();
+  }
+  return success();
+}
+
+LogicalResult PlanWriter::writeSchedules() {
+  for (auto op : module.getOps<plan::ScheduleOp>()) {
+    plan::Schedule *message = plan.add_schedules();
+    message->set_name(op.getName().str());
+    message->set_stage(op.getStage());
+    for (auto call : op.getBody().getOps<plan::CallOp>()) {
+      auto known = programs.find(call.getProgram());
+      if (known == programs.end())
+        return call.emitOpError()
+               << "calls @" << call.getProgram() << ", which is no program";
+      plan::Call *target = message->add_calls();
+      target->set_program(known->second);
+      target->set_micro_batch(call.getMicroBatch());
+      target->set_slot(call.getSlot());
+    }
+  }
+  return success();
+}

@@ -1,0 +1,128 @@
+// Passes that work on the lm dialect.
+#ifndef LMC_PASSES_LM_PASSES_TD
+#define LMC_PASSES_LM_PASSES_TD
+
+include "mlir/Pass/PassBase.td"
+
+def Differentiate : Pass<"lm-differentiate", "::mlir::ModuleOp"> {
+  let summary = "append the backward of the forward function";
+  let description = [{
+    Turns `@forward` into `@step`: the forward, `lm.begin_backward`, and the
+    backward that each operation's `Differentiable` interface builds, in
+    reverse order. Gradients of trainable parameters go into accumulators, one
+    `lm.state` each; loss and weight sums go into accumulators of their own.
+    Frozen parameters get none, and no backward is built that only they would
+    use. A copy of the forward without dropout stays as program `evaluate`.
+
+    Requires: a function `@forward` with a result `lm.output = "loss_sum"`.
+    Ensures: one result `lm.state` per accumulator; every operation behind
+    `lm.begin_backward` is used.
+    Leaves alone: everything but `@forward`.
+
+    **Before**
+    ```mlir
+    lm.parameter @w : tensor<3x2xf32> {initialization = {kind = "zeros"}}
+    func.func @forward(%x: tensor<4x3xf32> {lm.input = "x"}, %w: tensor<3x2xf32> {lm.state = @w})
+        -> (tensor<f32> {lm.output = "loss_sum"}) {
+      %y = lm.linear %x, %w : (tensor<4x3xf32>, tensor<3x2xf32>) -> tensor<4x2xf32>
+      %l = lm.reduce "sum" %y dims [0, 1] : tensor<4x2xf32> to tensor<f32>
+      return %l : tensor<f32>
+    }
+    ```
+    **After**
+    ```mlir
+    lm.parameter @w : tensor<3x2xf32> {initialization = {kind = "zeros"}}
+    func.func @step(%x: tensor<4x3xf32> {lm.input = "x"}, %w: tensor<3x2xf32> {lm.state = @w},
+                    %a: tensor<3x2xf32> {lm.state = @w.gradient}, %s: tensor<f32> {lm.state = @loss_sum})
+        -> (tensor<3x2xf32> {lm.state = @w.gradient}, tensor<f32> {lm.state = @loss_sum}) {
+      %y = lm.linear %x, %w ...
+      %l = lm.reduce "sum" %y ...
+      lm.begin_backward
+      %g = lm.broadcast %seed ...
+      %d = lm.contract %x [0], %g [0] ...
+      %a1 = lm.accumulate %a, %d
+      %s1 = lm.accumulate %s, %l
+      return %a1, %s1
+    }
+    ```
+  }];
+  let options = [
+    Option<"seed", "seed", "double", "1.0",
+           "gradient of the loss sum: loss scale over tokens per step">
+  ];
+  let statistics = [
+    Statistic<"numDifferentiated", "differentiated", "operations with a backward">,
+    Statistic<"numUnused", "unused-parameters",
+              "trainable parameters that no loss depends on">
+  ];
+  let dependentDialects = ["::lmc::lm::LmDialect",
+    "::mlir::arith::ArithDialect", "::mlir::math::MathDialect"];
+}
+
+def BuildUpdate : Pass<"lm-build-update", "::mlir::ModuleOp"> {
+  let summary = "write the program that ends a step";
+  let description = [{
+    Builds `@update`: loss and gradient scale from the summed weights, the
+    global gradient norm, the clip factor, whether all is finite, and one
+    AdamW update per parameter; and `@evaluate_finish`, the mean loss of an
+    evaluation. Adds the moments `m` and `v` of every parameter that has an
+    accumulator.
+
+    With W the sum of weights and s the seed, the true gradient is accumulator
+    * (1/s)/W. Clipping follows Pascanu et al.: factor = min(1, clip_norm /
+    (norm + 1e-6)), off where clip_norm is 0. A group other than `decay` and
+    `no_decay` takes its decay from the scalar `weight_decay.GROUP`.
+
+    Requires: the accumulators of `lm-differentiate`.
+    Ensures: outputs loss, grad_norm, finite, gradient_scale.
+    Leaves alone: all other programs.
+  }];
+  let options = [Option<"seed", "seed", "double", "1.0",
+                        "the seed that the backward used">];
+  let statistics = [Statistic<"numUpdated", "updated", "parameters updated">];
+  let dependentDialects = ["::lmc::lm::LmDialect",
+    "::mlir::arith::ArithDialect", "::mlir::math::MathDialect",
+    "::mlir::func::FuncDialect"];
+}
+
+def ChunkLoss : Pass<"lm-chunk-loss", "::mlir::ModuleOp"> {
+  let summary = "compute head and loss by chunks of rows";
+  let description = [{
+    Logits are the largest tensor of a step and are needed only between the
+    head's matrix product and the loss's backward. In a program that holds
+    both sides, the head, the loss and the products of their backward are
+    moved behind `lm.begin_backward` and repeated for chunks of rows, so that
+    one chunk of logits exists at a time; losses and input gradients of the
+    chunks are concatenated, weight gradients added in order.
+
+    Requires: an `lm.cross_entropy` whose logits come from `lm.linear` or
+    `lm.contract`. Ensures: no value of the logits' global shape if there is
+    more than one chunk. Leaves alone: losses of other forms (counted).
+  }];
+  let options = [Option<"chunkBytes", "chunk-bytes", "int64_t", "134217728",
+                        "bytes of one chunk's logits at most">];
+  let statistics = [
+    Statistic<"numChunks", "chunks", "chunks made">,
+    Statistic<"numMissed", "missed", "losses left whole">
+  ];
+  let dependentDialects = ["::lmc::lm::LmDialect"];
+}
+
+def SplitPrograms : Pass<"lm-split-programs", "::mlir::ModuleOp"> {
+  let summary = "cut the step into a forward and a backward program";
+  let description = [{
+    Cuts `@step` at `lm.begin_backward`. A value of the forward that the
+    backward uses becomes a result of `@forward` and an argument of
+    `@backward` with the same `lm.saved` name; constants are repeated instead.
+
+    Requires: one `lm.begin_backward` in `@step`.
+    Ensures: saved values are explicit; `@step` is gone.
+    Leaves alone: all other programs.
+  }];
+  let statistics = [
+    Statistic<"numSaved", "saved", "values kept for the backward">
+  ];
+  let dependentDialects = ["::mlir::func::FuncDialect"];
+}
+
+#endif // LMC_PASSES_LM_PASSES_TD

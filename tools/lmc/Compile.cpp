@@ -1,0 +1,206 @@
+// `lmc compile`: import, the phases, emit.
+#include "tools/lmc/Compile.h"
+
+#include "frontend/Import.h"
+#include "frontend/TrainSpec.pb.h"
+#include "passes/Pipeline.h"
+#include "passes/Register.h"
+#include "passes/emit/EmitPlan.h"
+#include "runtime/plan/PlanFile.h"
+#include "tools/lmc/Diagnostics.h"
+
+#include "dialects/lm/Lm.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/Pass/PassManager.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/Path.h"
+#include "llvm/Support/raw_ostream.h"
+
+using namespace mlir;
+using namespace lmc;
+
+namespace {
+
+// Batch, sequence and run-time numbers from flags and TrainSpec; flags win.
+struct Resolved {
+  PipelineOptions pipeline;
+  frontend::TrainSpec train;
+};
+
+int resolveBatch(const CompileSettings &settings, Resolved &resolved) {
+  const frontend::TrainSpec &train = resolved.train;
+  int64_t global =
+      settings.globalBatch ? settings.globalBatch : train.global_batch();
+  int64_t micro =
+      settings.microBatch ? settings.microBatch : train.micro_batch();
+  if (global < 0 || micro < 0)
+    return printError("batch sizes must be positive");
+  if (!global)
+    global = micro ? micro : 1;
+  if (!micro)
+    micro = global;
+  if (global % micro != 0) {
+    int64_t below = global / micro * micro;
+    return printError(
+        "a global batch of " + std::to_string(global) +
+            " samples is no multiple of the micro-batch of " +
+            std::to_string(micro),
+        (below ? "--global-batch=" + std::to_string(below) + " or " : "") +
+            "--global-batch=" + std::to_string(below + micro));
+  }
+  resolved.pipeline.globalBatch = global;
+  resolved.pipeline.microBatch = micro;
+  resolved.pipeline.microBatches = global / micro;
+  return kDone;
+}
+
+// What emit and the runtime have to know beside the programs.
+void setAttributes(ModuleOp module, const CompileSettings &settings,
+                   const Resolved &resolved) {
+  Builder b(module.getContext());
+  const PipelineOptions &p = resolved.pipeline;
+  module->setAttr("lm.sequence", b.getI64IntegerAttr(p.sequence));
+  module->setAttr("lm.micro_batch", b.getI64IntegerAttr(p.microBatch));
+  module->setAttr("lm.micro_batches", b.getI64IntegerAttr(p.microBatches));
+  module->setAttr("lm.global_batch", b.getI64IntegerAttr(p.globalBatch));
+  const frontend::TrainSpec &t = resolved.train;
+  module->setAttr(
+      "lm.scalars",
+      b.getDictionaryAttr({
+          b.getNamedAttr("lr", b.getF64FloatAttr(t.learning_rate())),
+          b.getNamedAttr("beta1", b.getF64FloatAttr(t.beta1())),
+          b.getNamedAttr("beta2", b.getF64FloatAttr(t.beta2())),
+          b.getNamedAttr("eps", b.getF64FloatAttr(t.epsilon())),
+          b.getNamedAttr("weight_decay", b.getF64FloatAttr(t.weight_decay())),
+          b.getNamedAttr("clip_norm", b.getF64FloatAttr(t.clip_norm())),
+      }));
+  module->setAttr("lm.mode", b.getStringAttr(settings.mode));
+  auto text = [&](StringRef name, const std::string &value) {
+    return b.getNamedAttr(name, b.getStringAttr(value));
+  };
+  module->setAttr("lm.settings",
+                  b.getDictionaryAttr({text("mode", settings.mode),
+                                       text("target", settings.target),
+                                       text("model", settings.model)}));
+}
+
+// Tokens per sample, from the module that import built.
+int64_t sequenceOf(ModuleOp module) {
+  int64_t sequence = 0;
+  module.walk([&](func::FuncOp function) {
+    for (unsigned i = 0; i < function.getNumArguments(); ++i)
+      if (auto name = function.getArgAttrOfType<StringAttr>(i, lm::kInputAttr))
+        if (name.getValue() == "tokens")
+          sequence = cast<RankedTensorType>(function.getArgument(i).getType())
+                         .getShape()
+                         .back();
+  });
+  return sequence;
+}
+
+int dump(ModuleOp module, const CompileSettings &settings, Phase phase,
+         size_t index) {
+  if (settings.dumpPhases.empty())
+    return kDone;
+  if (std::error_code error =
+          llvm::sys::fs::create_directories(settings.dumpPhases))
+    return printError("cannot make folder " + settings.dumpPhases + ": " +
+                      error.message());
+  llvm::SmallString<128> path(settings.dumpPhases);
+  llvm::sys::path::append(path, llvm::Twine(index) + "-" + phaseName(phase) +
+                                    ".mlir");
+  std::error_code error;
+  llvm::raw_fd_ostream stream(path, error);
+  if (error)
+    return printError("cannot write " + path.str().str() + ": " +
+                      error.message());
+  module->print(stream);
+  return kDone;
+}
+
+// $XDG_CACHE_HOME/lmc, or ~/.cache/lmc; empty where there is no home.
+std::string cacheDirectory() {
+  llvm::SmallString<128> path;
+  if (const char *cache = std::getenv("XDG_CACHE_HOME"); cache && *cache)
+    path = cache;
+  else if (!llvm::sys::path::cache_directory(path))
+    return "";
+  llvm::sys::path::append(path, "lmc");
+  return path.str().str();
+}
+
+int writePlan(ModuleOp module, const CompileSettings &settings) {
+  if (settings.output.empty())
+    return printError("no output file", "-o FILE, or --compile-to=PHASE to "
+                                        "print a phase");
+  emit::EmitOptions options;
+  llvm::SmallVector<llvm::StringRef> cpus;
+  llvm::StringRef(settings.targetCpus).split(cpus, ',', -1, false);
+  options.targetCpus.assign(cpus.begin(), cpus.end());
+  options.threads = settings.threads;
+  if (!settings.noCache)
+    options.cacheDirectory = cacheDirectory();
+  FailureOr<plan::Plan> plan = emit::emitPlan(module, options);
+  if (failed(plan))
+    return kWrongInput;
+  runtime::Status status = runtime::writePlanFile(*plan, settings.output);
+  if (!status.ok())
+    return printError(status.message());
+  return kDone;
+}
+
+} // namespace
+
+int lmc::compile(const CompileSettings &settings) {
+  std::optional<Phase> last = findPhase(settings.compileTo);
+  if (!last) {
+    std::string names;
+    for (Phase phase : allPhases())
+      names += (names.empty() ? "" : ", ") + phaseName(phase).str();
+    return printError("unknown phase '" + settings.compileTo + "'",
+                      "one of " + names);
+  }
+  DialectRegistry registry;
+  registerDialects(registry);
+  MLIRContext context(registry);
+  context.loadAllAvailableDialects();
+  DiagnosticPrinter printer(context);
+
+  Resolved resolved;
+  if (!settings.config.empty() &&
+      failed(frontend::readTrainSpec(settings.config, resolved.train, context)))
+    return kWrongInput;
+  if (int status = resolveBatch(settings, resolved))
+    return status;
+  resolved.pipeline.train = settings.mode == "train";
+  frontend::ImportOptions importOptions;
+  importOptions.batch = resolved.pipeline.microBatch;
+  importOptions.sequence =
+      settings.sequence ? settings.sequence : resolved.train.sequence();
+  importOptions.train = resolved.pipeline.train;
+  importOptions.resetAtDocument =
+      settings.resetAtDocument || resolved.train.reset_at_document();
+  importOptions.strict = settings.strict;
+  OwningOpRef<ModuleOp> module =
+      frontend::importModel(settings.model, importOptions, context);
+  if (!module)
+    return kWrongInput;
+  resolved.pipeline.sequence = sequenceOf(*module);
+  setAttributes(*module, settings, resolved);
+
+  for (auto [index, phase] : llvm::enumerate(allPhases())) {
+    if (phase == Phase::Emit)
+      return writePlan(*module, settings);
+    PassManager manager(&context);
+    addPhase(manager, phase, resolved.pipeline);
+    if (failed(manager.run(*module)))
+      return kWrongInput;
+    if (int status = dump(*module, settings, phase, index))
+      return status;
+    if (phase == *last) {
+      module->print(llvm::outs());
+      return kDone;
+    }
+  }
+  return kDone;
+}

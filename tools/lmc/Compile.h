@@ -1,0 +1,34 @@
+// `lmc compile`: a model description to a plan.
+#ifndef LMC_TOOLS_LMC_COMPILE_H
+#define LMC_TOOLS_LMC_COMPILE_H
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace lmc {
+
+struct CompileSettings {
+  std::string model;
+  std::string output;
+  std::string mode = "train";
+  std::string target = "cpu";
+  std::string targetCpus = "native"; // separated by commas
+  std::string config;                // a TrainSpec
+  std::string compileTo = "emit";
+  std::string dumpPhases; // a folder
+  int64_t globalBatch = 0; // 0: as TrainSpec says, else micro-batch
+  int64_t microBatch = 0;  // 0: the whole batch
+  int64_t sequence = 0;    // 0: the model's longest
+  int64_t threads = 0;     // 0: all cores
+  bool resetAtDocument = false;
+  bool strict = false;
+  bool noCache = false;
+};
+
+// Returns the exit status; has printed why if it is not 0.
+int compile(const CompileSettings &settings);
+
+} // namespace lmc
+
+#endif // LMC_TOOLS_LMC_COMPILE_H

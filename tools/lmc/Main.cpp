@@ -1,0 +1,66 @@
+// lmc: the compiler's command line.
+#include "tools/lmc/Compile.h"
+
+#include <CLI/CLI.hpp>
+
+namespace {
+
+CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
+  CLI::App *c = app.add_subcommand(
+      "compile", "compile a model description to a plan");
+  c->add_option("model", s.model,
+                "ModelSpec (.textproto), Hugging Face folder or lm module "
+                "(.mlir)")
+      ->required();
+  c->add_option("-o,--output", s.output, "the plan file to write");
+  c->add_option("--mode", s.mode, "what the plan is for")
+      ->check(CLI::IsMember({"train", "infer"}))
+      ->capture_default_str();
+  c->add_option("--target", s.target, "device to compile for")
+      ->check(CLI::IsMember({"cpu"}))
+      ->capture_default_str();
+  c->add_option("--target-cpu", s.targetCpus,
+                "instruction sets to embed code for, separated by commas: "
+                "native, x86-64-v3, x86-64-v4, ...")
+      ->capture_default_str();
+  c->add_option("--config", s.config, "a TrainSpec text proto; flags win");
+  c->add_option("--global-batch", s.globalBatch,
+                "samples per step (default: the micro-batch)");
+  c->add_option("--micro-batch", s.microBatch,
+                "samples per rank and micro-batch (default: the whole batch)");
+  c->add_option("--seq", s.sequence,
+                "tokens per sample (default: the model's longest)");
+  c->add_flag("--reset-at-document", s.resetAtDocument,
+              "a token sees only tokens of its own document");
+  c->add_flag("--strict", s.strict,
+              "an unknown key of a config.json is an error");
+  c->add_option("--compile-to", s.compileTo,
+                "stop behind this phase and print the module");
+  c->add_option("--dump-phases", s.dumpPhases,
+                "write the module behind each phase into this folder");
+  c->add_option("--threads", s.threads, "compiler threads (default: all)");
+  c->add_flag("--no-kernel-cache", s.noCache,
+              "compile every kernel anew, keep none");
+  c->footer("Examples:\n"
+            "  lmc compile examples/gpt-mini.textproto -o gpt-mini.plan "
+            "--micro-batch=8 --seq=256\n"
+            "  lmc compile gpt2/ -o gpt2.plan --mode=infer\n"
+            "  lmc compile gpt2/ --compile-to=differentiate");
+  return c;
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+  CLI::App app("lmc: compiles transformers to plans that lmrun executes.\n"
+               "Exit status: 0 done, 1 failed, 2 the call or an input is "
+               "wrong, 3 it does not fit,\n4 a file is corrupt or of another "
+               "version, 70 our bug.");
+  app.require_subcommand(1);
+  lmc::CompileSettings compileSettings;
+  CLI::App *compile = addCompile(app, compileSettings);
+  CLI11_PARSE(app, argc, argv);
+  if (compile->parsed())
+    return lmc::compile(compileSettings);
+  return 2;
+}
