@@ -39,7 +39,8 @@ StatusOr<Batches> Batches::create(Executor &executor, const TokenData &data) {
     for (Known known : {Known{"tokens", &batches.tokens, plan::I32},
                         {"targets", &batches.targets, plan::I32},
                         {"token_weights", &batches.weights, plan::F32},
-                        {"segment_ids", &batches.segments, plan::I32}}) {
+                        {"positions", &batches.positions, plan::I32},
+                        {"segments", &batches.segments, plan::I32}}) {
       if (port.name() != known.name)
         continue;
       found = true;
@@ -62,6 +63,7 @@ StatusOr<Batches> Batches::create(Executor &executor, const TokenData &data) {
         .help("compile with --mode=train");
   batches.tokenRow.resize(size_t(tokens));
   batches.targetRow.resize(size_t(tokens));
+  batches.positionRow.resize(size_t(tokens));
   batches.segmentRow.resize(size_t(tokens));
   batches.weightRow.resize(size_t(tokens));
   return std::move(batches);
@@ -76,6 +78,7 @@ Status Batches::fillSample(const TokenRange &range, int64_t sample, bool absent,
   if (vocabulary == 0)
     vocabulary = INT32_MAX;
   int32_t segment = 0;
+  int64_t documentStart = 0; // in the sample
   int64_t documentEnd = segments ? data.documentEnd(first) : range.end;
   int32_t previous = data.token(first);
   for (int64_t t = 0; t <= tokensPerSample; ++t) {
@@ -92,9 +95,11 @@ Status Batches::fillSample(const TokenRange &range, int64_t sample, bool absent,
     tokenRow[size_t(t)] = id;
     if (segments && first + t >= documentEnd) {
       ++segment;
+      documentStart = t;
       documentEnd = data.documentEnd(first + t);
     }
     segmentRow[size_t(t)] = segment;
+    positionRow[size_t(t)] = int32_t(t - documentStart);
     if (t > 0) {
       targetRow[size_t(t - 1)] = id;
       weightRow[size_t(t - 1)] = absent || !data.trained(first + t) ? 0 : 1;
@@ -109,6 +114,7 @@ Status Batches::fillSample(const TokenRange &range, int64_t sample, bool absent,
   put(tokens, tokenRow.data());
   put(targets, targetRow.data());
   put(weights, weightRow.data());
+  put(positions, positionRow.data());
   put(segments, segmentRow.data());
   return Status();
 }

@@ -4,6 +4,13 @@
 // floor(g / (globalBatch / dataRanks)), its micro-batches in order; data ranks
 // count dp slowest, then fsdp. Ranks that differ on other axes get the same
 // samples.
+//
+// Inputs, each [B, T], in as many micro-batches as the plan has:
+//   tokens, targets  i32: sample and the same, one token later
+//   token_weights    f32: 1, or 0 where the loss mask leaves the target out
+//   segments         i32: number of the document within the sample, from 0
+//   positions        i32: 0 .. T-1; from 0 in every document where the plan
+//                    has segments
 #ifndef LMC_RUNTIME_TRAIN_BATCHES_H
 #define LMC_RUNTIME_TRAIN_BATCHES_H
 
@@ -48,8 +55,9 @@ private:
   const plan::Port *tokens = nullptr;
   const plan::Port *targets = nullptr;
   const plan::Port *weights = nullptr;
-  const plan::Port *segments = nullptr; ///< "segment_ids", when it is there
-  std::vector<int32_t> tokenRow, targetRow, segmentRow;
+  const plan::Port *positions = nullptr;
+  const plan::Port *segments = nullptr;
+  std::vector<int32_t> tokenRow, targetRow, positionRow, segmentRow;
   std::vector<float> weightRow;
 };
 

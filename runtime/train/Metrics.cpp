@@ -13,31 +13,84 @@ namespace lmc::runtime {
 MetricsLog::MetricsLog(const TrainOptions &options)
     : options(options), progressBar(isatty(STDERR_FILENO)) {}
 
-StatusOr<MetricsLog> MetricsLog::create(const TrainOptions &options) {
-  MetricsLog log(options);
+StatusOr<std::unique_ptr<MetricsLog>>
+MetricsLog::create(const TrainOptions &options) {
+  std::unique_ptr<MetricsLog> log(new MetricsLog(options));
   if (!options.metricsPath.empty()) {
-    log.file =
+    log->file =
         std::fopen(options.metricsPath.c_str(), options.resume ? "ae" : "we");
-    if (!log.file)
+    if (!log->file)
       return wrongInput("cannot write metrics to {}: {}", options.metricsPath,
                         std::strerror(errno));
   }
-  return std::move(log);
-}
-
-MetricsLog::MetricsLog(MetricsLog &&other) noexcept
-    : options(std::move(other.options)), file(other.file),
-      progressBar(other.progressBar) {
-  other.file = nullptr;
+  log->writer = std::thread(&MetricsLog::writerLoop, log.get());
+  return log;
 }
 
 MetricsLog::~MetricsLog() {
+  if (writer.joinable()) {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      closing = true;
+    }
+    changed.notify_all();
+    writer.join();
+  }
   if (file)
     std::fclose(file);
 }
 
+void MetricsLog::push(const Event &event) {
+  {
+    std::unique_lock<std::mutex> lock(mutex);
+    changed.wait(lock, [&] { return pushed - written < ring.size(); });
+    ring[pushed++ % ring.size()] = event;
+  }
+  changed.notify_all();
+}
+
+void MetricsLog::step(const StepMetrics &metrics) { push({false, metrics}); }
+
+void MetricsLog::evaluation(int64_t step, double loss) {
+  StepMetrics metrics;
+  metrics.step = step;
+  metrics.loss = loss;
+  push({true, metrics});
+}
+
+void MetricsLog::finish() {
+  std::unique_lock<std::mutex> lock(mutex);
+  changed.wait(lock, [&] { return written == pushed; });
+  clearProgress();
+}
+
+void MetricsLog::writerLoop() {
+  std::unique_lock<std::mutex> lock(mutex);
+  while (true) {
+    changed.wait(lock, [&] { return closing || written != pushed; });
+    if (written == pushed)
+      return; // closing, and nothing is left
+    Event event = ring[written % ring.size()];
+    lock.unlock();
+    if (event.isEvaluation)
+      writeEvaluation(event.metrics.step, event.metrics.loss);
+    else
+      writeStep(event.metrics);
+    lock.lock();
+    ++written;
+    changed.notify_all();
+  }
+}
+
+void MetricsLog::writeToFile(const std::string &line) {
+  if (!file)
+    return;
+  std::fwrite(line.data(), 1, line.size(), file);
+  std::fflush(file);
+}
+
 void MetricsLog::print(const std::string &line) {
-  finish();
+  clearProgress();
   std::fwrite(line.data(), 1, line.size(), stdout);
   std::fflush(stdout);
 }
@@ -47,7 +100,7 @@ static nlohmann::json number(double value) {
   return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json();
 }
 
-void MetricsLog::step(const StepMetrics &m) {
+void MetricsLog::writeStep(const StepMetrics &m) {
   double seconds = m.stepMs / 1e3;
   nlohmann::json json = {{"step", m.step},
                          {"loss", number(m.loss)},
@@ -56,11 +109,7 @@ void MetricsLog::step(const StepMetrics &m) {
                          {"tokens_per_second", double(m.tokens) / seconds},
                          {"step_ms", m.stepMs},
                          {"tokens", m.step * m.tokens}};
-  if (file) {
-    std::string line = json.dump() + "\n";
-    std::fwrite(line.data(), 1, line.size(), file);
-    std::fflush(file);
-  }
+  writeToFile(json.dump() + "\n");
   bool due = m.step % options.logInterval == 0 || m.step == m.steps;
   if (due && options.jsonLog) {
     print(json.dump() + "\n");
@@ -96,16 +145,12 @@ void MetricsLog::showProgress(const StepMetrics &m) {
   barShown = true;
 }
 
-void MetricsLog::evaluation(int64_t step, double loss) {
+void MetricsLog::writeEvaluation(int64_t step, double loss) {
   double perplexity = std::exp(std::min(loss, 700.0));
   nlohmann::json json = {{"step", step},
                          {"eval_loss", number(loss)},
                          {"eval_perplexity", number(perplexity)}};
-  if (file) {
-    std::string line = json.dump() + "\n";
-    std::fwrite(line.data(), 1, line.size(), file);
-    std::fflush(file);
-  }
+  writeToFile(json.dump() + "\n");
   print(options.jsonLog
             ? json.dump() + "\n"
             : fmt::format(" validation loss at iteration {} | lm loss value: "
@@ -113,7 +158,7 @@ void MetricsLog::evaluation(int64_t step, double loss) {
                           step, loss, perplexity));
 }
 
-void MetricsLog::finish() {
+void MetricsLog::clearProgress() {
   if (barShown)
     printLines("\r\033[K");
   barShown = false;

@@ -113,7 +113,8 @@ Status runTraining(const plan::Plan &plan, const TrainOptions &options) {
         .help("run with --nproc {}", ranks);
   }
   LMC_ASSIGN_OR_RETURN(TokenData data, TokenData::open(options.dataPath));
-  LMC_ASSIGN_OR_RETURN(MetricsLog log, MetricsLog::create(options));
+  LMC_ASSIGN_OR_RETURN(std::unique_ptr<MetricsLog> log,
+                       MetricsLog::create(options));
   std::optional<Checkpointer> checkpointer;
   if (!options.checkpointFolder.empty()) {
     checkpointer.emplace(options);
@@ -137,7 +138,7 @@ Status runTraining(const plan::Plan &plan, const TrainOptions &options) {
   Job job{plan,
           options,
           data,
-          log,
+          *log,
           checkpointer ? &*checkpointer : nullptr,
           gradients ? &*gradients : nullptr,
           ranks > 1 ? makeLocalWorld(int(ranks)) : nullptr,
@@ -163,7 +164,7 @@ Status runTraining(const plan::Plan &plan, const TrainOptions &options) {
     makeLocalCommunicator(job.world, 0)->abort(startFailure);
   for (std::thread &starter : starters)
     starter.join();
-  log.finish();
+  log->finish();
   return startFailure.ok() ? job.firstFailure : startFailure;
 }
 

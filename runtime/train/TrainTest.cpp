@@ -202,17 +202,6 @@ TEST_F(TrainTest, Bf16CheckpointsKeepFloat32Masters) {
   EXPECT_EQ(train(bigram(4, 1, 1)), whole); // metrics are appended
 }
 
-TEST_F(TrainTest, AFailedSaveIsAWarningUntilTheLast) {
-  options.checkpointFolder = path("ckpt");
-  options.saveEvery = 4;
-  ASSERT_TRUE(writeWholeFile(path("blocked"), "x").ok());
-  fs::create_directories(path("ckpt"));
-  // A file where the folder of step 4 is to be made: a failure that root sees.
-  ASSERT_TRUE(writeWholeFile(path("ckpt/.step_4.part"), "x").ok());
-  train(bigram(4, 1, 1));
-  EXPECT_TRUE(verifyCheckpoint(path("ckpt/step_12")).ok());
-}
-
 TEST_F(TrainTest, BadInputIsTold) {
   struct Case {
     const char *message;

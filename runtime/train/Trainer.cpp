@@ -31,6 +31,16 @@ static const plan::Scalar *findScalar(const plan::Plan &plan,
   return nullptr;
 }
 
+/// What --set says, or the plan's default; 0 when the plan has no such number.
+double Trainer::settingOf(std::string_view name) const {
+  const plan::Scalar *scalar = findScalar(executor.plan(), name);
+  double value = scalar ? scalar->default_value() : 0;
+  for (const auto &[given, number] : options.scalars)
+    if (given == name)
+      value = number;
+  return value;
+}
+
 Status Trainer::prepare() {
   const plan::Plan &plan = executor.plan();
   trainSchedule = executor.findSchedule("train");
@@ -63,11 +73,9 @@ Status Trainer::prepare() {
       return std::move(status).help("did you mean {}?", near);
     return status;
   }
-  if (const plan::Scalar *scalar = findScalar(plan, "lr"))
-    peakLearningRate = scalar->default_value();
-  for (const auto &[name, value] : options.scalars)
-    if (name == "lr")
-      peakLearningRate = value;
+  peakLearningRate = settingOf("lr");
+  beta1 = settingOf("beta1");
+  beta2 = settingOf("beta2");
 
   int64_t total = shared.data.size();
   int64_t cut = int64_t(double(total) * (1.0 - options.heldOutFraction));
@@ -170,6 +178,11 @@ Status Trainer::trainStep(int64_t step) {
   metrics.learningRate = learningRate(options, peakLearningRate, step);
   executor.setScalar("lr", metrics.learningRate);
   executor.setScalar("step", double(step));
+  // As float32 betas, which the kernels see, would give them.
+  executor.setScalar("bias_correction1",
+                     1.0 - std::pow(double(float(beta1)), double(step)));
+  executor.setScalar("bias_correction2",
+                     1.0 - std::pow(double(float(beta2)), double(step)));
   LMC_RETURN_IF_ERROR(executor.run(trainSchedule));
   metrics.loss = output("loss", NAN);
   metrics.gradNorm = output("grad_norm", 0);

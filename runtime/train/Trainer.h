@@ -2,9 +2,9 @@
 // run the schedule "train", read the outputs; now and then evaluate.
 //
 // What a training plan offers by name:
-//   inputs    tokens, targets (i32 [B, T]), token_weights (f32 [B, T]),
-//             segment_ids (i32 [B, T], optional)
-//   scalars   lr, step (from 1), seed.lo, seed.hi, and whatever --set names
+//   inputs    tokens, targets, token_weights, ...: see Batches.h
+//   scalars   lr, step (from 1), bias_correction1 and 2 (1 - beta^step),
+//             seed.lo, seed.hi, and whatever --set names
 //   outputs   loss (mean of the step), grad_norm, finite (0: the step was
 //             skipped), gradient_scale (true gradient = it * accumulator),
 //             loss_scale; each optional but loss
@@ -49,6 +49,7 @@ private:
   Status trainStep(int64_t step);
   Status evaluate(int64_t step);
   Status save(int64_t step);
+  double settingOf(std::string_view name) const;
   StatusOr<bool> agreeToStop();
   double output(std::string_view name, double otherwise);
   bool leads() const { return executor.rank() == 0; }
@@ -59,7 +60,7 @@ private:
   Batches batches;
   TokenRange trainRange, evalRange;
   int trainSchedule = -1, evalSchedule = -1, everyone = -1;
-  double peakLearningRate = 0;
+  double peakLearningRate = 0, beta1 = 0, beta2 = 0;
   uint64_t seed = 1;
   int64_t firstStep = 1, skipped = 0;
   /// Samples used before step 1 would have used its first: not zero when a run

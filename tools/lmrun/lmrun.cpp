@@ -44,8 +44,10 @@ static int reportParseError(CLI::App &app, const CLI::ParseError &error) {
 }
 
 int main(int argc, char **argv) {
-  // A reader that goes away is seen as an error of write, not as a signal.
+  // A reader that goes away and a file beyond its limit are seen as errors of
+  // write, not as signals.
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
   CLI::App app("Executes plans that lmc compile has made.", "lmrun");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("lmrun 0.1.0"));
