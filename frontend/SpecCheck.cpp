@@ -4,7 +4,9 @@
 
 #include "frontend/ModelSpec.pb.h"
 
+#include <algorithm>
 #include <cmath>
+#include <set>
 
 namespace lmc::frontend {
 namespace {
@@ -13,6 +15,7 @@ constexpr int64_t kMaxWidth = int64_t(1) << 24;
 constexpr int64_t kMaxVocabulary = (int64_t(1) << 31) - 1; // ids are i32
 constexpr int64_t kMaxPositions = int64_t(1) << 30;
 constexpr int64_t kMaxBlocks = 1 << 16;
+constexpr int64_t kMaxLayers = 1 << 18;
 constexpr int64_t kMaxAttributeBytes = 4096;
 
 std::string str(int64_t value) { return std::to_string(value); }
@@ -66,6 +69,21 @@ private:
     error(at, field,
           what + " is " + str(value) + "; it has to be greater than 0");
     return false;
+  }
+
+  // Names become symbols and names of checkpoint tensors.
+  template <typename M>
+  void checkName(const M &at, int field, const std::string &name,
+                 const std::string &alsoAllowed) {
+    auto isAllowed = [&](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+             (c >= '0' && c <= '9') || c == '_' || c == '.' ||
+             alsoAllowed.find(c) != std::string::npos;
+    };
+    if (name.empty() || !std::all_of(name.begin(), name.end(), isAllowed))
+      error(at, field,
+            "'" + name +
+                "' is not a name; a name has letters, digits, '_' and '.'");
   }
 
   void checkPositions();
@@ -216,9 +234,13 @@ void Checker::checkOp(const Op &op) {
   if (op.name().empty())
     error(op, Op::kNameFieldNumber, "op has no name",
           "name: \"dialect.operation\"");
+  std::set<std::string> names;
   for (const Attribute &attribute : op.attributes()) {
     if (attribute.name().empty())
       error(attribute, 0, "an attribute has no name");
+    if (!names.insert(attribute.name()).second)
+      error(attribute, 0,
+            "attribute '" + attribute.name() + "' is given twice");
     int values = attribute.has_text() + attribute.has_integer() +
                  attribute.has_number() + attribute.has_flag() +
                  attribute.has_mlir();
@@ -235,8 +257,7 @@ void Checker::checkOp(const Op &op) {
                 " bytes; it can have at most " + str(kMaxAttributeBytes));
   }
   for (const Parameter &parameter : op.parameters()) {
-    if (parameter.name().empty())
-      error(parameter, 0, "a parameter has no name");
+    checkName(parameter, Parameter::kNameFieldNumber, parameter.name(), "");
     int64_t count = 1;
     for (int64_t size : parameter.shape()) {
       if (!checkSize(parameter, Parameter::kShapeFieldNumber, true, size,
@@ -293,12 +314,17 @@ void Checker::run() {
   checkPositions();
   if (spec.block_size() == 0)
     error(spec, 0, "the model has no block");
-  int64_t numBlocks = 0;
+  int64_t numBlocks = 0, numLayers = 0;
   for (Block &block : *spec.mutable_block()) {
     if (!checkSize(block, Block::kCountFieldNumber, true, block.count(),
                    "count", kMaxBlocks))
       continue;
     numBlocks += block.count();
+    checkName(block, Block::kNameFieldNumber, block.name(), "{}");
+    int64_t layersOfBlock = block.layer_size();
+    for (const Layer &layer : block.layer())
+      layersOfBlock += layer.op_size();
+    numLayers += block.count() * layersOfBlock;
     if (block.layer_size() == 0)
       error(block, 0, "block '" + block.name() + "' has no layer");
     for (Layer &layer : *block.mutable_layer())
@@ -308,6 +334,10 @@ void Checker::run() {
     error(spec, ModelSpec::kBlockFieldNumber,
           "the model has " + str(numBlocks) + " blocks; it can have at most " +
               str(kMaxBlocks));
+  else if (numLayers > kMaxLayers)
+    error(spec, ModelSpec::kBlockFieldNumber,
+          "the model has " + str(numLayers) + " layers; it can have at most " +
+              str(kMaxLayers));
   if (spec.has_final_norm())
     checkNorm(spec.final_norm());
   const Dropout &dropout = spec.dropout();

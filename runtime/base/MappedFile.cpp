@@ -12,8 +12,9 @@ namespace lmc::runtime {
 
 Status fileError(std::string_view what, const std::string &path) {
   int error = errno;
-  return makeError(error == ENOSPC || error == EDQUOT ? ErrorKind::DoesNotFit
-                                                      : ErrorKind::WrongInput,
+  return makeError(error == ENOSPC || error == EDQUOT || error == EFBIG
+                       ? ErrorKind::DoesNotFit
+                       : ErrorKind::WrongInput,
                    "cannot {} {}: {}", what, path, std::strerror(error));
 }
 

@@ -4,6 +4,9 @@
 #include <math.h>
 #include <stdint.h>
 
+// A test that wants to know which step runs defines this.
+extern void bigramStepForTest(int32_t step) __attribute__((weak));
+
 // tokens, targets, weights, table, gradient, sums; n, vocabulary, wantGradient
 void bigram_forward(void *const *pointers, const int64_t *integers,
                     int64_t begin, int64_t end) {
@@ -65,6 +68,8 @@ void bigram_adamw(void *const *pointers, const int64_t *integers, int64_t begin,
   const float *outputs = pointers[4];
   const float *scalar = pointers[5];
   int32_t step = *(const int32_t *)pointers[6];
+  if (bigramStepForTest)
+    bigramStepForTest(step);
   if (outputs[2] == 0)
     return;
   int64_t rowsPerUnit = integers[1];

@@ -8,7 +8,8 @@
 #include "passes/emit/EmitPlan.h"
 #include "tools/lmc/Diagnostics.h"
 
-#include "mlir/IR/Verifier.h"
+#include "dialects/lm/Lm.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Pass/PassManager.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Path.h"
@@ -72,6 +73,7 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
           b.getNamedAttr("weight_decay", b.getF64FloatAttr(t.weight_decay())),
           b.getNamedAttr("clip_norm", b.getF64FloatAttr(t.clip_norm())),
       }));
+  module->setAttr("lm.mode", b.getStringAttr(settings.mode));
   auto text = [&](StringRef name, const std::string &value) {
     return b.getNamedAttr(name, b.getStringAttr(value));
   };
