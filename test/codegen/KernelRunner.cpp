@@ -2,6 +2,7 @@
 #include "test/codegen/KernelRunner.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/Math/IR/Math.h"
 #include "mlir/IR/BuiltinOps.h"
 #include "mlir/IR/Verifier.h"
@@ -50,7 +51,7 @@ struct KernelRunner::State {
 
 KernelRunner::KernelRunner() : state(std::make_unique<State>()) {
   state->registry.insert<lm::LmDialect, plan::PlanDialect, arith::ArithDialect,
-                         math::MathDialect>();
+                         math::MathDialect, func::FuncDialect>();
   state->context = std::make_unique<MLIRContext>(
       state->registry, MLIRContext::Threading::DISABLED);
   state->context->loadAllAvailableDialects();
