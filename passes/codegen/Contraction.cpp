@@ -90,6 +90,12 @@ FailureOr<Product> codegen::describeProduct(plan::KernelOp kernel) {
            << "may have a dynamic dim only as the leading one of its left "
               "operand";
 
+  if (product.dynamic() && product.m != kDynamicSize)
+    return product.op.emitOpError()
+           << "has " << product.m / kDynamicSize
+           << " rows for each entry of its dynamic leading dim; make them one "
+              "dim first";
+
   // Units: enough of them for threads, each large enough to earn its packing.
   // A transposed A is packed anew for every block of columns, and its rows lie
   // in pages far apart: fewer and wider blocks, less of K at a time.

@@ -4,6 +4,7 @@
 //
 // lmc compile MODEL --compile-to=kernels > kernels.mlir
 // kernel-bench kernels.mlir [threads] [repetitions]
+// kernel-bench kernels.mlir --check    compares each with plain loops instead
 #include "test/codegen/KernelRunner.h"
 
 #include "llvm/Support/MemoryBuffer.h"
@@ -75,6 +76,17 @@ int main(int argc, char **argv) {
   std::vector<plan::KernelOp> kernels;
   for (auto kernel : module.getOps<plan::KernelOp>())
     kernels.push_back(kernel);
+  if (argc > 2 && std::strcmp(argv[2], "--check") == 0) {
+    for (plan::KernelOp kernel : kernels) {
+      std::printf("%s\n", kernel.getSymName().str().c_str());
+      std::fflush(stdout);
+      RunOptions run;
+      run.positive = 1.1; // second moments and variances are
+      run.microBatch = 1;
+      runner.check(kernel, run);
+    }
+    return 0;
+  }
   codegen::CodegenOptions options;
   options.threads = argc > 2 ? unsigned(std::atoi(argv[2])) : 0;
   double start = wallTime(), startCpu = cpuTime();

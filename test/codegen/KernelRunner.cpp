@@ -140,7 +140,8 @@ void compare(const Tensor &expected, Array &actual, double tolerance,
       got = value;
     }
     double error = std::fabs(got - expected.data[i]);
-    if (got == expected.data[i])
+    if (got == expected.data[i] ||
+        (std::isnan(got) && std::isnan(expected.data[i])))
       error = 0;
     if (!(error <= worst)) {
       worst = error;
@@ -159,13 +160,16 @@ Bytes KernelRunner::check(const std::string &text, const RunOptions &options) {
   if (!module)
     return {};
   EXPECT_TRUE(succeeded(verify(module)));
-  auto kernel = *module.getOps<plan::KernelOp>().begin();
+  return check(*module.getOps<plan::KernelOp>().begin(), options);
+}
+
+Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
   codegen::CodegenOptions codegenOptions;
   codegenOptions.targetCpu = options.targetCpu;
   codegenOptions.threads = 1;
   auto compiled = codegen::compileKernels({kernel}, codegenOptions);
   if (failed(compiled)) {
-    ADD_FAILURE() << "does not compile:\n" << text;
+    ADD_FAILURE() << "does not compile: " << kernel.getSymName().str();
     return {};
   }
   const codegen::KernelFacts &facts = compiled->kernels[0];

@@ -54,6 +54,7 @@ public:
   // with each other and, within the tolerance, with the reference. Returns
   // the outputs.
   Bytes check(const std::string &text, const RunOptions &options = {});
+  Bytes check(plan::KernelOp kernel, const RunOptions &options = {});
 
 private:
   struct State;

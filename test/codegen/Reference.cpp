@@ -76,8 +76,13 @@ double elementwise(Operation *op, llvm::ArrayRef<double> x) {
       return x[0] >= x[1];
     case arith::CmpFPredicate::OLT:
       return x[0] < x[1];
+    case arith::CmpFPredicate::OLE:
+      return x[0] <= x[1];
     case arith::CmpFPredicate::OEQ:
       return x[0] == x[1];
+    case arith::CmpFPredicate::ONE:
+    case arith::CmpFPredicate::UNE:
+      return x[0] != x[1];
     default:
       break;
     }
