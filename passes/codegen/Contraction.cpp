@@ -145,6 +145,7 @@ private:
 
   bool manyBlocks() const { return product.k > product.depth; }
   void emitUnit(Value unit);
+  void emitFewRows();
   void emitRows(Value k0, Value depth, bool packed);
   void packNormal(Value k0, Value depth);
   void packTransposed(Value k0, Value depth);
@@ -190,17 +191,69 @@ void ProductEmitter::emitUnit(Value unit) {
     else
       block(b.i64(0));
   };
-  // A transposed B has to be turned for any number of rows.
-  bool mayStream = !product.transposedRhs;
+  // Few rows do not pack; a transposed B is turned in registers then.
+  auto few = [&] {
+    if (product.transposedRhs)
+      emitFewRows();
+    else
+      overDepth(false);
+  };
+  bool mayStream = !product.transposedRhs ||
+                   (product.k % b.lanes == 0 && !product.transposedLhs);
   bool mayBeFew = product.dynamic() || product.m < tileRows;
   if (!mayStream || !mayBeFew)
     overDepth(true);
   else if (!product.dynamic())
-    overDepth(false);
+    few();
   else
-    b.ifThenElse(
-        b.less(b.sub(mEnd, m0), b.i64(tileRows)), [&] { overDepth(false); },
-        [&] { overDepth(true); });
+    b.ifThenElse(b.less(b.sub(mEnd, m0), b.i64(tileRows)), few,
+                 [&] { overDepth(true); });
+}
+
+// Rows times a transposed B, read once and where it lies: squares of B are
+// turned in registers and used at once.
+void ProductEmitter::emitFewRows() {
+  Type f32 = b.builder.getF32Type();
+  auto sumOf = [&](Value m, ArrayRef<Value> rows, Value from, Value to) {
+    return b.forLoop(from, to, b.lanes, ValueRange{b.splatF32(0)},
+                     [&](Value k, ValueRange carried) {
+                       Values square;
+                       for (Value row : rows)
+                         square.push_back(b.loadVector(b.atF32(row, k), f32));
+                       transposeSquare(b, square);
+                       Value left = b.atF32(a, b.add(b.mul(m, product.k), k));
+                       Value sum = carried[0];
+                       for (int64_t i = 0; i < b.lanes; ++i)
+                         sum = b.fma(b.splat(b.loadF32(b.atF32(left, i))),
+                                     square[i], sum);
+                       return Values{sum};
+                     })[0];
+  };
+  b.forLoop(m0, mEnd, 1, [&](Value m) {
+    b.forLoop(b.i64(0), numPanels, 1, [&](Value panel) {
+      Value column = b.add(n0, b.mul(panel, tileColumns));
+      b.forLoop(b.i64(0), b.i64(tileColumns), b.lanes, [&](Value lane0) {
+        Values rows;
+        for (int64_t r = 0; r < b.lanes; ++r) {
+          Value n = b.min(b.add(b.add(column, lane0), r), product.n - 1);
+          rows.push_back(b.atF32(rhs, b.mul(n, product.k)));
+        }
+        Value k = b.i64(product.k);
+        Value total;
+        if (manyBlocks())
+          total = b.forLoop(
+              b.i64(0), k, product.depth, ValueRange{b.splatF32(0)},
+              [&](Value k0, ValueRange carried) {
+                Value to = b.min(b.add(k0, product.depth), k);
+                return Values{b.addf(carried[0], sumOf(m, rows, k0, to))};
+              })[0];
+        else
+          total = sumOf(m, rows, b.i64(0), k);
+        b.store(total, b.atF32(sums, lane0));
+      });
+      emitEpilogue(1, m, column, sums);
+    });
+  });
 }
 
 void ProductEmitter::packNormal(Value k0, Value depth) {

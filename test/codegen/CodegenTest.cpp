@@ -348,7 +348,7 @@ plan.kernel @k(%a: tensor<2x5x3x4xf32>, %b: tensor<3x4x2x3x8xf32>, %bias: tensor
 
 // One row alone has the bits that it has among many.
 TEST_P(CodegenTest, ContractionRowsAreIndependent) {
-  std::string text = R"(
+  std::string normal = R"(
 plan.kernel @k(%b: tensor<$1x$0xf32>, %bias: tensor<$0xf32>, %a: tensor<?x$1xf32>) -> tensor<?x$0xf32>
     attributes {kind = "contraction", tied = array<i64: -1>} {
   %c = lm.contract %a [1], %b [0] : (tensor<?x$1xf32>, tensor<$1x$0xf32>) -> tensor<?x$0xf32>
@@ -357,19 +357,27 @@ plan.kernel @k(%b: tensor<$1x$0xf32>, %bias: tensor<$0xf32>, %a: tensor<?x$1xf32
   %t = math.tanh %h : tensor<?x$0xf32>
   plan.yield %t : tensor<?x$0xf32>
 })";
-  for (auto [n, k] : {std::pair{100, 900}, {48, 64}}) {
-    RunOptions run = options();
-    run.rows = 37;
-    Bytes many = runner.check(fill(text, {n, k}), run);
-    for (int64_t rows : {1, 3, 9}) {
-      run.rows = rows;
-      Bytes few = runner.check(fill(text, {n, k}), run);
-      ASSERT_FALSE(few.empty());
-      many[0].resize(std::max(many[0].size(), few[0].size()));
-      EXPECT_TRUE(std::equal(few[0].begin(), few[0].end(), many[0].begin()))
-          << rows << " rows";
+  std::string transposed = normal;
+  auto replace = [&](const std::string &from, const std::string &to) {
+    for (size_t at; (at = transposed.find(from)) != std::string::npos;)
+      transposed.replace(at, from.size(), to);
+  };
+  replace("tensor<$1x$0xf32>", "tensor<$0x$1xf32>");
+  replace("%b [0]", "%b [1]");
+  for (const std::string &text : {normal, transposed})
+    for (auto [n, k] : {std::pair{100, 912}, {48, 64}, {50, 33}}) {
+      RunOptions run = options();
+      run.rows = 37;
+      Bytes many = runner.check(fill(text, {n, k}), run);
+      for (int64_t rows : {1, 3, 9}) {
+        run.rows = rows;
+        Bytes few = runner.check(fill(text, {n, k}), run);
+        ASSERT_FALSE(few.empty());
+        many[0].resize(std::max(many[0].size(), few[0].size()));
+        EXPECT_TRUE(std::equal(few[0].begin(), few[0].end(), many[0].begin()))
+            << rows << " rows of " << n << " x " << k;
+      }
     }
-  }
 }
 
 const char *const kScatter = R"(
