@@ -146,6 +146,7 @@ private:
   bool manyBlocks() const { return product.k > product.depth; }
   void emitUnit(Value unit);
   void emitFewRows();
+  void emitWideRows();
   void emitRows(Value k0, Value depth, bool packed);
   void packNormal(Value k0, Value depth);
   void packTransposed(Value k0, Value depth);
@@ -195,6 +196,8 @@ void ProductEmitter::emitUnit(Value unit) {
   auto few = [&] {
     if (product.transposedRhs)
       emitFewRows();
+    else if (!product.transposedLhs)
+      emitWideRows();
     else
       overDepth(false);
   };
@@ -252,6 +255,64 @@ void ProductEmitter::emitFewRows() {
         b.store(total, b.atF32(sums, lane0));
       });
       emitEpilogue(1, m, column, sums);
+    });
+  });
+}
+
+// Rows times B, read once and where it lies: all columns of the unit at a
+// time, because narrow strips jump from page to page.
+void ProductEmitter::emitWideRows() {
+  Type f32 = b.builder.getF32Type();
+  int64_t width = product.columnsPerUnit();
+  int64_t run = std::min<int64_t>(width / b.lanes, tileRows == 8 ? 18 : 6);
+  bool masked = product.n % width != 0 || width % (run * b.lanes) != 0;
+  auto sumsOf = [&](Value m, Value column, ArrayRef<Value> masks, Value from,
+                    Value to) {
+    return b.forLoop(
+        from, to, 1, Values(run, b.splatF32(0)),
+        [&](Value k, ValueRange carried) {
+          Values next(carried.begin(), carried.end());
+          Value row = b.atF32(rhs, b.add(b.mul(k, product.n), column));
+          Value ahead = b.atF32(row, kPackAhead * product.n);
+          Value left =
+              b.splat(b.loadF32(b.atF32(a, b.add(b.mul(m, product.k), k))));
+          for (int64_t v = 0; v < run; ++v) {
+            if (v * b.lanes % 16 == 0)
+              b.prefetch(b.atF32(ahead, v * b.lanes));
+            Value right =
+                b.loadVector(b.atF32(row, v * b.lanes), f32, masks[v]);
+            next[v] = b.fma(left, right, next[v]);
+          }
+          return next;
+        });
+  };
+  b.forLoop(m0, mEnd, 1, [&](Value m) {
+    b.forLoop(b.i64(0), b.i64(width), run * b.lanes, [&](Value offset) {
+      Value column = b.add(n0, offset);
+      SmallVector<Value> masks(run);
+      if (masked)
+        for (int64_t v = 0; v < run; ++v)
+          masks[v] = b.laneMask(b.sub(b.i64(product.n - v * b.lanes), column));
+      Value k = b.i64(product.k);
+      Values totals;
+      if (manyBlocks())
+        totals =
+            b.forLoop(b.i64(0), k, product.depth, Values(run, b.splatF32(0)),
+                      [&](Value k0, ValueRange carried) {
+                        Value to = b.min(b.add(k0, product.depth), k);
+                        Values next = sumsOf(m, column, masks, k0, to);
+                        for (int64_t v = 0; v < run; ++v)
+                          next[v] = b.addf(carried[v], next[v]);
+                        return next;
+                      });
+      else
+        totals = sumsOf(m, column, masks, b.i64(0), k);
+      for (int64_t v = 0; v < run; ++v)
+        b.store(totals[v], b.atF32(b.atF32(sums, offset), v * b.lanes));
+    });
+    b.forLoop(b.i64(0), numPanels, 1, [&](Value panel) {
+      Value offset = b.mul(panel, tileColumns);
+      emitEpilogue(1, m, b.add(n0, offset), b.atF32(sums, offset));
     });
   });
 }
