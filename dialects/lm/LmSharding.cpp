@@ -43,6 +43,12 @@ public:
     rule.results.push_back(dims);
     return *this;
   }
+  // The operand added last holds indices into `factor`.
+  RuleBuilder &indexes(int64_t factor) {
+    rule.indexOperand = static_cast<int64_t>(rule.operands.size()) - 1;
+    rule.indexFactor = factor;
+    return *this;
+  }
   ShardingRule finish() {
     // Operands that take no part (scalars) come last and have no dims.
     while (rule.operands.size() < op->getNumOperands())
@@ -140,9 +146,11 @@ ShardingRule LinearOp::getShardingRule() {
   int64_t count = getNumContracted();
   int64_t numRows = shapeOf(getInput()).size() - count;
   Dims rows = b.factors(getInput(), 0, numRows);
-  Dims inner = b.factors(getInput(), numRows, count, Kind::Sum);
-  Dims outer = b.factors(getWeight(), count,
-                         shapeOf(getWeight()).size() - count);
+  // A bias must not be added to each partial sum.
+  Dims inner = b.factors(getInput(), numRows, count,
+                         getBias() ? Kind::Decompose : Kind::Sum);
+  Dims outer =
+      b.factors(getWeight(), count, shapeOf(getWeight()).size() - count);
   b.operand(RuleBuilder::concat(rows, inner))
       .operand(RuleBuilder::concat(inner, outer));
   if (getBias())
@@ -159,6 +167,7 @@ ShardingRule EmbeddingOp::getShardingRule() {
   Dims indices = b.factors(getIndices());
   return b.operand(RuleBuilder::concat(rows, inner))
       .operand(indices)
+      .indexes(rows[0])
       .result(RuleBuilder::concat(indices, inner))
       .finish();
 }
@@ -169,6 +178,7 @@ ShardingRule EmbeddingGradOp::getShardingRule() {
   Dims inner = b.factors(getOutput(), 1, shapeOf(getOutput()).size() - 1);
   Dims indices = b.factors(getIndices(), Kind::Sum);
   return b.operand(indices)
+      .indexes(rows[0])
       .operand(RuleBuilder::concat(indices, inner))
       .result(RuleBuilder::concat(rows, inner))
       .finish();
@@ -186,8 +196,13 @@ ShardingRule LayerNormOp::getShardingRule() {
 ShardingRule LayerNormInputGradOp::getShardingRule() {
   RuleBuilder b(*this);
   NormFactors f(b, getInput());
-  return b.operand(f.all).operand(f.all).operand(f.last).operand(f.rows)
-      .operand(f.rows).result(f.all).finish();
+  return b.operand(f.all)
+      .operand(f.all)
+      .operand(f.last)
+      .operand(f.rows)
+      .operand(f.rows)
+      .result(f.all)
+      .finish();
 }
 
 ShardingRule LayerNormWeightGradOp::getShardingRule() {
@@ -196,8 +211,13 @@ ShardingRule LayerNormWeightGradOp::getShardingRule() {
   Dims rows = b.factors(getInput(), 0, numRows, Kind::Sum);
   Dims last = b.factors(getInput(), numRows, 1);
   Dims all = RuleBuilder::concat(rows, last);
-  return b.operand(all).operand(all).operand(rows).operand(rows).result(last)
-      .result(last).finish();
+  return b.operand(all)
+      .operand(all)
+      .operand(rows)
+      .operand(rows)
+      .result(last)
+      .result(last)
+      .finish();
 }
 
 ShardingRule RmsNormOp::getShardingRule() {
@@ -209,8 +229,12 @@ ShardingRule RmsNormOp::getShardingRule() {
 ShardingRule RmsNormInputGradOp::getShardingRule() {
   RuleBuilder b(*this);
   NormFactors f(b, getInput());
-  return b.operand(f.all).operand(f.all).operand(f.last).operand(f.rows)
-      .result(f.all).finish();
+  return b.operand(f.all)
+      .operand(f.all)
+      .operand(f.last)
+      .operand(f.rows)
+      .result(f.all)
+      .finish();
 }
 
 ShardingRule RmsNormWeightGradOp::getShardingRule() {
@@ -270,18 +294,30 @@ ShardingRule AttentionGradOp::getShardingRule() {
 
 ShardingRule CrossEntropyOp::getShardingRule() {
   RuleBuilder b(*this);
-  NormFactors f(b, getLogits());
-  return b.operand(f.all).operand(f.rows).operand(f.rows).result(f.rows)
-      .result(f.rows).finish();
+  int64_t numRows = shapeOf(getLogits()).size() - 1;
+  Dims rows = b.factors(getLogits(), 0, numRows);
+  Dims last = b.factors(getLogits(), numRows, 1, Kind::Decompose);
+  return b.operand(RuleBuilder::concat(rows, last))
+      .operand(rows)
+      .indexes(last[0])
+      .operand(rows)
+      .result(rows)
+      .result(rows)
+      .finish();
 }
 
 ShardingRule CrossEntropyGradOp::getShardingRule() {
   RuleBuilder b(*this);
   int64_t numRows = shapeOf(getLogits()).size() - 1;
   Dims rows = b.factors(getLogits(), 0, numRows);
-  Dims all = RuleBuilder::concat(
-      rows, b.factors(getLogits(), numRows, 1, Kind::Replicated));
-  return b.operand(all).operand(rows).operand(rows).operand(rows).result(all)
+  Dims last = b.factors(getLogits(), numRows, 1);
+  Dims all = RuleBuilder::concat(rows, last);
+  return b.operand(all)
+      .operand(rows)
+      .indexes(last[0])
+      .operand(rows)
+      .operand(rows)
+      .result(all)
       .finish();
 }
 

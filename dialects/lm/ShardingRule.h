@@ -24,6 +24,7 @@ struct ShardingRule {
     Parallel,  // each index is computed on its own
     Sum,       // results are partial sums over it
     Max,       // results are partial maxima over it
+    Decompose, // may be sharded once the operation is rewritten as primitives
     Replicated // must not be sharded
   };
   struct Factor {
@@ -37,6 +38,11 @@ struct ShardingRule {
   llvm::SmallVector<Factor, 8> factors;
   llvm::SmallVector<Dims, 4> operands;
   llvm::SmallVector<Dims, 2> results;
+  // Operand `indexOperand` holds indices into factor `indexFactor`; where that
+  // factor is sharded, a rank's indices start at its first local row. An index
+  // outside the local rows must do nothing. -1: there is none.
+  int64_t indexOperand = -1;
+  int64_t indexFactor = -1;
 
   int64_t addFactor(int64_t size, Kind kind = Kind::Parallel) {
     factors.push_back({size, kind});

@@ -1,0 +1,120 @@
+// Registration and laws of the dist dialect.
+#include "dialects/dist/Dist.h"
+
+#include "mlir/IR/Builders.h"
+#include "mlir/IR/DialectImplementation.h"
+#include "mlir/IR/OpImplementation.h"
+#include "llvm/ADT/StringSet.h"
+#include "llvm/ADT/TypeSwitch.h"
+
+using namespace mlir;
+using namespace lmc::dist;
+
+#include "dialects/dist/DistDialect.cpp.inc"
+
+#define GET_ATTRDEF_CLASSES
+#include "dialects/dist/DistAttrs.cpp.inc"
+
+#define GET_OP_CLASSES
+#include "dialects/dist/DistOps.cpp.inc"
+
+void DistDialect::initialize() {
+  addAttributes<
+#define GET_ATTRDEF_LIST
+#include "dialects/dist/DistAttrs.cpp.inc"
+      >();
+  addOperations<
+#define GET_OP_LIST
+#include "dialects/dist/DistOps.cpp.inc"
+      >();
+}
+
+LogicalResult MeshAttr::verify(function_ref<InFlightDiagnostic()> emitError,
+                               ArrayAttr axes, DenseI64ArrayAttr sizes) {
+  if (static_cast<int64_t>(axes.size()) != sizes.size())
+    return emitError() << "names " << axes.size() << " axes, sizes "
+                       << sizes.size() << " (C1)";
+  llvm::StringSet<> names;
+  for (auto [axis, size] : llvm::zip(axes, sizes.asArrayRef())) {
+    auto name = llvm::dyn_cast<StringAttr>(axis);
+    if (!name || !names.insert(name.getValue()).second)
+      return emitError() << "axis " << axis << " is no unique name (C2)";
+    if (size < 1)
+      return emitError() << "axis " << axis << " has size " << size << " (C3)";
+  }
+  return success();
+}
+
+int64_t MeshAttr::getSize(StringRef axis) const {
+  for (auto [name, size] : llvm::zip(getAxes(), getSizes().asArrayRef()))
+    if (llvm::cast<StringAttr>(name).getValue() == axis)
+      return size;
+  return 1;
+}
+
+int64_t MeshAttr::getNumRanks() const {
+  int64_t ranks = 1;
+  for (int64_t size : getSizes().asArrayRef())
+    ranks *= size;
+  return ranks;
+}
+
+static SmallVector<StringRef> namesOf(ArrayAttr list) {
+  SmallVector<StringRef> names;
+  for (Attribute name : list)
+    names.push_back(cast<StringAttr>(name).getValue());
+  return names;
+}
+
+LogicalResult ShardingAttr::verify(function_ref<InFlightDiagnostic()> emitError,
+                                   ArrayAttr dims, ArrayAttr partial) {
+  llvm::StringSet<> seen;
+  auto check = [&](Attribute list) -> LogicalResult {
+    auto names = llvm::dyn_cast<ArrayAttr>(list);
+    if (!names)
+      return emitError() << "a dim needs a list of axes, has " << list;
+    for (Attribute name : names) {
+      auto text = llvm::dyn_cast<StringAttr>(name);
+      if (!text || !seen.insert(text.getValue()).second)
+        return emitError() << "axis " << name << " occurs twice (C1)";
+    }
+    return success();
+  };
+  for (Attribute dim : dims)
+    if (failed(check(dim)))
+      return failure();
+  return check(partial);
+}
+
+SmallVector<StringRef> ShardingAttr::getAxes(unsigned dim) const {
+  return namesOf(llvm::cast<ArrayAttr>(getDims()[dim]));
+}
+
+SmallVector<StringRef> ShardingAttr::getPartialAxes() const {
+  return namesOf(getPartial());
+}
+
+LogicalResult AllReduceOp::verify() {
+  if (getKind() != "sum" && getKind() != "max")
+    return emitOpError() << "kind is '" << getKind()
+                         << "', expected 'sum' or 'max' (C1)";
+  if (getAxes().empty())
+    return emitOpError() << "names no axis (C2)";
+  return success();
+}
+
+int64_t lmc::dist::localSize(int64_t globalSize, ArrayRef<StringRef> axes,
+                             MeshAttr mesh) {
+  int64_t parts = 1;
+  for (StringRef axis : axes)
+    parts *= mesh.getSize(axis);
+  return (globalSize + parts - 1) / parts;
+}
+
+RankedTensorType lmc::dist::localType(RankedTensorType type,
+                                      ShardingAttr sharding, MeshAttr mesh) {
+  SmallVector<int64_t> shape(type.getShape());
+  for (unsigned i = 0; i < shape.size(); ++i)
+    shape[i] = localSize(shape[i], sharding.getAxes(i), mesh);
+  return RankedTensorType::get(shape, type.getElementType());
+}

@@ -1,0 +1,35 @@
+// The dist dialect: WHERE a value lives.
+#ifndef LMC_DIALECTS_DIST_DIST_H
+#define LMC_DIALECTS_DIST_DIST_H
+
+#include "mlir/Bytecode/BytecodeOpInterface.h"
+#include "mlir/IR/BuiltinAttributes.h"
+#include "mlir/IR/BuiltinTypes.h"
+#include "mlir/IR/Dialect.h"
+#include "mlir/IR/OpDefinition.h"
+#include "mlir/Interfaces/SideEffectInterfaces.h"
+
+#include "dialects/dist/DistDialect.h.inc"
+
+#define GET_ATTRDEF_CLASSES
+#include "dialects/dist/DistAttrs.h.inc"
+
+#define GET_OP_CLASSES
+#include "dialects/dist/DistOps.h.inc"
+
+namespace lmc::dist {
+
+inline constexpr llvm::StringLiteral kMeshAttr = "dist.mesh";
+inline constexpr llvm::StringLiteral kShardingAttr = "dist.sharding";
+
+// The size that `axes` leave of a dim: rounded up, the rest is padding.
+int64_t localSize(int64_t globalSize, llvm::ArrayRef<llvm::StringRef> axes,
+                  MeshAttr mesh);
+
+// The local type of a tensor of global `type` under `sharding`.
+mlir::RankedTensorType localType(mlir::RankedTensorType type,
+                                 ShardingAttr sharding, MeshAttr mesh);
+
+} // namespace lmc::dist
+
+#endif // LMC_DIALECTS_DIST_DIST_H

@@ -1,0 +1,81 @@
+// Attributes and operations of the dist dialect.
+#ifndef LMC_DIALECTS_DIST_DISTOPS_TD
+#define LMC_DIALECTS_DIST_DISTOPS_TD
+
+include "dialects/dist/DistDialect.td"
+include "mlir/IR/AttrTypeBase.td"
+include "mlir/IR/BuiltinAttributeInterfaces.td"
+include "mlir/Interfaces/SideEffectInterfaces.td"
+
+class Dist_Attr<string name, string attrMnemonic>
+    : AttrDef<Dist_Dialect, name> {
+  let mnemonic = attrMnemonic;
+}
+
+def Dist_MeshAttr : Dist_Attr<"Mesh", "mesh"> {
+  let summary = "named axes with their sizes, slowest first";
+  let description = [{
+    Stands as module attribute `dist.mesh`.
+
+    Constraints: (C1) as many names as sizes; (C2) names are unique; (C3)
+    sizes are positive.
+
+    ```mlir
+    #dist.mesh<["pp", "dp", "tp"], [1, 2, 2]>
+    ```
+  }];
+  let parameters = (ins "::mlir::ArrayAttr":$axes,
+                    "::mlir::DenseI64ArrayAttr":$sizes);
+  let assemblyFormat = "`<` $axes `,` $sizes `>`";
+  let genVerifyDecl = 1;
+  let extraClassDeclaration = [{
+    // The size of an axis; 1 for one that the mesh lacks.
+    int64_t getSize(::mlir::StringRef axis) const;
+    int64_t getNumRanks() const;
+  }];
+}
+
+def Dist_ShardingAttr : Dist_Attr<"Sharding", "sharding"> {
+  let summary = "how a tensor lies on the mesh";
+  let description = [{
+    `dims` holds a list of axes for each dim, the first one slowest; `partial`
+    the axes on which the value is still to be summed.
+
+    Constraints: (C1) an axis occurs once.
+
+    ```mlir
+    // [B, T, F]: samples over dp, columns over tp
+    #dist.sharding<[["dp"], [], ["tp"]], []>
+    ```
+  }];
+  let parameters = (ins "::mlir::ArrayAttr":$dims, "::mlir::ArrayAttr":$partial);
+  let assemblyFormat = "`<` $dims `,` $partial `>`";
+  let genVerifyDecl = 1;
+  let extraClassDeclaration = [{
+    ::mlir::SmallVector<::mlir::StringRef> getAxes(unsigned dim) const;
+    ::mlir::SmallVector<::mlir::StringRef> getPartialAxes() const;
+  }];
+}
+
+def Dist_AllReduceOp : Op<Dist_Dialect, "all_reduce",
+    [Pure, AllTypesMatch<["input", "output"]>]> {
+  let summary = "sum or maximum over the ranks that differ on some axes";
+  let description = [{
+    Every member of the group gets the sum (or maximum) of the members'
+    values, added in rank order. `tied` says that the result takes the
+    operand's bytes, which have no reader afterwards.
+
+    Constraints: (C1) kind is `sum` or `max`; (C2) at least one axis.
+
+    ```mlir
+    %y = dist.all_reduce "sum" %x over ["tp"] : tensor<4x256x384xf32>
+    ```
+  }];
+  let arguments = (ins StrAttr:$kind, AnyRankedTensor:$input, ArrayAttr:$axes,
+                   UnitAttr:$tied);
+  let results = (outs AnyRankedTensor:$output);
+  let assemblyFormat = "$kind $input `over` $axes attr-dict `:` type($input)";
+  let hasVerifier = 1;
+}
+
+#endif // LMC_DIALECTS_DIST_DISTOPS_TD

@@ -1,0 +1,154 @@
+// Native code for kernels: the order of work. See Codegen.h.
+//
+// Each kernel is printed, and from its text alone compiled on some thread in a
+// context of that thread's own: contexts are not shared, so threads do not
+// meet, and the text together with target and compiler is the key of the
+// cache.
+#include "passes/codegen/Codegen.h"
+#include "passes/codegen/Cache.h"
+#include "passes/codegen/Lowering.h"
+#include "passes/codegen/Object.h"
+
+#include "mlir/Parser/Parser.h"
+#include "llvm/IR/LLVMContext.h"
+#include "llvm/IR/Module.h"
+#include "llvm/Support/raw_ostream.h"
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+
+using namespace mlir;
+using namespace lmc;
+using namespace lmc::codegen;
+
+FailureOr<KernelFacts> codegen::getKernelFacts(plan::KernelOp kernel) {
+  KernelFacts facts;
+  facts.symbol = kernel.getSymName().str();
+  facts.pointers = countPointers(kernel);
+  facts.takesMicroBatch = codegen::takesMicroBatch(kernel);
+  facts.takesRows = codegen::takesRows(kernel);
+  if (failed(planKernel(kernel, facts)))
+    return failure();
+  for (Operation &op : kernel.getBody().front())
+    if (auto costed = dyn_cast<lm::Costed>(op))
+      if (facts.flops == 0 && !facts.takesRows)
+        facts.flops = costed.getFlops();
+  return facts;
+}
+
+namespace {
+
+// What became of one kernel.
+struct Compiled {
+  std::string object;
+  std::string error;
+};
+
+void compileText(const std::string &text, const Target &target,
+                 MLIRContext &context, Compiled &result) {
+  std::string messages;
+  ScopedDiagnosticHandler handler(&context, [&](Diagnostic &diagnostic) {
+    llvm::raw_string_ostream(messages) << diagnostic.str() << '\n';
+    return success();
+  });
+  auto fail = [&](const std::string &what) {
+    result.error = messages.empty() ? what : messages;
+  };
+  auto module = parseSourceString<ModuleOp>(
+      text, ParserConfig(&context, /*verifyAfterParse=*/false));
+  if (!module)
+    return fail("cannot read back the kernel's text");
+  auto kernel = *module->getOps<plan::KernelOp>().begin();
+  auto built = buildKernelModule(kernel, target.machine);
+  if (!built)
+    return fail("cannot build its loops");
+  if (failed(lowerToLLVM(*built)))
+    return fail("cannot lower its loops to LLVM");
+  llvm::LLVMContext llvmContext;
+  auto ir = translateToLLVMIR(*built, llvmContext);
+  if (!ir)
+    return fail("cannot translate it to LLVM IR");
+  std::string error;
+  auto object = compileToObject(*ir, target, error);
+  if (failed(object))
+    return fail(error);
+  result.object = std::move(*object);
+}
+
+std::string printKernel(plan::KernelOp kernel) {
+  std::string text;
+  llvm::raw_string_ostream stream(text);
+  kernel->print(stream, OpPrintingFlags().useLocalScope());
+  return text;
+}
+
+} // namespace
+
+FailureOr<CompiledKernels>
+codegen::compileKernels(ArrayRef<plan::KernelOp> kernels,
+                        const CodegenOptions &options) {
+  if (kernels.empty())
+    return CompiledKernels();
+  std::string error;
+  auto target = resolveTarget(options.targetCpu, error);
+  plan::KernelOp first = kernels.front();
+  if (failed(target))
+    return first.emitError() << error;
+
+  CompiledKernels result;
+  result.targetCpu = target->cpu;
+  result.cpuFeatures = target->cpuFlags;
+  std::vector<std::string> texts;
+  for (plan::KernelOp kernel : kernels) {
+    auto facts = getKernelFacts(kernel);
+    if (failed(facts))
+      return failure();
+    result.kernels.push_back(std::move(*facts));
+    texts.push_back(printKernel(kernel));
+  }
+
+  Cache cache(options.cacheDirectory, *target);
+  std::vector<Compiled> compiled(kernels.size());
+  std::atomic<size_t> next{0};
+  auto work = [&] {
+    DialectRegistry registry;
+    registerCodegenDialects(registry);
+    MLIRContext context(registry, MLIRContext::Threading::DISABLED);
+    context.loadAllAvailableDialects();
+    while (true) {
+      size_t index = next.fetch_add(1);
+      if (index >= texts.size())
+        return;
+      if (cache.find(texts[index], compiled[index].object))
+        continue;
+      compileText(texts[index], *target, context, compiled[index]);
+      if (compiled[index].error.empty())
+        cache.insert(texts[index], compiled[index].object);
+    }
+  };
+  unsigned threads =
+      options.threads ? options.threads
+                      : std::max(1u, std::thread::hardware_concurrency());
+  threads = std::min<size_t>(threads, texts.size());
+  std::vector<std::thread> pool;
+  for (unsigned i = 1; i < threads; ++i)
+    pool.emplace_back(work);
+  work();
+  for (std::thread &thread : pool)
+    thread.join();
+
+  std::vector<std::string> objects;
+  for (auto [index, one] : llvm::enumerate(compiled)) {
+    if (!one.error.empty()) {
+      plan::KernelOp kernel = kernels[index];
+      return kernel.emitOpError() << "cannot be compiled: " << one.error;
+    }
+    objects.push_back(std::move(one.object));
+  }
+  auto object = linkObjects(objects, error);
+  if (failed(object))
+    return first.emitError() << error;
+  result.object = std::move(*object);
+  return result;
+}

@@ -1,0 +1,452 @@
+// Matrix products with elementwise work on their result.
+//
+//     C [M, N] = epilogue(A [M, K] * B [K, N])
+//
+// A may lie transposed ([K, M]), B too ([N, K]). A unit is a block of rows by
+// a block of columns. For each block of kDepth along K it packs its part of B
+// into panels [k][48] on the stack, then walks tiles of 8 rows by 48 columns:
+// 24 accumulators, and per k three loads of B and eight broadcasts of A.
+//
+//          n0      48 columns
+//     m0  +-------+-------+        acc[8][3] += A[8][k] * panel[k][48]
+//     8   | tile  |       |
+//         +-------+       |        one vector is 16 columns
+//
+// The sum over K has one shape whatever the unit, the tile or the number of
+// rows: fused multiply-adds in the order of k from zero within a block, block
+// sums added in order. Bits therefore depend neither on threads nor on how
+// many rows are computed together.
+//
+// Few rows (decoding) read B where it lies: packing would cost more than the
+// product.
+#include "passes/codegen/Contraction.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+
+using namespace mlir;
+using namespace lmc;
+using namespace lmc::codegen;
+
+namespace {
+
+lm::ContractOp findContract(plan::KernelOp kernel) {
+  lm::ContractOp found;
+  for (Operation &op : kernel.getBody().front())
+    if (auto contract = dyn_cast<lm::ContractOp>(op)) {
+      if (found)
+        return {};
+      found = contract;
+    }
+  return found;
+}
+
+Value lookThroughReshape(Value value) {
+  while (auto cast = value.getDefiningOp<lm::ReshapeOp>())
+    value = cast.getInput();
+  return value;
+}
+
+int64_t productOf(ArrayRef<int64_t> shape) {
+  int64_t count = 1;
+  for (int64_t size : shape)
+    count *= ShapedType::isDynamic(size) ? kDynamicSize : size;
+  return count;
+}
+
+} // namespace
+
+FailureOr<Product> codegen::describeProduct(plan::KernelOp kernel) {
+  Product product;
+  product.op = findContract(kernel);
+  if (!product.op)
+    return kernel.emitOpError()
+           << "of kind contraction must hold exactly one lm.contract";
+  auto lhs = dyn_cast<BlockArgument>(lookThroughReshape(product.op.getLhs()));
+  auto rhs = dyn_cast<BlockArgument>(lookThroughReshape(product.op.getRhs()));
+  if (!lhs || !rhs)
+    return product.op.emitOpError()
+           << "in a kernel must contract arguments of the kernel";
+  product.lhs = lhs.getArgNumber();
+  product.rhs = rhs.getArgNumber();
+  auto lhsShape = cast<RankedTensorType>(product.op.getLhs().getType())
+                      .getShape();
+  auto rhsShape = cast<RankedTensorType>(product.op.getRhs().getType())
+                      .getShape();
+  ArrayRef<int64_t> lhsDims = product.op.getLhsDims();
+  ArrayRef<int64_t> rhsDims = product.op.getRhsDims();
+  size_t count = lhsDims.size();
+  product.transposedLhs = count < lhsShape.size() && lhsDims.front() == 0;
+  product.transposedRhs = rhsDims.front() != 0;
+  product.k = productOf(product.transposedLhs ? lhsShape.take_front(count)
+                                              : lhsShape.take_back(count));
+  product.m = productOf(lhsShape) / product.k;
+  product.n = productOf(rhsShape) / product.k;
+  if (product.k >= kDynamicSize || product.n >= kDynamicSize ||
+      (product.m >= kDynamicSize && product.transposedLhs))
+    return product.op.emitOpError()
+           << "may have a dynamic dim only as the leading one of its left "
+              "operand";
+
+  // Units: enough for many threads, large enough to earn their packing.
+  int64_t rows = product.dynamic() ? 512 : product.m;
+  int64_t rowBlocks = (rows + 511) / 512;
+  product.rowsPerUnit = (rows + rowBlocks - 1) / rowBlocks;
+  product.rowsPerUnit = (product.rowsPerUnit + 47) / 48 * 48;
+  rowBlocks = (rows + product.rowsPerUnit - 1) / product.rowsPerUnit;
+  int64_t panels = (product.n + Product::kPanel - 1) / Product::kPanel;
+  product.depth = std::min<int64_t>(Product::kDepth,
+                                    (product.k + 15) / 16 * 16);
+  product.panelsPerUnit =
+      std::clamp<int64_t>(panels * rowBlocks / 16, 1, 6);
+  return product;
+}
+
+namespace {
+
+class ProductEmitter {
+public:
+  ProductEmitter(EmitContext &context, const KernelBody &body,
+                 const Product &product)
+      : context(context), body(body), product(product), b(context.b),
+        ev(body, b, context.pointers, context.microBatch),
+        tileRows(context.machine.wide ? 8 : 6),
+        tileColumns(context.machine.wide ? 48 : 16),
+        vectors(tileColumns / b.lanes) {}
+
+  LogicalResult emit();
+
+private:
+  EmitContext &context;
+  const KernelBody &body;
+  Product product;
+  LoopBuilder &b;
+  Evaluator ev;
+  const int64_t tileRows, tileColumns, vectors;
+  bool failedOnce = false;
+
+  Value a, rhs;                  // pointers
+  Value panels, sums, packedLhs; // on the stack
+  Value mEnd, n0;                // of the unit
+  Value m0, numPanels;
+
+  bool manyBlocks() const { return product.k > product.depth; }
+  void emitUnit(Value unit);
+  void emitRows(Value k0, Value depth, bool packed);
+  void packNormal(Value k0, Value depth);
+  void packTransposed(Value k0, Value depth);
+  void packLhs(Value m, Value k0, Value depth);
+  void emitTile(int64_t rows, Value m, Value panel, Value k0, Value depth,
+                bool packed, bool packedA);
+  void emitEpilogue(int64_t rows, Value m, Value column, Value tile);
+};
+
+LogicalResult ProductEmitter::emit() {
+  if (failed(ev.beginKernel()))
+    return failure();
+  a = context.pointers[product.lhs];
+  rhs = context.pointers[product.rhs];
+  Type f32 = b.builder.getF32Type();
+  panels = b.stackArray(f32, product.panelElements());
+  sums = b.stackArray(f32, product.sumElements());
+  if (product.transposedLhs)
+    packedLhs = b.stackArray(f32, product.depth * 8);
+  b.forLoop(context.begin, context.end, 1,
+            [&](Value unit) { emitUnit(unit); });
+  return failure(failedOnce);
+}
+
+void ProductEmitter::emitUnit(Value unit) {
+  int64_t columns = product.columns();
+  m0 = b.mul(b.div(unit, columns), product.rowsPerUnit);
+  n0 = b.mul(b.rem(unit, columns), product.columnsPerUnit());
+  mEnd = b.min(b.add(m0, product.rowsPerUnit),
+               context.rows ? context.rows : b.i64(product.m));
+  Value nEnd = b.min(b.add(n0, product.columnsPerUnit()), product.n);
+  numPanels = b.ceilDiv(b.sub(nEnd, n0), tileColumns);
+  auto overDepth = [&](bool packed) {
+    auto block = [&](Value k0) {
+      Value depth = b.min(b.sub(b.i64(product.k), k0), product.depth);
+      if (packed && product.transposedRhs)
+        packTransposed(k0, depth);
+      else if (packed)
+        packNormal(k0, depth);
+      emitRows(k0, depth, packed);
+    };
+    if (manyBlocks())
+      b.forLoop(b.i64(0), b.i64(product.k), product.depth, block);
+    else
+      block(b.i64(0));
+  };
+  // A transposed B has to be turned for any number of rows.
+  bool mayStream = !product.transposedRhs;
+  bool mayBeFew = product.dynamic() || product.m < tileRows;
+  if (!mayStream || !mayBeFew)
+    overDepth(true);
+  else if (!product.dynamic())
+    overDepth(false);
+  else
+    b.ifThenElse(
+        b.less(b.sub(mEnd, m0), b.i64(tileRows)), [&] { overDepth(false); },
+        [&] { overDepth(true); });
+}
+
+void ProductEmitter::packNormal(Value k0, Value depth) {
+  Type f32 = b.builder.getF32Type();
+  bool masked = product.n % tileColumns != 0;
+  b.forLoop(b.i64(0), depth, 1, [&](Value k) {
+    Value source =
+        b.atF32(rhs, b.add(b.mul(b.add(k0, k), product.n), n0));
+    Value target = b.atF32(panels, b.mul(k, tileColumns));
+    b.forLoop(b.i64(0), numPanels, 1, [&](Value p) {
+      Value column = b.mul(p, tileColumns);
+      Value from = b.atF32(source, column);
+      Value to =
+          b.atF32(target, b.mul(p, product.depth * tileColumns));
+      for (int64_t v = 0; v < vectors; ++v) {
+        Value mask;
+        if (masked)
+          mask = b.laneMask(
+              b.sub(b.i64(product.n - v * b.lanes), b.add(n0, column)));
+        b.store(b.loadVector(b.atF32(from, v * b.lanes), f32, mask),
+                b.atF32(to, v * b.lanes));
+      }
+    });
+  });
+}
+
+void ProductEmitter::packTransposed(Value k0, Value depth) {
+  Type f32 = b.builder.getF32Type();
+  bool maskedDepth = product.k % b.lanes != 0;
+  int64_t groupsPerPanel = tileColumns / b.lanes;
+  Value groups = b.mul(numPanels, groupsPerPanel);
+  b.forLoop(b.i64(0), groups, 1, [&](Value group) {
+    Value panel = b.div(group, groupsPerPanel);
+    Value lane0 = b.mul(b.rem(group, groupsPerPanel), b.lanes);
+    Value n = b.add(n0, b.mul(group, b.lanes));
+    Values rowPointers;
+    for (int64_t r = 0; r < b.lanes; ++r) {
+      // Columns past the end repeat the last one; nothing stores them.
+      Value row = b.min(b.add(n, r), product.n - 1);
+      rowPointers.push_back(
+          b.atF32(rhs, b.add(b.mul(row, product.k), k0)));
+    }
+    Value target = b.atF32(
+        panels,
+        b.add(b.mul(panel, product.depth * tileColumns), lane0));
+    b.forLoop(b.i64(0), depth, b.lanes, [&](Value k) {
+      Value mask;
+      if (maskedDepth)
+        mask = b.laneMask(b.sub(depth, k));
+      Values rows;
+      for (Value pointer : rowPointers)
+        rows.push_back(b.loadVector(b.atF32(pointer, k), f32, mask));
+      transposeSquare(b, rows);
+      Value to = b.atF32(target, b.mul(k, tileColumns));
+      for (int64_t i = 0; i < b.lanes; ++i)
+        b.store(rows[i], b.atF32(to, i * tileColumns));
+    });
+  });
+}
+
+// A tile of the transposed A, [k][tileRows]: its rows lie far apart.
+void ProductEmitter::packLhs(Value m, Value k0, Value depth) {
+  Type f32 = b.builder.getF32Type();
+  b.forLoop(b.i64(0), depth, 1, [&](Value k) {
+    Value from = b.atF32(a, b.add(b.mul(b.add(k0, k), product.m), m));
+    Value to = b.atF32(packedLhs, b.mul(k, 8));
+    Type type = b.vectorOf(f32, 8);
+    if (tileRows == 8) {
+      Value row =
+          b.builder.create<LLVM::LoadOp>(b.loc, type, from, /*alignment=*/4);
+      b.store(row, to);
+    } else {
+      for (int64_t i = 0; i < tileRows; ++i)
+        b.store(b.loadF32(b.atF32(from, i)), b.atF32(to, i));
+    }
+  });
+}
+
+void ProductEmitter::emitRows(Value k0, Value depth, bool packed) {
+  auto overPanels = [&](int64_t rows, Value m, bool packedA) {
+    b.forLoop(b.i64(0), numPanels, 1, [&](Value panel) {
+      emitTile(rows, m, panel, k0, depth, packed, packedA);
+    });
+  };
+  Value tail = m0;
+  if (packed) {
+    Value count = b.div(b.sub(mEnd, m0), tileRows);
+    tail = b.add(m0, b.mul(count, tileRows));
+    b.forLoop(m0, tail, tileRows, [&](Value m) {
+      if (product.transposedLhs)
+        packLhs(m, k0, depth);
+      overPanels(tileRows, m, product.transposedLhs);
+    });
+  }
+  if (product.dynamic() || product.m % tileRows != 0 || !packed ||
+      product.rowsPerUnit % tileRows != 0)
+    b.forLoop(tail, mEnd, 1, [&](Value m) { overPanels(1, m, false); });
+}
+
+void ProductEmitter::emitTile(int64_t rows, Value m, Value panel, Value k0,
+                              Value depth, bool packed, bool packedA) {
+  Type f32 = b.builder.getF32Type();
+  Value column = b.add(n0, b.mul(panel, tileColumns));
+  SmallVector<Value> masks(vectors);
+  if (!packed && product.n % tileColumns != 0)
+    for (int64_t v = 0; v < vectors; ++v)
+      masks[v] = b.laneMask(b.sub(b.i64(product.n - v * b.lanes), column));
+  Value source =
+      packed ? b.atF32(panels, b.mul(panel, product.depth * tileColumns))
+             : b.atF32(rhs, b.add(b.mul(k0, product.n), column));
+  int64_t sourceStride = packed ? tileColumns : product.n;
+
+  Value left;
+  int64_t leftDepthStride = 1, leftRowStride = product.k;
+  if (packedA) {
+    left = packedLhs;
+    leftDepthStride = 8;
+    leftRowStride = 1;
+  } else if (product.transposedLhs) {
+    left = b.atF32(a, b.add(b.mul(k0, product.m), m));
+    leftDepthStride = product.m;
+    leftRowStride = 1;
+  } else {
+    left = b.atF32(a, b.add(b.mul(m, product.k), k0));
+  }
+
+  auto oneStep = [&](Value k, Values sumsNow) {
+    Value from = b.atF32(source, b.mul(k, sourceStride));
+    Value leftAt = b.atF32(left, b.mul(k, leftDepthStride));
+    Values columns;
+    for (int64_t v = 0; v < vectors; ++v)
+      columns.push_back(
+          b.loadVector(b.atF32(from, v * b.lanes), f32, masks[v]));
+    for (int64_t r = 0; r < rows; ++r) {
+      Value element =
+          b.splat(b.loadF32(b.atF32(leftAt, r * leftRowStride)));
+      for (int64_t v = 0; v < vectors; ++v)
+        sumsNow[r * vectors + v] =
+            b.fma(element, columns[v], sumsNow[r * vectors + v]);
+    }
+    return sumsNow;
+  };
+  // K is known: unrolled by hand if all blocks allow it.
+  int64_t unroll = product.k % 4 == 0 && product.depth % 4 == 0 ? 4 : 1;
+  Values sumsNow(rows * vectors, b.splatF32(0));
+  sumsNow = b.forLoop(b.i64(0), depth, unroll, sumsNow,
+                      [&](Value k, ValueRange carried) {
+                        Values next(carried.begin(), carried.end());
+                        for (int64_t u = 0; u < unroll; ++u)
+                          next = oneStep(b.add(k, u), next);
+                        return next;
+                      });
+
+  Value tile = sums;
+  if (manyBlocks())
+    tile = b.atF32(
+        sums, b.add(b.mul(b.sub(m, m0), product.columnsPerUnit()),
+                    b.mul(panel, tileColumns * rows)));
+  Value later;
+  if (manyBlocks()) {
+    Value first = b.equal(k0, b.i64(0));
+    later = b.splat(b.builder.create<arith::XOrIOp>(b.loc, first,
+                                                    b.boolean(true)));
+  }
+  for (int64_t i = 0; i < rows * vectors; ++i) {
+    Value to = b.atF32(tile, i * b.lanes);
+    Value sum = sumsNow[i];
+    if (manyBlocks())
+      sum = b.addf(b.loadVector(to, f32, later), sum);
+    b.store(sum, to);
+  }
+  if (!manyBlocks())
+    return emitEpilogue(rows, m, column, tile);
+  b.ifThen(b.equal(b.add(k0, depth), b.i64(product.k)),
+           [&] { emitEpilogue(rows, m, column, tile); });
+}
+
+void ProductEmitter::emitEpilogue(int64_t rows, Value m, Value column,
+                                  Value tile) {
+  Type f32 = b.builder.getF32Type();
+  bool masked = product.n % tileColumns != 0;
+  b.forLoop(b.i64(0), b.i64(rows), 1, [&](Value r) {
+    if (failed(ev.beginRow(b.add(m, r)))) {
+      failedOnce = true;
+      return;
+    }
+    Value sumsOfRow = b.atF32(tile, b.mul(r, tileColumns));
+    for (int64_t v = 0; v < vectors; ++v) {
+      Value at = b.add(column, v * b.lanes);
+      Value mask;
+      if (masked)
+        mask = b.laneMask(b.sub(b.i64(product.n), at));
+      ev.beginChunk({}, at, mask);
+      ev.define(product.op.getOutput(),
+                b.loadVector(b.atF32(sumsOfRow, v * b.lanes), f32));
+      for (auto [index, value] : llvm::enumerate(body.yield().getValues())) {
+        Value computed = ev.getVector(value);
+        failedOnce |= !computed;
+        if (computed)
+          ev.storeResult(index, computed);
+      }
+    }
+  });
+}
+
+} // namespace
+
+void codegen::transposeSquare(LoopBuilder &b, Values &rows) {
+  // Swaps the off-diagonal blocks of halves, quarters, ... (Eklundh).
+  int64_t size = rows.size();
+  for (int64_t block = size / 2; block >= 1; block /= 2)
+    for (int64_t i = 0; i < size; ++i) {
+      if (i & block)
+        continue;
+      SmallVector<int64_t> upper(size), lower(size);
+      for (int64_t lane = 0; lane < size; ++lane) {
+        upper[lane] = lane & block ? size + lane - block : lane;
+        lower[lane] = lane & block ? size + lane : lane + block;
+      }
+      Value top = rows[i], bottom = rows[i + block];
+      rows[i] = b.shuffle(top, bottom, upper);
+      rows[i + block] = b.shuffle(top, bottom, lower);
+    }
+}
+
+LogicalResult codegen::planContraction(plan::KernelOp kernel,
+                                       KernelFacts &facts) {
+  auto product = describeProduct(kernel);
+  if (failed(product))
+    return failure();
+  facts.rows = product->dynamic() ? 0 : product->m;
+  facts.rowsPerUnit = product->rowsPerUnit;
+  facts.columns = product->columns();
+  facts.stackBytes =
+      4 * (product->panelElements() + product->sumElements() +
+           (product->transposedLhs ? product->depth * 8 : 0)) +
+      16384;
+  facts.flops = product->dynamic()
+                    ? 0
+                    : 2 * product->m * product->n * product->k;
+  return success();
+}
+
+LogicalResult codegen::emitContraction(EmitContext &context) {
+  auto product = describeProduct(context.kernel);
+  if (failed(product))
+    return failure();
+  auto body = KernelBody::analyze(context.kernel, KernelBody::Split::Explicit,
+                                  product->n);
+  if (failed(body))
+    return failure();
+  if (body->columnGroups.size() > 1)
+    return context.kernel.emitOpError()
+           << "broadcasts along a part of the product's columns, which a "
+              "contraction does not";
+  for (Value value : body->yield().getValues())
+    if (body->placeOf(value) != Level::Vector && body->split > 1)
+      return context.kernel.emitOpError()
+             << "of kind contraction yields " << value.getType()
+             << ", which is not of the product's shape";
+  return ProductEmitter(context, *body, *product).emit();
+}

@@ -1,0 +1,45 @@
+// One emitter per kind of kernel. `plan*` says how the grid is cut, from the
+// kernel alone; `emit*` writes the loops over the units [begin, end).
+#ifndef LMC_PASSES_CODEGEN_EMITTER_H
+#define LMC_PASSES_CODEGEN_EMITTER_H
+
+#include "passes/codegen/Codegen.h"
+#include "passes/codegen/Evaluator.h"
+
+namespace lmc::codegen {
+
+// What of the instruction set the loops depend on.
+struct Machine {
+  bool wide = true; // 32 registers of 16 floats, else 16 of 8
+};
+
+struct EmitContext {
+  plan::KernelOp kernel;
+  LoopBuilder &b;
+  const Machine &machine;
+  mlir::ValueRange pointers;
+  mlir::Value microBatch; // i64, null if the kernel takes none
+  mlir::Value rows;       // i64, null if the leading dim is static
+  mlir::Value begin, end; // units
+};
+
+#define LMC_KERNEL_KIND(Name)                                                  \
+  mlir::LogicalResult plan##Name(plan::KernelOp kernel, KernelFacts &facts);   \
+  mlir::LogicalResult emit##Name(EmitContext &context);
+
+LMC_KERNEL_KIND(Row) // flat and row
+LMC_KERNEL_KIND(ColumnReduce)
+LMC_KERNEL_KIND(Contraction)
+LMC_KERNEL_KIND(Scatter)
+LMC_KERNEL_KIND(Attention)
+LMC_KERNEL_KIND(AttentionGrad)
+LMC_KERNEL_KIND(Rope)
+#undef LMC_KERNEL_KIND
+
+// The grid and the loops of any kind.
+mlir::LogicalResult planKernel(plan::KernelOp kernel, KernelFacts &facts);
+mlir::LogicalResult emitKernel(EmitContext &context);
+
+} // namespace lmc::codegen
+
+#endif // LMC_PASSES_CODEGEN_EMITTER_H

@@ -1,0 +1,191 @@
+// Builds a kernel's functions and lowers them to LLVM IR.
+//
+// A kernel becomes two functions. The entry has the C signature that the plan
+// promises: it loads the pointers and calls the body, whose pointer parameters
+// carry `noalias`, so that loads and stores of different tensors may pass each
+// other. A result tied to an argument shares that argument's parameter.
+#include "passes/codegen/Lowering.h"
+
+#include "mlir/Conversion/ArithToLLVM/ArithToLLVM.h"
+#include "mlir/Conversion/ControlFlowToLLVM/ControlFlowToLLVM.h"
+#include "mlir/Conversion/MathToLLVM/MathToLLVM.h"
+#include "mlir/Conversion/ReconcileUnrealizedCasts/ReconcileUnrealizedCasts.h"
+#include "mlir/Conversion/SCFToControlFlow/SCFToControlFlow.h"
+#include "mlir/Conversion/VectorToLLVM/ConvertVectorToLLVMPass.h"
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/ControlFlow/IR/ControlFlow.h"
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Dialect/Math/Transforms/Passes.h"
+#include "mlir/Dialect/SCF/IR/SCF.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
+#include "mlir/Pass/PassManager.h"
+#include "mlir/Target/LLVMIR/Dialect/Builtin/BuiltinToLLVMIRTranslation.h"
+#include "mlir/Target/LLVMIR/Dialect/LLVMIR/LLVMToLLVMIRTranslation.h"
+#include "mlir/Target/LLVMIR/Export.h"
+#include "mlir/Transforms/GreedyPatternRewriteDriver.h"
+#include "llvm/IR/Module.h"
+
+using namespace mlir;
+using namespace lmc;
+using namespace lmc::codegen;
+
+LogicalResult codegen::planKernel(plan::KernelOp kernel, KernelFacts &facts) {
+  StringRef kind = kernel.getKind();
+  if (kind == "flat" || kind == "row")
+    return planRow(kernel, facts);
+  if (kind == "column_reduce")
+    return planColumnReduce(kernel, facts);
+  if (kind == "contraction")
+    return planContraction(kernel, facts);
+  if (kind == "scatter")
+    return planScatter(kernel, facts);
+  if (kind == "attention")
+    return planAttention(kernel, facts);
+  if (kind == "attention_grad")
+    return planAttentionGrad(kernel, facts);
+  if (kind == "rope")
+    return planRope(kernel, facts);
+  return kernel.emitOpError()
+         << "has kind '" << kind
+         << "', but there are emitters for flat, row, column_reduce, "
+            "contraction, scatter, attention, attention_grad and rope";
+}
+
+LogicalResult codegen::emitKernel(EmitContext &context) {
+  StringRef kind = context.kernel.getKind();
+  if (kind == "flat" || kind == "row")
+    return emitRow(context);
+  if (kind == "column_reduce")
+    return emitColumnReduce(context);
+  if (kind == "contraction")
+    return emitContraction(context);
+  if (kind == "scatter")
+    return emitScatter(context);
+  if (kind == "attention")
+    return emitAttention(context);
+  if (kind == "attention_grad")
+    return emitAttentionGrad(context);
+  return emitRope(context);
+}
+
+OwningOpRef<ModuleOp> codegen::buildKernelModule(plan::KernelOp kernel,
+                                                 const Machine &machine) {
+  // The loops carry no source locations: the same kernel of two layers, or of
+  // two files, is the same text.
+  MLIRContext *context = kernel.getContext();
+  Location loc = UnknownLoc::get(context);
+  OpBuilder builder(context);
+  OwningOpRef<ModuleOp> module = ModuleOp::create(loc);
+  Type ptr = LLVM::LLVMPointerType::get(context);
+  Type i64 = builder.getI64Type();
+  Type nothing = LLVM::LLVMVoidType::get(context);
+
+  unsigned pointers = countPointers(kernel);
+  bool microBatch = takesMicroBatch(kernel), rows = takesRows(kernel);
+  unsigned integers = unsigned(microBatch) + unsigned(rows);
+
+  // The body.
+  SmallVector<Type> types(pointers, ptr);
+  types.append(integers + 2, i64);
+  builder.setInsertionPointToEnd(module->getBody());
+  auto body = builder.create<LLVM::LLVMFuncOp>(
+      loc, (kernel.getSymName() + ".body").str(),
+      LLVM::LLVMFunctionType::get(nothing, types), LLVM::Linkage::Internal);
+  for (unsigned i = 0; i < pointers; ++i) {
+    body.setArgAttr(i, LLVM::LLVMDialect::getNoAliasAttrName(),
+                    builder.getUnitAttr());
+    body.setArgAttr(i, LLVM::LLVMDialect::getNoCaptureAttrName(),
+                    builder.getUnitAttr());
+  }
+  Block *block = body.addEntryBlock(builder);
+  builder.setInsertionPointToStart(block);
+  // What precedes the return; the stack arrays go to the front of the block.
+  auto ret = builder.create<LLVM::ReturnOp>(loc, ValueRange());
+  builder.setInsertionPoint(ret);
+  LoopBuilder loops(builder, loc, 16);
+  auto arguments = block->getArguments();
+  unsigned next = pointers;
+  Value microBatchValue = microBatch ? arguments[next++] : Value();
+  Value rowsValue = rows ? arguments[next++] : Value();
+  EmitContext emit{kernel,          loops,
+                   machine,         arguments.take_front(pointers),
+                   microBatchValue, rowsValue,
+                   arguments[next], arguments[next + 1]};
+  if (failed(emitKernel(emit)))
+    return {};
+
+  // The entry.
+  builder.setInsertionPointToEnd(module->getBody());
+  auto entry = builder.create<LLVM::LLVMFuncOp>(
+      loc, kernel.getSymName(),
+      LLVM::LLVMFunctionType::get(nothing, {ptr, ptr, i64, i64}));
+  Block *entryBlock = entry.addEntryBlock(builder);
+  builder.setInsertionPointToStart(entryBlock);
+  SmallVector<Value> operands;
+  for (unsigned i = 0; i < pointers; ++i)
+    operands.push_back(loops.loadScalar(
+        loops.at(entryBlock->getArgument(0), int64_t(i), ptr), ptr));
+  for (unsigned i = 0; i < integers; ++i)
+    operands.push_back(loops.loadScalar(
+        loops.at(entryBlock->getArgument(1), int64_t(i), i64), i64));
+  operands.push_back(entryBlock->getArgument(2));
+  operands.push_back(entryBlock->getArgument(3));
+  builder.create<LLVM::CallOp>(loc, body, operands);
+  builder.create<LLVM::ReturnOp>(loc, ValueRange());
+  return module;
+}
+
+namespace {
+// Replaces exp, tanh, erf, log, ... by polynomials: the object must not need
+// a mathematics library.
+struct ApproximateMath
+    : PassWrapper<ApproximateMath, OperationPass<ModuleOp>> {
+  MLIR_DEFINE_EXPLICIT_INTERNAL_INLINE_TYPE_ID(ApproximateMath)
+  StringRef getArgument() const override { return "codegen-approximate-math"; }
+  void getDependentDialects(DialectRegistry &registry) const override {
+    registry.insert<arith::ArithDialect, math::MathDialect,
+                    vector::VectorDialect>();
+  }
+  void runOnOperation() override {
+    RewritePatternSet patterns(&getContext());
+    populateMathPolynomialApproximationPatterns(patterns);
+    if (failed(applyPatternsAndFoldGreedily(getOperation(),
+                                            std::move(patterns))))
+      signalPassFailure();
+  }
+};
+} // namespace
+
+LogicalResult codegen::lowerToLLVM(ModuleOp module) {
+  PassManager passes(module.getContext());
+  passes.enableVerifier(false);
+  bool hasMath = false;
+  module.walk([&](Operation *op) {
+    hasMath |= isa<math::MathDialect>(op->getDialect()) &&
+               !isa<math::FmaOp, math::SqrtOp, math::AbsFOp>(op);
+  });
+  if (hasMath)
+    passes.addPass(std::make_unique<ApproximateMath>());
+  passes.addPass(createConvertSCFToCFPass());
+  ConvertVectorToLLVMPassOptions vectors;
+  vectors.force32BitVectorIndices = false;
+  passes.addPass(createConvertVectorToLLVMPass(vectors));
+  passes.addPass(createConvertMathToLLVMPass());
+  passes.addPass(createArithToLLVMConversionPass());
+  passes.addPass(createConvertControlFlowToLLVMPass());
+  passes.addPass(createReconcileUnrealizedCastsPass());
+  return passes.run(module);
+}
+
+void codegen::registerCodegenDialects(DialectRegistry &registry) {
+  registry.insert<lm::LmDialect, plan::PlanDialect, arith::ArithDialect,
+                  math::MathDialect, scf::SCFDialect, vector::VectorDialect,
+                  cf::ControlFlowDialect, LLVM::LLVMDialect>();
+  registerBuiltinDialectTranslation(registry);
+  registerLLVMDialectTranslation(registry);
+}
+
+std::unique_ptr<llvm::Module>
+codegen::translateToLLVMIR(ModuleOp module, llvm::LLVMContext &context) {
+  return translateModuleToLLVMIR(module, context);
+}

@@ -1,0 +1,34 @@
+// Random numbers that are a function of (seed, id, step, element): Philox4x32
+// with ten rounds (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2,
+// 3"), laid out as lm.random_uniform says.
+#ifndef LMC_PASSES_CODEGEN_PHILOX_H
+#define LMC_PASSES_CODEGEN_PHILOX_H
+
+#include "passes/codegen/LoopBuilder.h"
+
+namespace lmc::codegen {
+
+class Philox {
+public:
+  // Seeds and step are i32 scalars.
+  Philox(LoopBuilder &b, mlir::Value seedLow, mlir::Value seedHigh,
+         mlir::Value step, int64_t id);
+
+  // The number of one element, of `lanes` elements from `element` on, or the
+  // four words of 64 elements from a 64-aligned one.
+  mlir::Value uniform(mlir::Value element);
+  mlir::Value uniforms(mlir::Value element);
+  llvm::SmallVector<mlir::Value, 4> alignedWords(mlir::Value element);
+  mlir::Value toUniform(mlir::Value word); // i32 to [0, 1)
+
+private:
+  LoopBuilder &b;
+  mlir::Value keyLow, keyHigh, step;
+  llvm::SmallVector<mlir::Value, 4> rounds(mlir::Value blockLow,
+                                           mlir::Value blockHigh);
+  mlir::Value pick(llvm::ArrayRef<mlir::Value> words, mlir::Value which);
+};
+
+} // namespace lmc::codegen
+
+#endif // LMC_PASSES_CODEGEN_PHILOX_H

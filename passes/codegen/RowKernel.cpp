@@ -1,0 +1,337 @@
+// Kernels whose rows are independent: elementwise work, reductions over a row,
+// rows gathered by an index. A flat kernel is one row whose columns are split
+// over the units.
+//
+// A row takes one pass over its columns per stage of reductions and one to
+// finish. A result is stored in the first pass that can compute it, and later
+// passes read it back instead of computing it again; a result that is tied to
+// an argument waits for the last pass, because the passes before read the
+// argument.
+#include "passes/codegen/Emitter.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+
+#include <limits>
+
+using namespace mlir;
+using namespace lmc;
+using namespace lmc::codegen;
+
+namespace {
+
+constexpr int64_t kUnroll = 4;
+constexpr int64_t kFlatUnit = 16384; // elements
+// A longer row is summed in blocks of this many columns, so that rounding
+// errors grow with the number of blocks and not of elements.
+constexpr int64_t kSumBlock = 4096;
+
+bool isMax(lm::ReduceOp reduce) { return reduce.getKind() == "max"; }
+
+FailureOr<KernelBody> analyzeRows(plan::KernelOp kernel) {
+  if (kernel.getKind() == "flat" && !takesRows(kernel)) {
+    auto body = KernelBody::analyze(kernel, KernelBody::Split::Flat);
+    if (failed(body))
+      return failure();
+    if (body->columnGroups.size() <= 1 && body->reductions.empty())
+      return body;
+  }
+  return KernelBody::analyze(kernel, KernelBody::Split::Rows);
+}
+
+bool isFlat(const KernelBody &body) {
+  return body.split == body.elements && body.reductions.empty();
+}
+
+// Rows of one entry of the leading dim, if that is dynamic.
+int64_t rowsPerEntry(const KernelBody &body) {
+  return body.dynamicRows ? body.rows() / kDynamicSize : 1;
+}
+
+// One pass over the columns of a row.
+struct Pass {
+  SmallVector<lm::ReduceOp, 4> reductions;
+  SmallVector<unsigned, 4> stores; // results
+};
+
+class RowEmitter {
+public:
+  RowEmitter(EmitContext &context, const KernelBody &body)
+      : context(context), body(body), b(context.b),
+        ev(body, b, context.pointers, context.microBatch) {}
+
+  LogicalResult emit();
+
+private:
+  EmitContext &context;
+  const KernelBody &body;
+  LoopBuilder &b;
+  Evaluator ev;
+  bool failedOnce = false;
+
+  SmallVector<Pass, 4> passes;
+  SmallVector<unsigned, 4> rowStores, kernelStores;
+
+  void plan();
+  void emitRow(Value begin, Value end);
+  void emitPass(const Pass &pass, Value begin, Value end);
+  Values emitGroups(const Pass &pass, Value begin, Value end, Values &outer,
+                    Values accumulators);
+  Values emitColumns(const Pass &pass, Value begin, Value end,
+                     ValueRange outer, Values accumulators);
+  Values emitChunk(const Pass &pass, ValueRange outer, Value column,
+                   Value mask, int quarter, Values accumulators);
+  Value identity(lm::ReduceOp reduce) {
+    return b.splatF32(isMax(reduce) ? -std::numeric_limits<float>::infinity()
+                                    : 0.0);
+  }
+  Value combine(lm::ReduceOp reduce, Value a, Value c) {
+    return isMax(reduce) ? b.maxf(c, a) : b.addf(a, c);
+  }
+};
+
+// Which pass computes what.
+void RowEmitter::plan() {
+  passes.resize(body.numStages + 1);
+  for (lm::ReduceOp reduce : body.reductions)
+    passes[body.stage(reduce.getOutput()) - 1].reductions.push_back(reduce);
+  for (auto [index, value] : llvm::enumerate(body.yield().getValues())) {
+    switch (body.placeOf(value)) {
+    case Level::Kernel:
+      // The result of reducing the only row is there when the row is done.
+      (body.level(value) == Level::Kernel ? kernelStores : rowStores)
+          .push_back(index);
+      break;
+    case Level::Row:
+      rowStores.push_back(index);
+      break;
+    case Level::Vector:
+      passes[body.isTied(index) ? body.numStages : body.stage(value)]
+          .stores.push_back(index);
+    }
+  }
+}
+
+LogicalResult RowEmitter::emit() {
+  plan();
+  if (failed(ev.beginKernel()))
+    return failure();
+  if (!kernelStores.empty())
+    b.ifThen(b.equal(context.begin, b.i64(0)), [&] {
+      for (unsigned result : kernelStores)
+        ev.storeResult(result,
+                       ev.get(body.yield().getValues()[result], Level::Kernel));
+    });
+  KernelFacts facts;
+  if (failed(planRow(context.kernel, facts)))
+    return failure();
+  int64_t perUnit = facts.rowsPerUnit * rowsPerEntry(body);
+  Value first = b.mul(context.begin, perUnit);
+  Value last = b.mul(context.end, perUnit);
+  if (isFlat(body)) {
+    last = b.min(last, body.elements);
+    if (failed(ev.beginRow(b.i64(0))))
+      return failure();
+    emitRow(first, last);
+  } else {
+    last = b.min(last, context.rows ? b.mul(context.rows, rowsPerEntry(body))
+                                    : b.i64(body.rows()));
+    b.forLoop(first, last, 1, [&](Value row) {
+      if (failed(ev.beginRow(row)))
+        failedOnce = true;
+      else
+        emitRow(b.i64(0), b.i64(body.columnGroups.empty()
+                                    ? 1
+                                    : body.columnGroups.back().hi /
+                                          body.columnGroups.back().lo));
+    });
+  }
+  return failure(failedOnce);
+}
+
+void RowEmitter::emitRow(Value begin, Value end) {
+  for (auto [stage, pass] : llvm::enumerate(passes)) {
+    emitPass(pass, begin, end);
+    if (failedOnce || failed(ev.finishStage(stage + 1))) {
+      failedOnce = true;
+      return;
+    }
+    for (unsigned result : pass.stores)
+      if (!body.isTied(result))
+        ev.readBack(body.yield().getValues()[result],
+                    ev.pointerOf(body.resultPointer(result)));
+  }
+  for (unsigned result : rowStores) {
+    Value computed = ev.get(body.yield().getValues()[result], Level::Row);
+    if (computed)
+      ev.storeResult(result, computed);
+    failedOnce |= !computed;
+  }
+}
+
+void RowEmitter::emitPass(const Pass &pass, Value begin, Value end) {
+  if (pass.reductions.empty() && pass.stores.empty())
+    return;
+  if (body.columnGroups.empty()) {
+    // Rows of one column: reducing one is taking it.
+    for (lm::ReduceOp reduce : pass.reductions) {
+      Value value = ev.get(reduce.getInput(), Level::Row);
+      failedOnce |= !value;
+      if (value)
+        ev.define(reduce.getOutput(), value);
+    }
+    return;
+  }
+  Values accumulators;
+  for (int64_t u = 0; u < kUnroll; ++u)
+    for (lm::ReduceOp reduce : pass.reductions)
+      accumulators.push_back(identity(reduce));
+  Values outer;
+  accumulators = emitGroups(pass, begin, end, outer, accumulators);
+  size_t count = pass.reductions.size();
+  if (failedOnce)
+    return;
+  for (auto [index, op] : llvm::enumerate(pass.reductions)) {
+    lm::ReduceOp reduce = op;
+    Value low = combine(reduce, accumulators[index],
+                        accumulators[count + index]);
+    Value high = combine(reduce, accumulators[2 * count + index],
+                         accumulators[3 * count + index]);
+    ev.define(reduce.getOutput(),
+              b.reduceLanes(combine(reduce, low, high), isMax(reduce)));
+  }
+}
+
+// Nested loops over all column groups but the last.
+Values RowEmitter::emitGroups(const Pass &pass, Value begin, Value end,
+                              Values &outer, Values accumulators) {
+  if (outer.size() + 1 == body.columnGroups.size()) {
+    ev.beginChunk(outer, b.i64(0), {});
+    return emitColumns(pass, begin, end, outer, accumulators);
+  }
+  Interval group = body.columnGroups[outer.size()];
+  return b.forLoop(b.i64(0), b.i64(group.hi / group.lo), 1, accumulators,
+                   [&](Value iv, ValueRange carried) {
+                     outer.push_back(iv);
+                     Values next = emitGroups(
+                         pass, begin, end, outer,
+                         Values(carried.begin(), carried.end()));
+                     outer.pop_back();
+                     return next;
+                   });
+}
+
+Values RowEmitter::emitColumns(const Pass &pass, Value begin, Value end,
+                               ValueRange outer, Values accumulators) {
+  int64_t step = kUnroll * b.lanes;
+  Value count = b.sub(end, begin);
+  Value mainEnd = b.add(begin, b.mul(b.div(count, step), step));
+  std::optional<int64_t> first = LoopBuilder::constantOf(begin);
+  std::optional<int64_t> staticMain = LoopBuilder::constantOf(mainEnd);
+  std::optional<int64_t> staticEnd = LoopBuilder::constantOf(end);
+  // Quarters of 64 elements share their random blocks.
+  Interval last = body.columnGroups.back();
+  bool aligned = b.lanes == 16 && ((last.hi / last.lo) % 64 == 0 ||
+                                   (body.columnGroups.size() == 1 &&
+                                    body.elements == body.split));
+  size_t perVector = pass.reductions.size();
+  auto emitMain = [&](Value from, Value to, Values initial) {
+    return b.forLoop(from, to, step, initial,
+                     [&](Value column, ValueRange carried) {
+      Values next;
+      for (int64_t u = 0; u < kUnroll; ++u) {
+        Values part(carried.begin() + u * perVector,
+                    carried.begin() + (u + 1) * perVector);
+        part = emitChunk(pass, outer, b.add(column, u * b.lanes), {},
+                         aligned ? static_cast<int>(u) : -1, part);
+        next.append(part);
+      }
+      return next;
+    });
+  };
+  if (!staticMain || *staticMain > *first) {
+    if (perVector > 0 && staticMain && *staticMain > 2 * kSumBlock) {
+      accumulators = b.forLoop(
+          begin, mainEnd, kSumBlock, accumulators,
+          [&](Value block, ValueRange carried) {
+            Values fresh;
+            for (int64_t u = 0; u < kUnroll; ++u)
+              for (lm::ReduceOp reduce : pass.reductions)
+                fresh.push_back(identity(reduce));
+            Values sums = emitMain(
+                block, b.min(b.add(block, kSumBlock), mainEnd), fresh);
+            for (auto [index, sum] : llvm::enumerate(sums))
+              sum = combine(pass.reductions[index % perVector],
+                            carried[index], sum);
+            return sums;
+          });
+    } else {
+      accumulators = emitMain(begin, mainEnd, accumulators);
+    }
+  }
+  if (staticMain && staticEnd && *staticMain == *staticEnd)
+    return accumulators;
+  // What is left, one masked vector at a time.
+  Values part(accumulators.begin(), accumulators.begin() + perVector);
+  part = b.forLoop(mainEnd, end, b.lanes, part,
+                   [&](Value column, ValueRange carried) {
+                     return emitChunk(pass, outer, column,
+                                      b.laneMask(b.sub(end, column)), -1,
+                                      Values(carried.begin(), carried.end()));
+                   });
+  std::copy(part.begin(), part.end(), accumulators.begin());
+  return accumulators;
+}
+
+Values RowEmitter::emitChunk(const Pass &pass, ValueRange outer, Value column,
+                             Value mask, int quarter, Values accumulators) {
+  ev.beginChunk(outer, column, mask, quarter);
+  for (auto [index, op] : llvm::enumerate(pass.reductions)) {
+    lm::ReduceOp reduce = op;
+    Value value = ev.getVector(reduce.getInput());
+    if (!value) {
+      failedOnce = true;
+      return accumulators;
+    }
+    if (mask)
+      value = b.select(mask, value, identity(reduce));
+    accumulators[index] = combine(reduce, accumulators[index], value);
+  }
+  for (unsigned result : pass.stores) {
+    Value value = ev.getVector(body.yield().getValues()[result]);
+    if (!value) {
+      failedOnce = true;
+      return accumulators;
+    }
+    ev.storeResult(result, value);
+  }
+  return accumulators;
+}
+
+} // namespace
+
+LogicalResult codegen::planRow(plan::KernelOp kernel, KernelFacts &facts) {
+  auto body = analyzeRows(kernel);
+  if (failed(body))
+    return failure();
+  facts.columns = 1;
+  facts.stackBytes = 8192;
+  if (isFlat(*body)) {
+    facts.rows = body->elements;
+    facts.rowsPerUnit = kFlatUnit;
+    return success();
+  }
+  // With a dynamic leading dim the grid counts its entries, of one or more
+  // rows each.
+  facts.rows = body->dynamicRows ? 0 : body->rows();
+  int64_t perRow = body->split * rowsPerEntry(*body);
+  facts.rowsPerUnit =
+      std::clamp<int64_t>(kFlatUnit / std::max<int64_t>(perRow, 1), 1, 256);
+  return success();
+}
+
+LogicalResult codegen::emitRow(EmitContext &context) {
+  auto body = analyzeRows(context.kernel);
+  if (failed(body))
+    return failure();
+  return RowEmitter(context, *body).emit();
+}

@@ -1,0 +1,100 @@
+// Passes that work on the dist dialect or lead to it.
+#ifndef LMC_PASSES_DIST_PASSES_TD
+#define LMC_PASSES_DIST_PASSES_TD
+
+include "mlir/Pass/PassBase.td"
+
+def MarkShardings : Pass<"dist-mark-shardings", "::mlir::ModuleOp"> {
+  let summary = "mark parameters and inputs as the strategy says";
+  let description = [{
+    Sets the mesh and the few shardings that a strategy starts from: samples
+    of every input over dp and fsdp; with tensor parallelism, Megatron's
+    columns: the vocabulary of the token table and of an untied head, the
+    key/value heads of attention's input, the inner width of an MLP. All else
+    follows by propagation. Shoeybi et al., "Megatron-LM".
+
+    Requires: parameters named as the frontend names them.
+    Ensures: `dist.mesh` on the module, `dist.sharding` on what is marked.
+    Leaves alone: everything if the mesh has one rank.
+
+    **Before**
+    ```mlir
+    lm.parameter @h.0.mlp.up.weight : tensor<8x32xf32> {initialization = {kind = "zeros"}}
+    ```
+    **After**
+    ```mlir
+    module attributes {dist.mesh = #dist.mesh<["pp", "dp", "fsdp", "cp", "ep", "tp"], [1, 1, 1, 1, 1, 2]>} {
+      lm.parameter @h.0.mlp.up.weight : tensor<8x32xf32>
+          {dist.sharding = #dist.sharding<[[], ["tp"]], []>, initialization = {kind = "zeros"}}
+    }
+    ```
+  }];
+  let options = [
+    ListOption<"sizes", "sizes", "int64_t",
+               "sizes of the axes pp, dp, fsdp, cp, ep, tp">
+  ];
+  let statistics = [Statistic<"numMarked", "marked", "tensors marked">];
+  let dependentDialects = ["::lmc::dist::DistDialect"];
+}
+
+def PropagateShardings : Pass<"dist-propagate-shardings", "::mlir::ModuleOp"> {
+  let summary = "give every value a sharding";
+  let description = [{
+    Carries the marked shardings through the factors of every operation
+    (`Shardable`) until nothing changes: an axis on one dim of a factor goes to
+    all dims of that factor, unless the value or the operation uses the axis
+    elsewhere. A parameter, its moments and its gradient share one sharding.
+    An operation that can be sharded on a factor only as primitives is
+    rewritten then; a loss over a sharded vocabulary gets its targets shifted
+    and its padding masked.
+
+    Requires: `dist.mesh`. Ensures: `dist.sharding` on arguments and states,
+    `dist.shardings` on operations. Leaves alone: types.
+
+    **Before**
+    ```mlir
+    module attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+      func.func @f(%x: tensor<4x8xf32>, %w: tensor<8x6xf32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>})
+          -> tensor<4x6xf32> attributes {plan.program = "f"} {
+        %y = lm.linear %x, %w : (tensor<4x8xf32>, tensor<8x6xf32>) -> tensor<4x6xf32>
+        return %y : tensor<4x6xf32>
+      }
+    }
+    ```
+    **After**
+    ```mlir
+        %y = lm.linear %x, %w {dist.shardings = [#dist.sharding<[[], ["tp"]], []>]} : ...
+    ```
+  }];
+  let statistics = [
+    Statistic<"numSharded", "sharded", "values that an axis splits">,
+    Statistic<"numConflicts", "conflicts", "axes that could not be carried on">
+  ];
+  let dependentDialects = ["::lmc::dist::DistDialect", "::lmc::lm::LmDialect",
+    "::mlir::arith::ArithDialect", "::mlir::math::MathDialect"];
+}
+
+def Partition : Pass<"dist-partition", "::mlir::ModuleOp"> {
+  let summary = "from global shapes to one rank's shapes and collectives";
+  let description = [{
+    Gives every value its local shape and makes reductions explicit: a value
+    that is partial on an axis is all-reduced where it is first used by an
+    operation through which a sum does not pass. Gradients stay partial on
+    data axes until `@update`. Indices into a sharded dim are shifted to the
+    rank's first row.
+
+    A dim that its axes do not divide is padded if it is the vocabulary, else
+    refused with the sizes.
+
+    Requires: shardings from `dist-propagate-shardings`.
+    Ensures: local shapes, `dist.all_reduce` where needed, no `dist.shardings`.
+    Leaves alone: modules without `dist.mesh`.
+  }];
+  let statistics = [
+    Statistic<"numAllReduces", "all-reduces", "all-reduces made">
+  ];
+  let dependentDialects = ["::lmc::dist::DistDialect", "::lmc::lm::LmDialect",
+    "::mlir::arith::ArithDialect"];
+}
+
+#endif // LMC_PASSES_DIST_PASSES_TD
