@@ -257,7 +257,8 @@ LogicalResult readTrainSpec(StringRef path, TrainSpec &spec,
     return failure();
   SourceMap sources;
   Findings findings;
-  parseSpecText(buffer->getBuffer(), spec, sources, findings);
+  if (parseSpecText(buffer->getBuffer(), spec, sources, findings))
+    checkTrainSpec(spec, sources, findings);
   return report(findings, path, context);
 }
 

@@ -9,6 +9,7 @@
 namespace lmc::frontend {
 
 class ModelSpec;
+class TrainSpec;
 class Rotary;
 class Attention;
 
@@ -16,6 +17,10 @@ class Attention;
 // where it is absent: kv_heads, head_dim, scale, residual, positions. False if
 // something is wrong; `findings` says what.
 bool checkSpec(ModelSpec &spec, const SourceMap &sources, Findings &findings);
+
+// Checks every number of `spec`.
+bool checkTrainSpec(const TrainSpec &spec, const SourceMap &sources,
+                    Findings &findings);
 
 // The number of elements of a head that turn.
 int64_t rotaryWidth(const Rotary &rotary, int64_t headDim);

@@ -81,8 +81,10 @@ void lmc::addPhase(OpPassManager &manager, Phase phase,
   case Phase::Kernels:
     return addKernels(manager);
   case Phase::Schedule:
+    manager.addPass(plan::createSchedule());
     return;
   case Phase::Assign:
+    manager.addPass(plan::createAssign());
     return;
   }
 }

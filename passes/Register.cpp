@@ -1,8 +1,10 @@
 #include "passes/Register.h"
 
+#include "dialects/dist/Dist.h"
 #include "dialects/lm/ExternalModels.h"
 #include "dialects/lm/Lm.h"
 #include "dialects/plan/Plan.h"
+#include "passes/dist/Passes.h"
 #include "passes/lm/Passes.h"
 #include "passes/plan/Passes.h"
 
@@ -12,12 +14,14 @@
 #include "mlir/Transforms/Passes.h"
 
 void lmc::registerDialects(mlir::DialectRegistry &registry) {
-  registry.insert<lm::LmDialect, plan::PlanDialect, mlir::arith::ArithDialect,
-                  mlir::func::FuncDialect, mlir::math::MathDialect>();
+  registry.insert<dist::DistDialect, lm::LmDialect, plan::PlanDialect,
+                  mlir::arith::ArithDialect, mlir::func::FuncDialect,
+                  mlir::math::MathDialect>();
   lm::registerExternalModels(registry);
 }
 
 void lmc::registerPasses() {
+  dist::registerDistPasses();
   lm::registerLmPasses();
   plan::registerPlanPasses();
   mlir::registerCanonicalizerPass();

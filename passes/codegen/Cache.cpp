@@ -41,8 +41,7 @@ Cache::Cache(std::string directory, const Target &target)
   if (this->directory.empty())
     return;
   const std::string &identity = buildIdentity();
-  if (identity.empty() ||
-      llvm::sys::fs::create_directories(this->directory)) {
+  if (identity.empty() || llvm::sys::fs::create_directories(this->directory)) {
     this->directory.clear();
     return;
   }

@@ -127,9 +127,9 @@ codegen::compileKernels(ArrayRef<plan::KernelOp> kernels,
         cache.insert(texts[index], compiled[index].object);
     }
   };
-  unsigned threads =
-      options.threads ? options.threads
-                      : std::max(1u, std::thread::hardware_concurrency());
+  unsigned threads = options.threads
+                         ? options.threads
+                         : std::max(1u, std::thread::hardware_concurrency());
   threads = std::min<size_t>(threads, texts.size());
   std::vector<std::thread> pool;
   for (unsigned i = 1; i < threads; ++i)

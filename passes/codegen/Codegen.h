@@ -22,7 +22,7 @@ struct KernelFacts {
   int64_t rows = 0; // of the shapes the kernel was built for
   int64_t rowsPerUnit = 1;
   int64_t columns = 1;
-  unsigned pointers = 0; // arguments, then results that are not tied
+  unsigned pointers = 0;        // arguments, then results that are not tied
   bool takesMicroBatch = false; // the body holds lm.accumulate
   bool takesRows = false;       // the leading dim is dynamic
   int64_t stackBytes = 0;
@@ -30,9 +30,9 @@ struct KernelFacts {
 };
 
 struct CompiledKernels {
-  std::vector<KernelFacts> kernels; // in the order asked for
-  std::string object;               // an ELF shared object
-  std::string targetCpu;            // `native` resolved
+  std::vector<KernelFacts> kernels;     // in the order asked for
+  std::string object;                   // an ELF shared object
+  std::string targetCpu;                // `native` resolved
   std::vector<std::string> cpuFeatures; // as in /proc/cpuinfo
 };
 

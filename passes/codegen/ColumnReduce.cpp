@@ -129,15 +129,15 @@ void ColumnEmitter::emitStrip(ValueRange outer, Value column, Value columns,
     for (int64_t v = 0; v < strips.vectors; ++v)
       masks[v] = b.laneMask(b.sub(columns, v * b.lanes));
   Value rows = context.rows ? context.rows : b.i64(body.rows());
-  Values totals = b.forLoop(
-      b.i64(0), rows, kRowBlock, identities(),
-      [&](Value block, ValueRange carried) {
-        Value to = b.min(b.add(block, kRowBlock), rows);
-        Values sums = emitRows(block, to, outer, column, masks);
-        for (auto [index, sum] : llvm::enumerate(sums))
-          sum = combine(index, carried[index], sum);
-        return sums;
-      });
+  Values totals = b.forLoop(b.i64(0), rows, kRowBlock, identities(),
+                            [&](Value block, ValueRange carried) {
+                              Value to = b.min(b.add(block, kRowBlock), rows);
+                              Values sums =
+                                  emitRows(block, to, outer, column, masks);
+                              for (auto [index, sum] : llvm::enumerate(sums))
+                                sum = combine(index, carried[index], sum);
+                              return sums;
+                            });
   if (failedOnce)
     return;
   size_t count = body.reductions.size();
@@ -174,8 +174,7 @@ Values ColumnEmitter::emitRows(Value from, Value to, ValueRange outer,
             Value value = ev.getVector(reduce.getInput());
             failedOnce |= !value;
             if (value)
-              sums[v * count + i] =
-                  combine(i, sums[v * count + i], value);
+              sums[v * count + i] = combine(i, sums[v * count + i], value);
           }
         }
         prefetchRow(b.add(row, kPrefetchRows), outer, column);
@@ -189,8 +188,7 @@ void ColumnEmitter::prefetchRow(Value row, ValueRange outer, Value column) {
     if (!body.hasSpace(argument) ||
         countElements(argument.getType()) != body.elements)
       continue;
-    Type element =
-        cast<RankedTensorType>(argument.getType()).getElementType();
+    Type element = cast<RankedTensorType>(argument.getType()).getElementType();
     Value address = b.at(context.pointers[argument.getArgNumber()],
                          ev.offsetOf(argument), element);
     int64_t perLine = 512 / element.getIntOrFloatBitWidth();

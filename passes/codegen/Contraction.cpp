@@ -68,10 +68,10 @@ FailureOr<Product> codegen::describeProduct(plan::KernelOp kernel) {
            << "in a kernel must contract arguments of the kernel";
   product.lhs = lhs.getArgNumber();
   product.rhs = rhs.getArgNumber();
-  auto lhsShape = cast<RankedTensorType>(product.op.getLhs().getType())
-                      .getShape();
-  auto rhsShape = cast<RankedTensorType>(product.op.getRhs().getType())
-                      .getShape();
+  auto lhsShape =
+      cast<RankedTensorType>(product.op.getLhs().getType()).getShape();
+  auto rhsShape =
+      cast<RankedTensorType>(product.op.getRhs().getType()).getShape();
   ArrayRef<int64_t> lhsDims = product.op.getLhsDims();
   ArrayRef<int64_t> rhsDims = product.op.getRhsDims();
   size_t count = lhsDims.size();
@@ -94,10 +94,9 @@ FailureOr<Product> codegen::describeProduct(plan::KernelOp kernel) {
   product.rowsPerUnit = (product.rowsPerUnit + 47) / 48 * 48;
   rowBlocks = (rows + product.rowsPerUnit - 1) / product.rowsPerUnit;
   int64_t panels = (product.n + Product::kPanel - 1) / Product::kPanel;
-  product.depth = std::min<int64_t>(Product::kDepth,
-                                    (product.k + 15) / 16 * 16);
-  product.panelsPerUnit =
-      std::clamp<int64_t>(panels * rowBlocks / 16, 1, 6);
+  product.depth =
+      std::min<int64_t>(Product::kDepth, (product.k + 15) / 16 * 16);
+  product.panelsPerUnit = std::clamp<int64_t>(panels * rowBlocks / 16, 1, 6);
   return product;
 }
 
@@ -150,8 +149,7 @@ LogicalResult ProductEmitter::emit() {
   sums = b.stackArray(f32, product.sumElements());
   if (product.transposedLhs)
     packedLhs = b.stackArray(f32, product.depth * 8);
-  b.forLoop(context.begin, context.end, 1,
-            [&](Value unit) { emitUnit(unit); });
+  b.forLoop(context.begin, context.end, 1, [&](Value unit) { emitUnit(unit); });
   return failure(failedOnce);
 }
 
@@ -194,14 +192,12 @@ void ProductEmitter::packNormal(Value k0, Value depth) {
   Type f32 = b.builder.getF32Type();
   bool masked = product.n % tileColumns != 0;
   b.forLoop(b.i64(0), depth, 1, [&](Value k) {
-    Value source =
-        b.atF32(rhs, b.add(b.mul(b.add(k0, k), product.n), n0));
+    Value source = b.atF32(rhs, b.add(b.mul(b.add(k0, k), product.n), n0));
     Value target = b.atF32(panels, b.mul(k, tileColumns));
     b.forLoop(b.i64(0), numPanels, 1, [&](Value p) {
       Value column = b.mul(p, tileColumns);
       Value from = b.atF32(source, column);
-      Value to =
-          b.atF32(target, b.mul(p, product.depth * tileColumns));
+      Value to = b.atF32(target, b.mul(p, product.depth * tileColumns));
       for (int64_t v = 0; v < vectors; ++v) {
         Value mask;
         if (masked)
@@ -227,12 +223,10 @@ void ProductEmitter::packTransposed(Value k0, Value depth) {
     for (int64_t r = 0; r < b.lanes; ++r) {
       // Columns past the end repeat the last one; nothing stores them.
       Value row = b.min(b.add(n, r), product.n - 1);
-      rowPointers.push_back(
-          b.atF32(rhs, b.add(b.mul(row, product.k), k0)));
+      rowPointers.push_back(b.atF32(rhs, b.add(b.mul(row, product.k), k0)));
     }
     Value target = b.atF32(
-        panels,
-        b.add(b.mul(panel, product.depth * tileColumns), lane0));
+        panels, b.add(b.mul(panel, product.depth * tileColumns), lane0));
     b.forLoop(b.i64(0), depth, b.lanes, [&](Value k) {
       Value mask;
       if (maskedDepth)
@@ -322,8 +316,7 @@ void ProductEmitter::emitTile(int64_t rows, Value m, Value panel, Value k0,
       columns.push_back(
           b.loadVector(b.atF32(from, v * b.lanes), f32, masks[v]));
     for (int64_t r = 0; r < rows; ++r) {
-      Value element =
-          b.splat(b.loadF32(b.atF32(leftAt, r * leftRowStride)));
+      Value element = b.splat(b.loadF32(b.atF32(leftAt, r * leftRowStride)));
       for (int64_t v = 0; v < vectors; ++v)
         sumsNow[r * vectors + v] =
             b.fma(element, columns[v], sumsNow[r * vectors + v]);
@@ -343,14 +336,13 @@ void ProductEmitter::emitTile(int64_t rows, Value m, Value panel, Value k0,
 
   Value tile = sums;
   if (manyBlocks())
-    tile = b.atF32(
-        sums, b.add(b.mul(b.sub(m, m0), product.columnsPerUnit()),
-                    b.mul(panel, tileColumns * rows)));
+    tile = b.atF32(sums, b.add(b.mul(b.sub(m, m0), product.columnsPerUnit()),
+                               b.mul(panel, tileColumns * rows)));
   Value later;
   if (manyBlocks()) {
     Value first = b.equal(k0, b.i64(0));
-    later = b.splat(b.builder.create<arith::XOrIOp>(b.loc, first,
-                                                    b.boolean(true)));
+    later =
+        b.splat(b.builder.create<arith::XOrIOp>(b.loc, first, b.boolean(true)));
   }
   for (int64_t i = 0; i < rows * vectors; ++i) {
     Value to = b.atF32(tile, i * b.lanes);
@@ -421,13 +413,11 @@ LogicalResult codegen::planContraction(plan::KernelOp kernel,
   facts.rows = product->dynamic() ? 0 : product->m;
   facts.rowsPerUnit = product->rowsPerUnit;
   facts.columns = product->columns();
-  facts.stackBytes =
-      4 * (product->panelElements() + product->sumElements() +
-           (product->transposedLhs ? product->depth * 8 : 0)) +
-      16384;
-  facts.flops = product->dynamic()
-                    ? 0
-                    : 2 * product->m * product->n * product->k;
+  facts.stackBytes = 4 * (product->panelElements() + product->sumElements() +
+                          (product->transposedLhs ? product->depth * 8 : 0)) +
+                     16384;
+  facts.flops =
+      product->dynamic() ? 0 : 2 * product->m * product->n * product->k;
   return success();
 }
 

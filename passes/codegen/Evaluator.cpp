@@ -158,8 +158,7 @@ Value Evaluator::load(Value value, Value pointer, Level level,
   return b.loadVector(address, element, b.andMask(chunkMask, extraMask));
 }
 
-void Evaluator::storeResult(unsigned result, Value computed,
-                            bool nonTemporal) {
+void Evaluator::storeResult(unsigned result, Value computed, bool nonTemporal) {
   Value value = body.yield().getValues()[result];
   Value address = b.at(pointers[body.resultPointer(result)], offsetOf(value),
                        elementOf(value));
@@ -220,7 +219,7 @@ Value Evaluator::compute(Value value, Level level) {
     return computeGather(gather, level);
   if (auto random = dyn_cast<lm::RandomUniformOp>(op))
     return computeRandom(random, level);
-  if (isa<lm::ReduceOp, lm::ContractOp>(op)) {
+  if (isa<lm::ReduceOp, lm::ContractOp, lm::EmbeddingGradOp>(op)) {
     op->emitOpError() << "is used before it is computed in a kernel of kind '"
                       << const_cast<plan::KernelOp &>(body.kernel).getKind()
                       << "'";
@@ -283,8 +282,8 @@ Value Evaluator::computeAccumulate(lm::AccumulateOp op, Level level) {
   if (level == Level::Vector && argument &&
       coversLanes(body, op.getAccumulator())) {
     // With no lane set nothing is read and zero is added.
-    Value accumulator = load(argument, pointers[argument.getArgNumber()],
-                             level, laterMicroBatchMask);
+    Value accumulator = load(argument, pointers[argument.getArgNumber()], level,
+                             laterMicroBatchMask);
     return b.addf(accumulator, value);
   }
   Value accumulator = get(op.getAccumulator(), level);

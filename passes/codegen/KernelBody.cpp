@@ -212,13 +212,16 @@ LogicalResult KernelBody::inferSpaces() {
     else if (auto contract = dyn_cast<lm::ContractOp>(op)) {
       outside.insert(contract.getLhs());
       outside.insert(contract.getRhs());
+    } else if (auto scatter = dyn_cast<lm::EmbeddingGradOp>(op)) {
+      outside.insert(scatter.getIndices());
+      outside.insert(scatter.getGradient());
     } else if (auto reduce = dyn_cast<lm::ReduceOp>(op))
       reductions.push_back(reduce);
     else if (isa<lm::AccumulateOp>(op))
       usesMicroBatch = true;
     else if (!isElementwise(&op) &&
-             !isa<arith::ConstantOp, lm::BroadcastOp, lm::ReshapeOp,
-                  lm::IotaOp, lm::RandomUniformOp>(op))
+             !isa<arith::ConstantOp, lm::BroadcastOp, lm::ReshapeOp, lm::IotaOp,
+                  lm::RandomUniformOp>(op))
       return op.emitOpError() << "has no emitter in a kernel of kind '"
                               << kernel.getKind() << "'";
   }
@@ -354,10 +357,11 @@ LogicalResult KernelBody::computeLevels(Split mode) {
       // An operand's level counts only where it is not a mere repetition.
       if (!isa<arith::ConstantOp>(op) && op.getNumOperands() == 0)
         level = ofSpace(result);
-      if (isa<lm::RandomUniformOp, lm::ContractOp>(op))
+      bool given = isa<lm::ContractOp, lm::EmbeddingGradOp>(op);
+      if (given || isa<lm::RandomUniformOp>(op))
         level = ofSpace(result);
       for (Value operand : op.getOperands()) {
-        if (isa<lm::ContractOp>(op))
+        if (given)
           continue;
         if (auto gather = dyn_cast<lm::EmbeddingOp>(op))
           if (operand == gather.getTable()) {

@@ -55,8 +55,7 @@ public:
   };
 
   // Fails with a diagnostic at the operation that does not fit.
-  static mlir::FailureOr<KernelBody> analyze(plan::KernelOp kernel,
-                                             Split split,
+  static mlir::FailureOr<KernelBody> analyze(plan::KernelOp kernel, Split split,
                                              int64_t explicitSplit = 0);
 
   plan::KernelOp kernel;

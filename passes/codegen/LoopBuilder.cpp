@@ -78,9 +78,7 @@ Value LoopBuilder::min(Value a, Value b) {
 Value LoopBuilder::max(Value a, Value b) {
   return binary<arith::MaxSIOp>(a, b);
 }
-Value LoopBuilder::ceilDiv(Value a, int64_t b) {
-  return div(add(a, b - 1), b);
-}
+Value LoopBuilder::ceilDiv(Value a, int64_t b) { return div(add(a, b - 1), b); }
 Value LoopBuilder::less(Value a, Value b) {
   return builder.createOrFold<arith::CmpIOp>(loc, arith::CmpIPredicate::slt, a,
                                              b);
@@ -145,8 +143,8 @@ Value LoopBuilder::reduceLanes(Value vector, bool isMax) {
 
 Value LoopBuilder::laneMask(Value count) {
   Value bounded = toI32(min(max(count, i64(0)), lanes));
-  return builder.create<arith::CmpIOp>(loc, arith::CmpIPredicate::slt,
-                                       iota32(), splat(bounded));
+  return builder.create<arith::CmpIOp>(loc, arith::CmpIPredicate::slt, iota32(),
+                                       splat(bounded));
 }
 
 Value LoopBuilder::at(Value pointer, Value offset, Type element) {

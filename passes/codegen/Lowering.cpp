@@ -138,8 +138,7 @@ OwningOpRef<ModuleOp> codegen::buildKernelModule(plan::KernelOp kernel,
 namespace {
 // Replaces exp, tanh, erf, log, ... by polynomials: the object must not need
 // a mathematics library.
-struct ApproximateMath
-    : PassWrapper<ApproximateMath, OperationPass<ModuleOp>> {
+struct ApproximateMath : PassWrapper<ApproximateMath, OperationPass<ModuleOp>> {
   MLIR_DEFINE_EXPLICIT_INTERNAL_INLINE_TYPE_ID(ApproximateMath)
   StringRef getArgument() const override { return "codegen-approximate-math"; }
   void getDependentDialects(DialectRegistry &registry) const override {
@@ -149,8 +148,8 @@ struct ApproximateMath
   void runOnOperation() override {
     RewritePatternSet patterns(&getContext());
     populateMathPolynomialApproximationPatterns(patterns);
-    if (failed(applyPatternsAndFoldGreedily(getOperation(),
-                                            std::move(patterns))))
+    if (failed(
+            applyPatternsAndFoldGreedily(getOperation(), std::move(patterns))))
       signalPassFailure();
   }
 };

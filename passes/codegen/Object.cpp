@@ -87,9 +87,9 @@ FailureOr<Target> lmc::codegen::resolveTarget(const std::string &cpu,
   target.cpuFlags = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"};
   if (target.machine.wide) {
     target.features = "-prefer-256-bit";
-    target.cpuFlags.insert(target.cpuFlags.end(),
-                           {"avx512f", "avx512bw", "avx512cd", "avx512dq",
-                            "avx512vl"});
+    target.cpuFlags.insert(
+        target.cpuFlags.end(),
+        {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"});
   }
   return target;
 }
@@ -189,8 +189,8 @@ public:
     path = "/proc/self/fd/" + std::to_string(descriptor);
   }
   MemoryFile(const MemoryFile &) = delete;
-  MemoryFile(MemoryFile &&other) : descriptor(other.descriptor),
-                                   path(std::move(other.path)) {
+  MemoryFile(MemoryFile &&other)
+      : descriptor(other.descriptor), path(std::move(other.path)) {
     other.descriptor = -1;
   }
   ~MemoryFile() {
@@ -226,10 +226,17 @@ lmc::codegen::linkObjects(const std::vector<std::string> &objects,
     error = "cannot create a temporary file to link to: " + code.message();
     return failure();
   }
-  std::vector<const char *> arguments{
-      "ld.lld",        "-shared",     "--no-undefined", "--hash-style=gnu",
-      "--build-id=none", "--threads=1", "-s",           "-z",
-      "noexecstack",   "-o",          output.c_str()};
+  std::vector<const char *> arguments{"ld.lld",
+                                      "-shared",
+                                      "--no-undefined",
+                                      "--hash-style=gnu",
+                                      "--build-id=none",
+                                      "--threads=1",
+                                      "-s",
+                                      "-z",
+                                      "noexecstack",
+                                      "-o",
+                                      output.c_str()};
   for (const MemoryFile &file : files)
     arguments.push_back(file.path.c_str());
   std::string out, err;

@@ -27,9 +27,8 @@ mlir::FailureOr<Target> resolveTarget(const std::string &cpu,
                                       std::string &error);
 
 // Optimises and compiles a module; the bytes of a relocatable object.
-mlir::FailureOr<std::string> compileToObject(llvm::Module &module,
-                                             const Target &target,
-                                             std::string &error);
+mlir::FailureOr<std::string>
+compileToObject(llvm::Module &module, const Target &target, std::string &error);
 
 // Links objects to a shared object that depends on nothing.
 mlir::FailureOr<std::string>

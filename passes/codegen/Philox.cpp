@@ -62,8 +62,7 @@ SmallVector<Value, 4> Philox::rounds(Value blockLow, Value blockHigh) {
 Value Philox::pick(ArrayRef<Value> words, Value which) {
   OpBuilder &builder = b.builder;
   auto is = [&](uint32_t word) -> Value {
-    return builder.create<arith::CmpIOp>(b.loc, arith::CmpIPredicate::eq,
-                                         which,
+    return builder.create<arith::CmpIOp>(b.loc, arith::CmpIPredicate::eq, which,
                                          constantLike(b, which, word));
   };
   Value result = words[3];
@@ -74,8 +73,8 @@ Value Philox::pick(ArrayRef<Value> words, Value which) {
 
 Value Philox::toUniform(Value word) {
   OpBuilder &builder = b.builder;
-  Value upper = builder.create<arith::ShRUIOp>(b.loc, word,
-                                               constantLike(b, word, 8));
+  Value upper =
+      builder.create<arith::ShRUIOp>(b.loc, word, constantLike(b, word, 8));
   Type type = b.builder.getF32Type();
   Value scale = b.f32(0x1p-24);
   if (auto vector = dyn_cast<VectorType>(word.getType())) {
@@ -109,8 +108,7 @@ Value Philox::uniforms(Value element) {
   Value block = builder.create<arith::AddIOp>(
       b.loc,
       builder.create<arith::ShLIOp>(
-          b.loc,
-          builder.create<arith::ShRUIOp>(b.loc, index, splat64(6)),
+          b.loc, builder.create<arith::ShRUIOp>(b.loc, index, splat64(6)),
           splat64(4)),
       builder.create<arith::AndIOp>(b.loc, index, splat64(15)));
   Value which = builder.create<arith::TruncIOp>(
@@ -120,14 +118,13 @@ Value Philox::uniforms(Value element) {
           splat64(3)));
   Value low = builder.create<arith::TruncIOp>(b.loc, i32s, block);
   Value high = builder.create<arith::TruncIOp>(
-      b.loc, i32s,
-      builder.create<arith::ShRUIOp>(b.loc, block, splat64(32)));
+      b.loc, i32s, builder.create<arith::ShRUIOp>(b.loc, block, splat64(32)));
   return toUniform(pick(rounds(low, high), which));
 }
 
 SmallVector<Value, 4> Philox::alignedWords(Value element) {
   Value first = b.mul(b.div(element, 64), 16);
-  Value low = b.builder.create<arith::AddIOp>(
-      b.loc, b.splat(b.toI32(first)), b.iota32());
+  Value low = b.builder.create<arith::AddIOp>(b.loc, b.splat(b.toI32(first)),
+                                              b.iota32());
   return rounds(low, b.splat(highOf(b, first)));
 }

@@ -80,14 +80,11 @@ private:
   // Vectors over [begin, end), the last one masked.
   void overVectors(int64_t begin, int64_t end,
                    const std::function<void(Value, Value)> &body);
-  Value negate(Value v) {
-    return b.builder.create<arith::NegFOp>(b.loc, v);
-  }
+  Value negate(Value v) { return b.builder.create<arith::NegFOp>(b.loc, v); }
 };
 
-void RopeEmitter::overVectors(
-    int64_t begin, int64_t end,
-    const std::function<void(Value, Value)> &body) {
+void RopeEmitter::overVectors(int64_t begin, int64_t end,
+                              const std::function<void(Value, Value)> &body) {
   if (begin >= end)
     return;
   bool masked = (end - begin) % b.lanes != 0;
@@ -101,8 +98,7 @@ void RopeEmitter::emitHalves(Value from, Value to, Value table) {
   bool inverse = shape.op.getInverse();
   overVectors(0, half, [&](Value i, Value mask) {
     Value cosine = b.loadVector(b.atF32(table, i), f32, mask);
-    Value sine =
-        b.loadVector(b.atF32(b.atF32(table, i), half), f32, mask);
+    Value sine = b.loadVector(b.atF32(b.atF32(table, i), half), f32, mask);
     Value x = b.loadVector(b.atF32(from, i), f32, mask);
     Value y = b.loadVector(b.atF32(b.atF32(from, i), half), f32, mask);
     Value s = inverse ? negate(sine) : sine;
@@ -127,11 +123,10 @@ void RopeEmitter::emitPairs(Value from, Value to, Value table) {
       b.loc, DenseElementsAttr::get(b.floats(), ArrayRef<float>(sign)));
   overVectors(0, shape.rotated, [&](Value i, Value mask) {
     Value pair = b.div(i, 2);
-    Value entries = b.laneMask(
-        b.min(b.sub(b.i64(half), pair), b.lanes / 2));
+    Value entries = b.laneMask(b.min(b.sub(b.i64(half), pair), b.lanes / 2));
     auto entry = [&](int64_t offset) {
-      Value loaded = b.loadVector(b.atF32(b.atF32(table, pair), offset), f32,
-                                  entries);
+      Value loaded =
+          b.loadVector(b.atF32(b.atF32(table, pair), offset), f32, entries);
       return b.shuffle(loaded, loaded, doubled);
     };
     Value cosine = entry(0), sine = b.mulf(entry(half), signs);
@@ -154,19 +149,18 @@ void RopeEmitter::emit() {
   Value output = context.pointers[target];
   bool inPlace = target == shape.input;
   int64_t perUnit = kTokensPerUnit * shape.perEntry;
-  Value tokens = context.rows ? b.mul(context.rows, shape.perEntry)
-                              : b.i64(shape.tokens);
+  Value tokens =
+      context.rows ? b.mul(context.rows, shape.perEntry) : b.i64(shape.tokens);
   Value end = b.min(b.mul(context.end, perUnit), tokens);
   int64_t perToken = shape.groups * shape.slots * shape.width;
   int64_t turned = shape.op.getNumRotated() * shape.width;
   b.forLoop(b.mul(context.begin, perUnit), end, 1, [&](Value token) {
     Type i32 = b.builder.getI32Type();
-    Value position =
-        b.toI64(b.loadScalar(b.at(positions, token, i32), i32));
+    Value position = b.toI64(b.loadScalar(b.at(positions, token, i32), i32));
     // A position past the table turns like the table's last one.
     position = b.max(b.min(position, shape.tableRows - 1), b.i64(0));
-    Value table = b.atF32(context.pointers[shape.table],
-                          b.mul(position, shape.rotated));
+    Value table =
+        b.atF32(context.pointers[shape.table], b.mul(position, shape.rotated));
     b.forLoop(b.i64(0), b.i64(shape.groups), 1, [&](Value group) {
       Value offset = b.add(b.mul(token, perToken),
                            b.mul(group, shape.slots * shape.width));

@@ -76,10 +76,10 @@ private:
   void emitPass(const Pass &pass, Value begin, Value end);
   Values emitGroups(const Pass &pass, Value begin, Value end, Values &outer,
                     Values accumulators);
-  Values emitColumns(const Pass &pass, Value begin, Value end,
-                     ValueRange outer, Values accumulators);
-  Values emitChunk(const Pass &pass, ValueRange outer, Value column,
-                   Value mask, int quarter, Values accumulators);
+  Values emitColumns(const Pass &pass, Value begin, Value end, ValueRange outer,
+                     Values accumulators);
+  Values emitChunk(const Pass &pass, ValueRange outer, Value column, Value mask,
+                   int quarter, Values accumulators);
   Value identity(lm::ReduceOp reduce) {
     return b.splatF32(isMax(reduce) ? -std::numeric_limits<float>::infinity()
                                     : 0.0);
@@ -115,12 +115,15 @@ LogicalResult RowEmitter::emit() {
   plan();
   if (failed(ev.beginKernel()))
     return failure();
+  // Whoever has the first unit, which an empty range has not.
   if (!kernelStores.empty())
-    b.ifThen(b.equal(context.begin, b.i64(0)), [&] {
-      for (unsigned result : kernelStores)
-        ev.storeResult(result,
-                       ev.get(body.yield().getValues()[result], Level::Kernel));
-    });
+    b.ifThen(b.andMask(b.equal(context.begin, b.i64(0)),
+                       b.less(context.begin, context.end)),
+             [&] {
+               for (unsigned result : kernelStores)
+                 ev.storeResult(result, ev.get(body.yield().getValues()[result],
+                                               Level::Kernel));
+             });
   KernelFacts facts;
   if (failed(planRow(context.kernel, facts)))
     return failure();
@@ -192,8 +195,8 @@ void RowEmitter::emitPass(const Pass &pass, Value begin, Value end) {
     return;
   for (auto [index, op] : llvm::enumerate(pass.reductions)) {
     lm::ReduceOp reduce = op;
-    Value low = combine(reduce, accumulators[index],
-                        accumulators[count + index]);
+    Value low =
+        combine(reduce, accumulators[index], accumulators[count + index]);
     Value high = combine(reduce, accumulators[2 * count + index],
                          accumulators[3 * count + index]);
     ev.define(reduce.getOutput(),
@@ -212,9 +215,9 @@ Values RowEmitter::emitGroups(const Pass &pass, Value begin, Value end,
   return b.forLoop(b.i64(0), b.i64(group.hi / group.lo), 1, accumulators,
                    [&](Value iv, ValueRange carried) {
                      outer.push_back(iv);
-                     Values next = emitGroups(
-                         pass, begin, end, outer,
-                         Values(carried.begin(), carried.end()));
+                     Values next =
+                         emitGroups(pass, begin, end, outer,
+                                    Values(carried.begin(), carried.end()));
                      outer.pop_back();
                      return next;
                    });
@@ -230,23 +233,24 @@ Values RowEmitter::emitColumns(const Pass &pass, Value begin, Value end,
   std::optional<int64_t> staticEnd = LoopBuilder::constantOf(end);
   // Quarters of 64 elements share their random blocks.
   Interval last = body.columnGroups.back();
-  bool aligned = b.lanes == 16 && ((last.hi / last.lo) % 64 == 0 ||
-                                   (body.columnGroups.size() == 1 &&
-                                    body.elements == body.split));
+  bool aligned =
+      b.lanes == 16 &&
+      ((last.hi / last.lo) % 64 == 0 ||
+       (body.columnGroups.size() == 1 && body.elements == body.split));
   size_t perVector = pass.reductions.size();
   auto emitMain = [&](Value from, Value to, Values initial) {
-    return b.forLoop(from, to, step, initial,
-                     [&](Value column, ValueRange carried) {
-      Values next;
-      for (int64_t u = 0; u < kUnroll; ++u) {
-        Values part(carried.begin() + u * perVector,
-                    carried.begin() + (u + 1) * perVector);
-        part = emitChunk(pass, outer, b.add(column, u * b.lanes), {},
-                         aligned ? static_cast<int>(u) : -1, part);
-        next.append(part);
-      }
-      return next;
-    });
+    return b.forLoop(
+        from, to, step, initial, [&](Value column, ValueRange carried) {
+          Values next;
+          for (int64_t u = 0; u < kUnroll; ++u) {
+            Values part(carried.begin() + u * perVector,
+                        carried.begin() + (u + 1) * perVector);
+            part = emitChunk(pass, outer, b.add(column, u * b.lanes), {},
+                             aligned ? static_cast<int>(u) : -1, part);
+            next.append(part);
+          }
+          return next;
+        });
   };
   if (!staticMain || *staticMain > *first) {
     if (perVector > 0 && staticMain && *staticMain > 2 * kSumBlock) {
@@ -257,11 +261,11 @@ Values RowEmitter::emitColumns(const Pass &pass, Value begin, Value end,
             for (int64_t u = 0; u < kUnroll; ++u)
               for (lm::ReduceOp reduce : pass.reductions)
                 fresh.push_back(identity(reduce));
-            Values sums = emitMain(
-                block, b.min(b.add(block, kSumBlock), mainEnd), fresh);
+            Values sums =
+                emitMain(block, b.min(b.add(block, kSumBlock), mainEnd), fresh);
             for (auto [index, sum] : llvm::enumerate(sums))
-              sum = combine(pass.reductions[index % perVector],
-                            carried[index], sum);
+              sum = combine(pass.reductions[index % perVector], carried[index],
+                            sum);
             return sums;
           });
     } else {
@@ -272,12 +276,11 @@ Values RowEmitter::emitColumns(const Pass &pass, Value begin, Value end,
     return accumulators;
   // What is left, one masked vector at a time.
   Values part(accumulators.begin(), accumulators.begin() + perVector);
-  part = b.forLoop(mainEnd, end, b.lanes, part,
-                   [&](Value column, ValueRange carried) {
-                     return emitChunk(pass, outer, column,
-                                      b.laneMask(b.sub(end, column)), -1,
-                                      Values(carried.begin(), carried.end()));
-                   });
+  part = b.forLoop(
+      mainEnd, end, b.lanes, part, [&](Value column, ValueRange carried) {
+        return emitChunk(pass, outer, column, b.laneMask(b.sub(end, column)),
+                         -1, Values(carried.begin(), carried.end()));
+      });
   std::copy(part.begin(), part.end(), accumulators.begin());
   return accumulators;
 }

@@ -22,43 +22,39 @@ struct ScatterShape {
   unsigned indices = 0, gradient = 0; // argument numbers
   int64_t vocabulary = 0, width = 0, positions = 0;
   bool dynamic = false;
-  std::optional<unsigned> base; // the argument that rows are added to
-  bool accumulates = false;     // base counts from the second micro-batch on
+  // The body is lm.accumulate of the rows with the result's own bytes: from
+  // the second micro-batch on they are the base as they stand.
+  bool plainAccumulate = false;
 };
 
 FailureOr<ScatterShape> describeScatter(plan::KernelOp kernel) {
   ScatterShape shape;
-  Operation *last = nullptr;
-  for (Operation &op : kernel.getBody().front().without_terminator()) {
+  Block &block = kernel.getBody().front();
+  auto yield = cast<plan::YieldOp>(block.getTerminator());
+  for (Operation &op : block)
     if (auto grad = dyn_cast<lm::EmbeddingGradOp>(op)) {
       if (shape.op)
         return grad.emitOpError() << "stands twice in one kernel";
       shape.op = grad;
-      last = grad;
-      continue;
     }
-    bool addsToBase = isa<lm::AccumulateOp, arith::AddFOp>(op) && shape.op &&
-                      last == shape.op.getOperation();
-    Value other;
-    if (addsToBase)
-      other = op.getOperand(0) == shape.op.getOutput() ? op.getOperand(1)
-                                                       : op.getOperand(0);
-    auto argument = dyn_cast_if_present<BlockArgument>(other);
-    if (!argument || op.getOperand(0) == op.getOperand(1))
-      return op.emitOpError()
-             << "cannot follow lm.embedding_grad in a kernel: only one "
-                "lm.accumulate or arith.addf with an argument can";
-    shape.base = argument.getArgNumber();
-    shape.accumulates = isa<lm::AccumulateOp>(op);
-    last = &op;
-  }
-  auto yield =
-      cast<plan::YieldOp>(kernel.getBody().front().getTerminator());
-  if (!shape.op || yield.getValues().size() != 1 ||
-      yield.getValues()[0].getDefiningOp() != last)
+  if (!shape.op || yield.getValues().size() != 1)
     return kernel.emitOpError()
-           << "of kind scatter must yield one sum of rows, made by "
-              "lm.embedding_grad";
+           << "of kind scatter must hold one lm.embedding_grad and yield one "
+              "result";
+  // Rows are added to what stands there, so each must count once: a chain of
+  // sums leads from them to the result.
+  Value at = shape.op.getOutput();
+  while (at != yield.getValues()[0]) {
+    Operation *user = at.hasOneUse() ? *at.user_begin() : nullptr;
+    bool sum = isa_and_nonnull<arith::AddFOp>(user) ||
+               (isa_and_nonnull<lm::AccumulateOp>(user) &&
+                cast<lm::AccumulateOp>(user).getValue() == at);
+    if (!sum)
+      return (user ? user : shape.op.getOperation())->emitOpError()
+             << "in a kernel of kind scatter: only arith.addf and "
+                "lm.accumulate can follow lm.embedding_grad";
+    at = user->getResult(0);
+  }
   auto indices = dyn_cast<BlockArgument>(shape.op.getIndices());
   auto gradient = dyn_cast<BlockArgument>(shape.op.getGradient());
   if (!indices || !gradient)
@@ -71,8 +67,14 @@ FailureOr<ScatterShape> describeScatter(plan::KernelOp kernel) {
   shape.width = table.getNumElements() / shape.vocabulary;
   shape.dynamic = takesRows(kernel);
   shape.positions =
-      shape.dynamic ? 0 : cast<RankedTensorType>(indices.getType())
-                              .getNumElements();
+      shape.dynamic
+          ? 0
+          : cast<RankedTensorType>(indices.getType()).getNumElements();
+  auto accumulate = yield.getValues()[0].getDefiningOp<lm::AccumulateOp>();
+  if (accumulate && accumulate.getValue() == shape.op.getOutput())
+    if (auto argument = dyn_cast<BlockArgument>(accumulate.getAccumulator()))
+      shape.plainAccumulate =
+          resultPointerOf(kernel, 0) == argument.getArgNumber();
   return shape;
 }
 
@@ -99,45 +101,52 @@ LogicalResult codegen::emitScatter(EmitContext &context) {
   Value gradient = context.pointers[shape->gradient];
   unsigned resultPointer = resultPointerOf(context.kernel, 0);
   Value result = context.pointers[resultPointer];
-  Value base = shape->base ? context.pointers[*shape->base] : Value();
-  bool inPlace = shape->base && resultPointer == *shape->base;
   Value positions = context.rows ? context.rows : b.i64(shape->positions);
+  auto body = KernelBody::analyze(context.kernel, KernelBody::Split::Explicit,
+                                  shape->width);
+  if (failed(body))
+    return failure();
+  if (body->columnGroups.size() != 1)
+    return context.kernel.emitOpError()
+           << "of kind scatter must add whole rows of " << shape->width
+           << " elements";
+  Evaluator ev(*body, b, context.pointers, context.microBatch);
+  if (failed(ev.beginKernel()))
+    return failure();
+  bool failedOnce = false;
 
   b.forLoop(context.begin, context.end, 1, [&](Value unit) {
     Value column = b.mul(unit, kStrip);
     Value columnEnd = b.min(b.add(column, kStrip), shape->width);
     bool masked = shape->width % b.lanes != 0;
     // Every vector of the strip in one row.
-    auto overColumns = [&](const std::function<void(Value, Value)> &body) {
+    auto overColumns = [&](const std::function<void(Value, Value)> &each) {
       b.forLoop(column, columnEnd, b.lanes, [&](Value c) {
-        body(c, masked ? b.laneMask(b.sub(columnEnd, c)) : Value());
+        each(c, masked ? b.laneMask(b.sub(columnEnd, c)) : Value());
       });
     };
-    auto fill = [&](bool zero) {
+    // What the rows are added to: the body's value where no row is.
+    auto fill = [&] {
       b.forLoop(b.i64(0), b.i64(shape->vocabulary), 1, [&](Value row) {
-        Value offset = b.mul(row, shape->width);
+        failedOnce |= failed(ev.beginRow(row));
         overColumns([&](Value c, Value mask) {
-          Value at = b.add(offset, c);
-          Value value = zero ? b.splatF32(0)
-                             : b.loadVector(b.atF32(base, at), f32, mask);
-          b.store(value, b.atF32(result, at), mask);
+          ev.beginChunk({}, c, mask);
+          ev.define(shape->op.getOutput(), b.splatF32(0));
+          Value value = ev.getVector(body->yield().getValues()[0]);
+          failedOnce |= !value;
+          if (value)
+            ev.storeResult(0, value);
         });
       });
     };
-    if (!shape->base)
-      fill(true);
-    else if (shape->accumulates && inPlace)
-      b.ifThen(b.equal(context.microBatch, b.i64(0)), [&] { fill(true); });
-    else if (shape->accumulates)
-      b.ifThenElse(
-          b.equal(context.microBatch, b.i64(0)), [&] { fill(true); },
-          [&] { fill(false); });
-    else if (!inPlace)
-      fill(false);
+    if (shape->plainAccumulate)
+      b.ifThen(ev.isFirstMicroBatch(), fill);
+    else
+      fill();
     b.forLoop(b.i64(0), positions, 1, [&](Value position) {
-      Value index = b.toI64(b.loadScalar(
-          b.at(indices, position, b.builder.getI32Type()),
-          b.builder.getI32Type()));
+      Value index =
+          b.toI64(b.loadScalar(b.at(indices, position, b.builder.getI32Type()),
+                               b.builder.getI32Type()));
       Value valid = b.builder.create<arith::CmpIOp>(
           b.loc, arith::CmpIPredicate::ult, index, b.i64(shape->vocabulary));
       b.ifThen(valid, [&] {
@@ -145,12 +154,12 @@ LogicalResult codegen::emitScatter(EmitContext &context) {
         Value to = b.mul(index, shape->width);
         overColumns([&](Value c, Value mask) {
           Value target = b.atF32(result, b.add(to, c));
-          Value row = b.loadVector(b.atF32(gradient, b.add(from, c)), f32,
-                                   mask);
+          Value row =
+              b.loadVector(b.atF32(gradient, b.add(from, c)), f32, mask);
           b.store(b.addf(b.loadVector(target, f32, mask), row), target, mask);
         });
       });
     });
   });
-  return success();
+  return failure(failedOnce);
 }

@@ -74,10 +74,10 @@ static size_t editDistance(std::string_view a, std::string_view b) {
 std::string nearestName(std::string_view name,
                         const std::vector<std::string> &candidates) {
   std::string best;
-  size_t bestDistance = std::max<size_t>(name.size() / 3, 1) + 1;
+  size_t bestDistance = std::max<size_t>(name.size() / 3, 2) + 1;
   for (const std::string &candidate : candidates) {
     size_t distance = editDistance(name.substr(0, 256), candidate);
-    if (distance < bestDistance) {
+    if (distance < bestDistance && distance < candidate.size()) {
       bestDistance = distance;
       best = candidate;
     }

@@ -122,6 +122,50 @@ def normalise(ir):
     return [line for line in ir.splitlines() if line.strip()]
 
 
+def is_excerpt(ir):
+    """An After may leave lines out: a line of three dots stands for them."""
+    return any(line.strip() == "..." for line in ir.splitlines())
+
+
+def match_line(pattern, line, names):
+    """Binds the pattern's value names to the line's; None where they differ."""
+    value = re.compile(r"(%[\w$.#-]+|\^[\w$.-]+)")
+    a, b = value.split(" ".join(pattern.split())), value.split(
+        " ".join(line.split()))
+    if a[::2] != b[::2]:
+        return None
+    names = dict(names)
+    for wanted, found in zip(a[1::2], b[1::2]):
+        if names.setdefault(wanted, found) != found:
+            return None
+    return names
+
+
+def find_excerpt(after, printed):
+    """Finds the parts of an excerpt in order in printed IR, each a run of
+    lines. Returns the first line of the part that is not there, or None."""
+    printed = [line for line in printed.splitlines() if line.strip()]
+    parts, names, position = [[]], {}, 0
+    for line in after.splitlines():
+        if line.strip() == "...":
+            parts.append([])
+        elif line.strip():
+            parts[-1].append(line)
+    for part in filter(None, parts):
+        for start in range(position, len(printed) - len(part) + 1):
+            bound = names
+            for wanted, line in zip(part, printed[start:]):
+                bound = match_line(wanted, line, bound)
+                if bound is None:
+                    break
+            if bound is not None:
+                names, position = bound, start + len(part)
+                break
+        else:
+            return part[0].strip()
+    return None
+
+
 def opt_tool():
     build = Path(os.environ.get("LMC_BUILD", root / "build"))
     tool = build / "bin" / "lmc-opt"
@@ -156,6 +200,13 @@ def before_after():
             if ran.returncode:
                 yield (f"{where}: its Before does not run: "
                        + ran.stderr.decode().strip())
+                continue
+            if is_excerpt(after):
+                missing = find_excerpt(after, ran.stdout.decode())
+                if missing:
+                    yield (f"{where}: its Before does not become its After: "
+                           f"no place for the lines from `{missing}` in\n"
+                           + ran.stdout.decode())
                 continue
             wanted = run_opt(tool, after)
             if wanted.returncode:

@@ -42,6 +42,20 @@ GOOD = {
         "LogicalResult SumOp::verify() {\n  return success(); // (C1)\n}\n",
     "passes/README.md": "", "dialects/README.md": "", "test/README.md": "",
 }
+# An After that is an excerpt, and what the pass prints for it.
+EXCERPT = """    %x = two
+    ...
+    four %x
+"""
+PRINTED = "%0 = one\n    %1 = b\n    four {}\n"
+
+
+def excerpt(last):
+    return {"passes/lm/Passes.td": PASS_TD.replace(
+        "    %a = one\n", PRINTED.format(last)).replace(
+            "    %b = two\n", EXCERPT)}
+
+
 # A stand-in for lmc-opt: "one" becomes "two" when a pass is asked for.
 OPT = '#!/bin/sh\ncase "$*" in *fuse*) sed "s/one/two/" ;; *) cat ;; esac\n'
 
@@ -59,6 +73,8 @@ BAD = [
     ("before_after", "another After",
      {"passes/lm/Passes.td": PASS_TD.replace("two", "three")},
      "does not become"),
+    ("before_after", "an excerpt with another value", excerpt("%1"),
+     "no place for"),
     ("arrows", "dialects know passes",
      {"dialects/lm/Lm.h": '#include "passes/lm/Passes.h"\n'}, "may not know"),
     ("arrows", "a group of passes knows another",
@@ -126,6 +142,7 @@ def complaints(rule, changes):
 def main():
     failed = 0
     cases = [(rule.__name__, "a good tree", {}, None) for rule in check.RULES]
+    cases.append(("before_after", "a good excerpt", excerpt("%0"), None))
     for rule, what, changes, words in cases + BAD:
         found = complaints(rule, changes)
         good = not found if words is None else (

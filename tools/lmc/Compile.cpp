@@ -6,9 +6,11 @@
 #include "passes/Pipeline.h"
 #include "passes/Register.h"
 #include "passes/emit/EmitPlan.h"
+#include "runtime/plan/PlanFile.h"
 #include "tools/lmc/Diagnostics.h"
 
-#include "mlir/IR/Verifier.h"
+#include "dialects/lm/Lm.h"
+#include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Pass/PassManager.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Path.h"
@@ -72,6 +74,7 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
           b.getNamedAttr("weight_decay", b.getF64FloatAttr(t.weight_decay())),
           b.getNamedAttr("clip_norm", b.getF64FloatAttr(t.clip_norm())),
       }));
+  module->setAttr("lm.mode", b.getStringAttr(settings.mode));
   auto text = [&](StringRef name, const std::string &value) {
     return b.getNamedAttr(name, b.getStringAttr(value));
   };
@@ -115,6 +118,17 @@ int dump(ModuleOp module, const CompileSettings &settings, Phase phase,
   return kDone;
 }
 
+// $XDG_CACHE_HOME/lmc, or ~/.cache/lmc; empty where there is no home.
+std::string cacheDirectory() {
+  llvm::SmallString<128> path;
+  if (const char *cache = std::getenv("XDG_CACHE_HOME"); cache && *cache)
+    path = cache;
+  else if (!llvm::sys::path::cache_directory(path))
+    return "";
+  llvm::sys::path::append(path, "lmc");
+  return path.str().str();
+}
+
 int writePlan(ModuleOp module, const CompileSettings &settings) {
   if (settings.output.empty())
     return printError("no output file", "-o FILE, or --compile-to=PHASE to "
@@ -124,9 +138,14 @@ int writePlan(ModuleOp module, const CompileSettings &settings) {
   llvm::StringRef(settings.targetCpus).split(cpus, ',', -1, false);
   options.targetCpus.assign(cpus.begin(), cpus.end());
   options.threads = settings.threads;
-  options.useCache = !settings.noCache;
-  if (failed(emit::emitPlan(module, settings.output, options)))
+  if (!settings.noCache)
+    options.cacheDirectory = cacheDirectory();
+  FailureOr<plan::Plan> plan = emit::emitPlan(module, options);
+  if (failed(plan))
     return kWrongInput;
+  runtime::Status status = runtime::writePlanFile(*plan, settings.output);
+  if (!status.ok())
+    return printError(status.message());
   return kDone;
 }
 

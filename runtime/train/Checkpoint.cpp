@@ -1,0 +1,356 @@
+// See Checkpoint.h.
+#include "runtime/train/Checkpoint.h"
+#include "runtime/base/Checked.h"
+#include "runtime/base/Log.h"
+#include "runtime/weights/Json.h"
+
+#include <algorithm>
+#include <cstring>
+#include <fcntl.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+namespace lmc::runtime {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+static Status meet(Executor &executor) {
+  return executor.comm() ? executor.comm()->barrier() : Status();
+}
+
+static bool isParameter(const plan::State &state) {
+  return state.kind() == plan::State::PARAMETER;
+}
+static bool isOptimizer(const plan::State &state) {
+  return state.kind() == plan::State::MOMENT ||
+         state.kind() == plan::State::SCALAR;
+}
+static std::string roleSuffix(const plan::State &state) {
+  return state.role().empty() ? "" : "." + state.role();
+}
+static std::string noSuffix(const plan::State &) { return ""; }
+static std::string masterSuffix(const plan::State &) { return ".master"; }
+
+Checkpointer::Checkpointer(const TrainOptions &options)
+    : options(options), folder(options.checkpointFolder) {}
+
+Checkpointer::~Checkpointer() { join(); }
+
+void Checkpointer::join() {
+  if (writer.joinable())
+    writer.join();
+}
+
+static WrittenFile describe(std::string_view bytes) {
+  XXH128_canonical_t sum;
+  XXH128_canonicalFromHash(&sum, XXH3_128bits(bytes.data(), bytes.size()));
+  std::string hex;
+  for (unsigned char byte : sum.digest)
+    hex += fmt::format("{:02x}", byte);
+  return {int64_t(bytes.size()), hex};
+}
+
+/// The N of "step_N", or -1.
+static int64_t stepOf(const std::string &name) {
+  if (name.compare(0, 5, "step_") != 0 || name.size() == 5 ||
+      name.size() > 20 ||
+      name.find_first_not_of("0123456789", 5) != std::string::npos)
+    return -1;
+  return std::stoll(name.substr(5));
+}
+
+StatusOr<CheckpointState> verifyCheckpoint(const std::string &name) {
+  fs::path folder = name;
+  LMC_ASSIGN_OR_RETURN(MappedFile text,
+                       MappedFile::open((folder / "manifest.json").string()));
+  LMC_ASSIGN_OR_RETURN(json manifest, parseJson(text.bytes(), text.path()));
+  if (!manifest.is_object() || !manifest.contains("version") ||
+      !manifest.contains("files") || !manifest["files"].is_object())
+    return corrupt("{} is no manifest", text.path());
+  if (manifest["version"] != 1)
+    return corrupt("{} is of version {}; this build reads version 1",
+                   text.path(), manifest["version"].dump());
+  for (auto &[file, entry] : manifest["files"].items()) {
+    if (file.find('/') != std::string::npos || !entry.is_object() ||
+        !entry.contains("bytes") || !entry.contains("xxh3_128"))
+      return corrupt("{} has a bad entry", text.path());
+    LMC_ASSIGN_OR_RETURN(MappedFile content,
+                         MappedFile::open((folder / file).string()));
+    WrittenFile found = describe(content.bytes());
+    content.release(0, content.bytes().size());
+    if (entry["bytes"] != found.bytes || entry["xxh3_128"] != found.checksum)
+      return corrupt("{} is damaged: it does not match its manifest",
+                     content.path());
+  }
+  LMC_ASSIGN_OR_RETURN(MappedFile trainerText,
+                       MappedFile::open((folder / "trainer.json").string()));
+  LMC_ASSIGN_OR_RETURN(json trainer,
+                       parseJson(trainerText.bytes(), trainerText.path()));
+  CheckpointState state;
+  state.folder = name;
+  for (const char *key : {"step", "samples", "seed"})
+    if (!trainer.is_object() || !trainer.contains(key) ||
+        !trainer[key].is_number_unsigned())
+      return corrupt("{} has no {}", trainerText.path(), key);
+  state.step = trainer["step"].get<int64_t>();
+  state.samples = trainer["samples"].get<int64_t>();
+  state.seed = trainer["seed"].get<uint64_t>();
+  return state;
+}
+
+static std::vector<int64_t> savedSteps(const fs::path &folder) {
+  std::vector<int64_t> steps;
+  std::error_code error;
+  for (const fs::directory_entry &entry :
+       fs::directory_iterator(folder, error)) {
+    int64_t step = stepOf(entry.path().filename().string());
+    if (step >= 0)
+      steps.push_back(step);
+  }
+  std::sort(steps.rbegin(), steps.rend());
+  return steps;
+}
+
+StatusOr<std::optional<CheckpointState>> Checkpointer::choose(bool resume) {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error)
+    return wrongInput("cannot make the checkpoint folder {}: {}",
+                      folder.string(), error.message());
+  std::vector<int64_t> steps = savedSteps(folder);
+  if (!resume && !steps.empty())
+    return wrongInput("{} already holds checkpoints, up to step {}",
+                      folder.string(), steps[0])
+        .help("go on from them with --resume, or name another --checkpoint "
+              "folder");
+  // Left behind by a run that was killed while it saved.
+  std::vector<fs::path> leftOver;
+  for (const fs::directory_entry &entry :
+       fs::directory_iterator(folder, error)) {
+    std::string name = entry.path().filename().string();
+    if (name.compare(0, 6, ".step_") == 0)
+      leftOver.push_back(entry.path());
+  }
+  for (const fs::path &path : leftOver)
+    fs::remove_all(path, error);
+  Status firstFailure;
+  for (int64_t step : steps) {
+    std::string name = (folder / fmt::format("step_{}", step)).string();
+    StatusOr<CheckpointState> state = verifyCheckpoint(name);
+    if (state.ok())
+      return std::optional<CheckpointState>(*state);
+    logWarning("checkpoint {} is passed over: {}", name,
+               state.status().message());
+    if (firstFailure.ok())
+      firstFailure = state.status();
+  }
+  if (!firstFailure.ok())
+    return firstFailure; // do not silently begin anew over damaged work
+  return std::optional<CheckpointState>();
+}
+
+StatusOr<std::optional<CheckpointState>>
+Checkpointer::restore(Executor &executor, bool resume) {
+  LMC_RETURN_IF_ERROR(meet(executor));
+  if (executor.rank() == 0) {
+    modelConfig = executor.plan().model_config();
+    StatusOr<std::optional<CheckpointState>> choice = choose(resume);
+    if (choice.ok())
+      chosen = *choice;
+    else
+      chosenStatus = choice.status();
+  }
+  LMC_RETURN_IF_ERROR(meet(executor));
+  if (!chosenStatus.ok())
+    return chosenStatus;
+  if (!chosen)
+    return std::optional<CheckpointState>();
+  fs::path from = chosen->folder;
+  LMC_ASSIGN_OR_RETURN(
+      WeightFiles optimizerFile,
+      WeightFiles::openFile((from / "optimizer.safetensors").string()));
+  LMC_ASSIGN_OR_RETURN(WeightFiles weights, WeightFiles::open(from.string()));
+  const plan::Plan &plan = executor.plan();
+  struct Load {
+    const plan::State *state;
+    const WeightFiles *file;
+    std::string suffix;
+  };
+  std::vector<Load> loads;
+  std::vector<std::string> problems;
+  for (const plan::State &state : plan.states()) {
+    if (isOptimizer(state)) {
+      loads.push_back({&state, &optimizerFile, roleSuffix(state)});
+    } else if (isParameter(state)) {
+      bool master =
+          optimizerFile.find(boxesOf(plan, state, ".master")[0].names[0]);
+      loads.push_back({&state, master ? &optimizerFile : &weights,
+                       master ? ".master" : ""});
+    } else {
+      continue;
+    }
+    checkState(plan, state, *loads.back().file, loads.back().suffix, problems);
+  }
+  if (!problems.empty()) {
+    Status status = wrongInput("the checkpoint {} is not of this model or "
+                               "optimizer",
+                               chosen->folder);
+    for (const std::string &problem : problems)
+      status = std::move(status).note("{}", problem);
+    return status;
+  }
+  for (const Load &load : loads)
+    loadState(executor, *load.state, *load.file, load.suffix);
+  return chosen;
+}
+
+Status Checkpointer::save(Executor &executor, CheckpointState state) {
+  if (executor.rank() == 0) {
+    join();
+    model.clear();
+    optimizer.clear();
+  }
+  Snapshot::Selection weights{isParameter, noSuffix,
+                              options.saveBf16 ? DataType::BF16 : DataType::F32,
+                              1};
+  LMC_RETURN_IF_ERROR(model.gather(executor, weights));
+  LMC_RETURN_IF_ERROR(optimizer.gather(
+      executor, {isOptimizer, roleSuffix, DataType::Invalid, 1}));
+  if (options.saveBf16)
+    LMC_RETURN_IF_ERROR(optimizer.gather(
+        executor, {isParameter, masterSuffix, DataType::Invalid, 1}));
+  if (executor.rank() != 0)
+    return Status();
+  modelConfig = executor.plan().model_config();
+  writer = std::thread([this, state] {
+    lastSave = write(state);
+    model.clear();
+    optimizer.clear();
+    if (!lastSave.ok())
+      logWarning("the checkpoint of step {} was not saved: {}", state.step,
+                 lastSave.message());
+  });
+  return Status();
+}
+
+Status Checkpointer::finish(Executor &executor) {
+  if (executor.rank() == 0) {
+    join();
+    chosenStatus = lastSave;
+  }
+  LMC_RETURN_IF_ERROR(meet(executor));
+  return chosenStatus;
+}
+
+static Status syncFolder(const fs::path &path) {
+  int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0)
+    return fileError("open", path.string());
+  Status status =
+      ::fsync(fd) == 0 ? Status() : fileError("flush", path.string());
+  ::close(fd);
+  return status;
+}
+
+static Status writeFiles(const fs::path &part, const CheckpointState &state,
+                         const std::string &modelConfig, const Snapshot &model,
+                         const Snapshot &optimizer) {
+  json files = json::object();
+  auto record = [&](const char *name, const WrittenFile &file) {
+    files[name] = {{"bytes", file.bytes}, {"xxh3_128", file.checksum}};
+  };
+  auto writeText = [&](const char *name, const std::string &text) {
+    record(name, describe(text));
+    return writeWholeFile((part / name).string(), text);
+  };
+  LMC_ASSIGN_OR_RETURN(
+      WrittenFile weights,
+      writeSafetensors((part / "model.safetensors").string(), model.tensors()));
+  record("model.safetensors", weights);
+  LMC_ASSIGN_OR_RETURN(
+      WrittenFile moments,
+      writeSafetensors((part / "optimizer.safetensors").string(),
+                       optimizer.tensors()));
+  record("optimizer.safetensors", moments);
+  json map = json::object();
+  int64_t total = 0;
+  for (const TensorToWrite &tensor : model.tensors()) {
+    map[tensor.name] = "model.safetensors";
+    total += *checkedElements(tensor.shape) *
+             lookUpDataType(int(tensor.dtype))->sizeBytes;
+  }
+  json index = {{"metadata", {{"total_size", total}}}, {"weight_map", map}};
+  LMC_RETURN_IF_ERROR(
+      writeText("model.safetensors.index.json", index.dump(2) + "\n"));
+  if (!modelConfig.empty())
+    LMC_RETURN_IF_ERROR(writeText("config.json", modelConfig));
+  json trainer = {
+      {"step", state.step}, {"samples", state.samples}, {"seed", state.seed}};
+  LMC_RETURN_IF_ERROR(writeText("trainer.json", trainer.dump(2) + "\n"));
+  json manifest = {{"version", 1}, {"step", state.step}, {"files", files}};
+  return writeWholeFile((part / "manifest.json").string(),
+                        manifest.dump(2) + "\n");
+}
+
+Status Checkpointer::write(const CheckpointState &state) {
+  std::string name = fmt::format("step_{}", state.step);
+  fs::path part = folder / fmt::format(".{}.part", name);
+  std::error_code error;
+  fs::remove_all(part, error);
+  fs::create_directories(part, error);
+  Status status =
+      error ? jobFailed("cannot make {}: {}", part.string(), error.message())
+            : writeFiles(part, state, modelConfig, model, optimizer);
+  if (status.ok())
+    status = syncFolder(part);
+  if (!status.ok()) {
+    fs::remove_all(part, error);
+    return status;
+  }
+  // A checkpoint of the same step is there only if it was passed over as
+  // damaged when this run resumed.
+  fs::remove_all(folder / name, error);
+  fs::rename(part, folder / name, error);
+  if (error)
+    return jobFailed("cannot rename {} to {}: {}", part.string(), name,
+                     error.message());
+  LMC_RETURN_IF_ERROR(syncFolder(folder));
+  LMC_RETURN_IF_ERROR(
+      writeWholeFile((folder / "latest").string(), name + "\n"));
+  LMC_RETURN_IF_ERROR(syncFolder(folder));
+  prune(name);
+  return Status();
+}
+
+void Checkpointer::prune(const std::string &newest) {
+  if (options.keep <= 0)
+    return;
+  int64_t kept = 0;
+  for (int64_t step : savedSteps(folder)) {
+    std::string name = fmt::format("step_{}", step);
+    if (kept++ < options.keep || name == newest)
+      continue;
+    // Out of the way in one move, so that no half checkpoint has its name.
+    std::error_code error;
+    fs::path gone = folder / fmt::format(".{}.gone", name);
+    fs::rename(folder / name, gone, error);
+    if (!error)
+      fs::remove_all(gone, error);
+  }
+}
+
+Status GradientDump::write(Executor &executor, double scale) {
+  LMC_RETURN_IF_ERROR(snapshot.gather(
+      executor, {[](const plan::State &state) {
+                   return state.kind() == plan::State::ACCUMULATOR;
+                 },
+                 noSuffix, DataType::F32, scale}));
+  if (executor.rank() != 0)
+    return Status();
+  Status status = writeSafetensors(path, snapshot.tensors()).status();
+  snapshot.clear();
+  return status;
+}
+
+} // namespace lmc::runtime

@@ -1,0 +1,87 @@
+// Checkpoints: folders that another program can open as a Hugging Face model,
+// and from which a run goes on bit for bit.
+//
+//   DIR/latest                 "step_200", replaced by renaming
+//   DIR/step_200/
+//     model.safetensors        weights under their Hugging Face names
+//     model.safetensors.index.json, config.json
+//     optimizer.safetensors    moments as NAME.m, NAME.v; scalars; float32
+//                              masters as NAME.master when weights are bf16
+//     trainer.json             step, samples used, seed
+//     manifest.json            size and XXH3-128 of every other file
+//
+// Saving copies the states to host memory while training waits; a thread then
+// writes them into a folder `.step_200.part`, the manifest last, and renames
+// it. Whatever moment the process is killed at, `latest` names a whole
+// checkpoint. A save that fails (disk full) is a warning: training goes on and
+// the earlier checkpoints stay; only when the last save of a run fails is that
+// the run's failure.
+#ifndef LMC_RUNTIME_TRAIN_CHECKPOINT_H
+#define LMC_RUNTIME_TRAIN_CHECKPOINT_H
+
+#include "runtime/train/Snapshot.h"
+#include "runtime/train/TrainOptions.h"
+
+#include <filesystem>
+#include <thread>
+
+namespace lmc::runtime {
+
+struct CheckpointState {
+  int64_t step = 0;
+  int64_t samples = 0; ///< of training data used so far
+  uint64_t seed = 0;
+  std::string folder; ///< where it was read from
+};
+
+/// One object for all ranks of a process; every call is made by all of them.
+class Checkpointer {
+public:
+  explicit Checkpointer(const TrainOptions &options);
+  ~Checkpointer();
+
+  /// Loads all states from the newest intact checkpoint; nothing when there is
+  /// none. Refuses to begin anew (`resume` false) over existing checkpoints.
+  StatusOr<std::optional<CheckpointState>> restore(Executor &executor,
+                                                   bool resume);
+
+  /// Copies the states and starts writing; waits for the save before.
+  Status save(Executor &executor, CheckpointState state);
+
+  /// Waits for the writer; the failure of the last save, if it failed.
+  Status finish(Executor &executor);
+
+private:
+  StatusOr<std::optional<CheckpointState>> choose(bool resume);
+  Status write(const CheckpointState &state);
+  void prune(const std::string &newest);
+  void join();
+
+  const TrainOptions &options;
+  std::filesystem::path folder;
+  std::string modelConfig;
+  Snapshot model, optimizer;
+  std::thread writer;
+  Status lastSave;
+  // What rank 0 chose, for the others.
+  std::optional<CheckpointState> chosen;
+  Status chosenStatus;
+};
+
+/// Reads a checkpoint folder's manifest and compares sizes and checksums.
+StatusOr<CheckpointState> verifyCheckpoint(const std::string &folder);
+
+/// --dump-gradients: the true gradients of a step as a safetensors file.
+class GradientDump {
+public:
+  explicit GradientDump(std::string path) : path(std::move(path)) {}
+  Status write(Executor &executor, double scale);
+
+private:
+  std::string path;
+  Snapshot snapshot;
+};
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_TRAIN_CHECKPOINT_H

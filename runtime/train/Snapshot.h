@@ -1,0 +1,43 @@
+// States of all ranks of this process, gathered into whole tensors in host
+// memory, in the shape that files hold: for checkpoints and gradient dumps.
+#ifndef LMC_RUNTIME_TRAIN_SNAPSHOT_H
+#define LMC_RUNTIME_TRAIN_SNAPSHOT_H
+
+#include "runtime/weights/Boxes.h"
+
+#include <functional>
+
+namespace lmc::runtime {
+
+class Snapshot {
+public:
+  /// Which states, and as what type and times what they are stored.
+  struct Selection {
+    std::function<bool(const plan::State &)> wants;
+    /// Put behind the name in the file, such as ".m" for a moment.
+    std::function<std::string(const plan::State &)> suffix;
+    /// Invalid: as in memory.
+    DataType dtype = DataType::Invalid;
+    double scale = 1;
+  };
+
+  /// Called by every rank of the process, between two barriers of its own.
+  Status gather(Executor &executor, const Selection &selection);
+
+  std::vector<TensorToWrite> tensors() const;
+  bool empty() const { return entries.empty(); }
+  void clear() { entries.clear(); }
+
+private:
+  struct Entry {
+    std::string name;
+    DataType dtype;
+    std::vector<int64_t> shape;
+    std::unique_ptr<std::byte[]> data;
+  };
+  std::map<std::string, Entry> entries;
+};
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_TRAIN_SNAPSHOT_H

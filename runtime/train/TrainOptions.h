@@ -1,0 +1,62 @@
+// What a training run is told beside the plan. tools/lmrun fills it from the
+// command line.
+#ifndef LMC_RUNTIME_TRAIN_TRAINOPTIONS_H
+#define LMC_RUNTIME_TRAIN_TRAINOPTIONS_H
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace lmc::runtime {
+
+enum class Decay { Constant, Linear, Cosine };
+
+struct TrainOptions {
+  // Data.
+  std::string dataPath;
+  bool shuffle = false;
+  double heldOutFraction = 0; ///< of the tokens, at the end of the data
+  uint64_t seed = 1;
+  bool seedGiven = false;
+
+  // Length and learning rate.
+  int64_t steps = 0; ///< number of the last step
+  int64_t warmupSteps = 0;
+  int64_t decaySteps = 0; ///< step at which minLearningRate is reached; 0: last
+  Decay decay = Decay::Constant;
+  double minLearningRate = 0;
+  std::vector<std::pair<std::string, double>> scalars; ///< --set
+
+  // Evaluation on the held-out part.
+  int64_t evalEvery = 0;
+  int64_t evalSteps = 0; ///< 0: all of it
+
+  // Weights in, gradients out.
+  std::string weights;
+  std::string dumpGradients;
+
+  // Checkpoints.
+  std::string checkpointFolder;
+  int64_t saveEvery = 0;
+  int64_t keep = 0; ///< 0: all
+  bool resume = false;
+  bool saveBf16 = false;
+
+  // What is told on the way.
+  std::string metricsPath;
+  int64_t logInterval = 1;
+  bool jsonLog = false;
+  bool profile = false;
+
+  // The machine.
+  int ranks = 1;
+  int threads = 0; ///< per rank; 0: cores / ranks
+  bool pinThreads = true;
+  bool guardPages = false;
+};
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_TRAIN_TRAINOPTIONS_H

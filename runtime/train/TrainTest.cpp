@@ -1,0 +1,273 @@
+// Training the bigram plan from data on disk: the loss falls, ranks and
+// micro-batches do not change it, gradients and checkpoints are right, and bad
+// input is told.
+#include "runtime/data/TokenData.h"
+#include "runtime/exec/BigramPlanForTest.h"
+#include "runtime/plan/PlanCheck.h"
+#include "runtime/train/Checkpoint.h"
+#include "runtime/train/LearningRate.h"
+#include "runtime/train/TrainJob.h"
+#include "runtime/train/Trainer.h"
+#include "runtime/weights/Json.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <gtest/gtest.h>
+
+using namespace lmc;
+using namespace lmc::runtime;
+namespace fs = std::filesystem;
+
+class TrainTest : public testing::Test {
+protected:
+  void SetUp() override {
+    std::string pattern = (fs::temp_directory_path() / "lmcXXXXXX").string();
+    folder = ::mkdtemp(pattern.data());
+    TokenFileContents contents;
+    for (int i = 0; i < 5000; ++i)
+      contents.tokens.push_back(uint32_t(i * i / 7 % 64));
+    contents.documentEnds = {5000};
+    ASSERT_TRUE(writeWholeFile(path("data"), encodeTokenFile(contents)).ok());
+    options.dataPath = path("data");
+    options.steps = 12;
+    options.metricsPath = path("metrics");
+    options.logInterval = 1000;
+    options.threads = 1;
+    options.pinThreads = false;
+  }
+  void TearDown() override { fs::remove_all(folder); }
+  std::string path(const std::string &name) { return folder / name; }
+
+  std::vector<nlohmann::json> metrics() {
+    auto file = MappedFile::open(path("metrics"));
+    std::vector<nlohmann::json> lines;
+    std::string_view rest = file->bytes();
+    while (!rest.empty()) {
+      size_t end = rest.find('\n');
+      lines.push_back(*parseJson(rest.substr(0, end), "metrics"));
+      rest.remove_prefix(end + 1);
+    }
+    return lines;
+  }
+  std::vector<double> train(const plan::Plan &plan) {
+    EXPECT_TRUE(checkPlan(plan).ok()) << checkPlan(plan).toString();
+    Status status = runTraining(plan, options);
+    EXPECT_TRUE(status.ok()) << status.toString();
+    std::vector<double> losses;
+    for (const nlohmann::json &line : metrics())
+      if (line.contains("loss"))
+        losses.push_back(line["loss"].get<double>());
+    return losses;
+  }
+
+  fs::path folder;
+  TrainOptions options;
+};
+
+static plan::Plan bigram(int64_t batch, int64_t microBatches, int64_t dp) {
+  BigramPlan plan;
+  plan.batch = batch;
+  plan.microBatches = microBatches;
+  plan.dp = dp;
+  return plan.build();
+}
+
+TEST_F(TrainTest, LossFallsAndMetricsAreWritten) {
+  options.evalEvery = 6;
+  options.heldOutFraction = 0.1;
+  options.warmupSteps = 3;
+  std::vector<double> losses = train(bigram(4, 1, 1));
+  ASSERT_EQ(losses.size(), 12u);
+  EXPECT_NEAR(losses[0], std::log(256.0), 0.01);
+  EXPECT_LT(losses.back(), losses[0]);
+  std::vector<nlohmann::json> lines = metrics();
+  ASSERT_EQ(lines.size(), 14u);
+  for (const char *key :
+       {"step", "loss", "grad_norm", "lr", "tokens_per_second", "step_ms"})
+    EXPECT_TRUE(lines[0].contains(key)) << key;
+  EXPECT_NEAR(lines[0]["lr"].get<double>(), 0.05 / 3, 1e-9);
+  EXPECT_TRUE(lines[6].contains("eval_loss"));
+  EXPECT_TRUE(lines[13].contains("eval_loss"));
+}
+
+// The same samples in the same step, however they are spread.
+TEST_F(TrainTest, RanksAndMicroBatchesTrainTheSameModel) {
+  std::vector<double> one = train(bigram(4, 1, 1));
+  std::vector<double> microBatches = train(bigram(1, 4, 1));
+  EXPECT_EQ(microBatches, one); // this kernel adds tokens in order
+  options.ranks = 2;
+  std::vector<double> ranks = train(bigram(1, 2, 2));
+  ASSERT_EQ(ranks.size(), one.size());
+  for (size_t i = 0; i < one.size(); ++i)
+    EXPECT_NEAR(ranks[i], one[i], 1e-5 * one[i]) << i;
+  options.ranks = 4;
+  options.shuffle = true;
+  std::vector<double> shuffled = train(bigram(1, 1, 4));
+  EXPECT_NE(shuffled, one);
+  EXPECT_EQ(train(bigram(1, 1, 4)), shuffled);
+}
+
+TEST_F(TrainTest, DumpedGradientsAreTheGradientsOfTheMeanLoss) {
+  options.steps = 1;
+  options.dumpGradients = path("gradients.safetensors");
+  train(bigram(4, 1, 1));
+  auto file = WeightFiles::openFile(options.dumpGradients);
+  ASSERT_TRUE(file.ok()) << file.status().toString();
+  const TensorView *view = file->find("bigram.weight");
+  ASSERT_NE(view, nullptr);
+  EXPECT_EQ(view->shape, (std::vector<int64_t>{256, 256}));
+  // Softmax minus one-hot: a token's gradients sum to zero, and each seen
+  // target gets its share. The file is transposed: [next, token].
+  std::vector<float> gradient(256 * 256);
+  std::memcpy(gradient.data(), view->data.data(), view->data.size());
+  double total = 0, negative = 0;
+  for (int token = 0; token < 256; ++token) {
+    double sum = 0;
+    for (int next = 0; next < 256; ++next) {
+      float g = gradient[size_t(next * 256 + token)];
+      sum += g;
+      negative += g < 0 ? g : 0;
+      total += std::fabs(g);
+    }
+    EXPECT_NEAR(sum, 0, 1e-6);
+  }
+  EXPECT_NEAR(negative, -0.99, 0.01);
+  EXPECT_NEAR(total, 2 * 0.99, 0.02);
+  // Two ranks dump the same file within rounding.
+  options.ranks = 2;
+  train(bigram(1, 2, 2));
+  auto two = WeightFiles::openFile(options.dumpGradients);
+  ASSERT_TRUE(two.ok());
+  for (size_t i = 0; i < gradient.size(); ++i) {
+    float other;
+    std::memcpy(&other, two->find("bigram.weight")->data.data() + 4 * i, 4);
+    EXPECT_NEAR(other, gradient[i], 1e-7);
+  }
+}
+
+TEST_F(TrainTest, ResumesBitForBitAlsoOnAnotherMesh) {
+  options.shuffle = true;
+  options.seed = 9;
+  std::vector<double> whole = train(bigram(2, 2, 1));
+  options.checkpointFolder = path("ckpt");
+  options.saveEvery = 2;
+  options.keep = 2;
+  options.steps = 6;
+  std::vector<double> half = train(bigram(2, 2, 1));
+  EXPECT_EQ(half, std::vector<double>(whole.begin(), whole.begin() + 6));
+  EXPECT_FALSE(fs::exists(path("ckpt/step_2")));
+  EXPECT_TRUE(fs::exists(path("ckpt/step_4")));
+
+  // A folder with checkpoints is not begun anew by accident.
+  EXPECT_EQ(runTraining(bigram(2, 2, 1), options).exitStatus(), 2);
+
+  // The newest one is damaged: the one before it is used.
+  std::string newest = path("ckpt/step_6/model.safetensors");
+  auto bytes = MappedFile::open(newest);
+  std::string damaged(bytes->bytes());
+  damaged[damaged.size() / 2] = char(damaged[damaged.size() / 2] ^ 1);
+  ASSERT_TRUE(writeWholeFile(newest, damaged).ok());
+  fs::create_directories(path("ckpt/.step_8.part"));
+  options.resume = true;
+  options.seed = 1; // not given: the checkpoint's counts
+  options.steps = 12;
+  fs::remove(path("metrics"));
+  EXPECT_EQ(train(bigram(2, 2, 1)),
+            std::vector<double>(whole.begin() + 4, whole.end()));
+  EXPECT_FALSE(fs::exists(path("ckpt/.step_8.part")));
+
+  // Final weights, loaded on two ranks, give the held-out loss of one.
+  options.resume = false;
+  options.checkpointFolder.clear();
+  options.saveEvery = options.keep = 0;
+  options.weights = path("ckpt");
+  options.steps = 1;
+  std::vector<double> one = train(bigram(2, 2, 1));
+  options.ranks = 2;
+  std::vector<double> two = train(bigram(1, 2, 2));
+  EXPECT_NEAR(two[0], one[0], 1e-5);
+}
+
+TEST_F(TrainTest, Bf16CheckpointsKeepFloat32Masters) {
+  std::vector<double> whole = train(bigram(4, 1, 1));
+  options.checkpointFolder = path("ckpt");
+  options.saveBf16 = true;
+  options.steps = 6;
+  train(bigram(4, 1, 1));
+  auto weights = WeightFiles::open(path("ckpt"));
+  ASSERT_TRUE(weights.ok()) << weights.status().toString();
+  EXPECT_EQ(weights->find("bigram.weight")->dtypeName, "BF16");
+  options.resume = true;
+  options.steps = 12;
+  EXPECT_EQ(train(bigram(4, 1, 1)), whole); // metrics are appended
+}
+
+TEST_F(TrainTest, AFailedSaveIsAWarningUntilTheLast) {
+  options.checkpointFolder = path("ckpt");
+  options.saveEvery = 4;
+  ASSERT_TRUE(writeWholeFile(path("blocked"), "x").ok());
+  fs::create_directories(path("ckpt"));
+  // A file where the folder of step 4 is to be made: a failure that root sees.
+  ASSERT_TRUE(writeWholeFile(path("ckpt/.step_4.part"), "x").ok());
+  train(bigram(4, 1, 1));
+  EXPECT_TRUE(verifyCheckpoint(path("ckpt/step_12")).ok());
+}
+
+TEST_F(TrainTest, BadInputIsTold) {
+  struct Case {
+    const char *message;
+    int exitStatus;
+    std::function<void(TrainOptions &, plan::Plan &)> change;
+  };
+  Case cases[] = {
+      {"did you mean weight_decay?", 2,
+       [](TrainOptions &o, plan::Plan &) {
+         o.scalars = {{"weigth_decay", 0.1}};
+       }},
+      {"run with --nproc 1", 2,
+       [](TrainOptions &o, plan::Plan &) { o.ranks = 2; }},
+      {"beyond the vocabulary of 32", 2,
+       [](TrainOptions &, plan::Plan &p) {
+         p.mutable_inputs(0)->set_vocabulary(32);
+       }},
+      {"shorter than one sample", 2,
+       [this](TrainOptions &o, plan::Plan &) {
+         TokenFileContents contents;
+         contents.tokens.assign(16, 1);
+         EXPECT_TRUE(
+             writeWholeFile(path("short"), encodeTokenFile(contents)).ok());
+         o.dataPath = path("short");
+       }},
+      {"step 2: the loss is", 6,
+       [](TrainOptions &o, plan::Plan &) {
+         o.scalars = {{"lr", 1e30}, {"weight_decay", 1e30}};
+       }},
+      {"--mode=train", 2,
+       [](TrainOptions &, plan::Plan &p) { p.set_mode("infer"); }},
+  };
+  for (const Case &one : cases) {
+    TrainOptions changed = options;
+    plan::Plan plan = bigram(4, 1, 1);
+    one.change(changed, plan);
+    Status status = runTraining(plan, changed);
+    EXPECT_EQ(status.exitStatus(), one.exitStatus) << status.toString();
+    EXPECT_NE(status.toString().find(one.message), std::string::npos)
+        << "wanted: " << one.message << "\ngot: " << status.toString();
+  }
+}
+
+TEST(LearningRate, WarmsUpAndDecays) {
+  TrainOptions options;
+  options.steps = 110;
+  options.warmupSteps = 10;
+  EXPECT_DOUBLE_EQ(learningRate(options, 1.0, 1), 0.1);
+  EXPECT_DOUBLE_EQ(learningRate(options, 1.0, 10), 1.0);
+  EXPECT_DOUBLE_EQ(learningRate(options, 1.0, 110), 1.0);
+  options.decay = Decay::Linear;
+  options.minLearningRate = 0.1;
+  EXPECT_DOUBLE_EQ(learningRate(options, 1.0, 60), 0.55);
+  EXPECT_DOUBLE_EQ(learningRate(options, 1.0, 110), 0.1);
+  options.decay = Decay::Cosine;
+  EXPECT_NEAR(learningRate(options, 1.0, 60), 0.55, 1e-12);
+  EXPECT_NEAR(learningRate(options, 1.0, 110), 0.1, 1e-12);
+}

@@ -1,0 +1,263 @@
+// See Trainer.h.
+#include "runtime/train/Trainer.h"
+#include "runtime/base/Log.h"
+#include "runtime/train/Checkpoint.h"
+#include "runtime/train/LearningRate.h"
+
+#include <atomic>
+#include <chrono>
+#include <cmath>
+
+namespace lmc::runtime {
+
+static std::atomic<bool> stopFlag{false};
+void requestStop() { stopFlag.store(true, std::memory_order_relaxed); }
+bool stopRequested() { return stopFlag.load(std::memory_order_relaxed); }
+
+StatusOr<std::unique_ptr<Trainer>> Trainer::create(Executor &executor,
+                                                   const Shared &shared) {
+  LMC_ASSIGN_OR_RETURN(Batches batches, Batches::create(executor, shared.data));
+  std::unique_ptr<Trainer> trainer(
+      new Trainer(executor, shared, std::move(batches)));
+  LMC_RETURN_IF_ERROR(trainer->prepare());
+  return trainer;
+}
+
+static const plan::Scalar *findScalar(const plan::Plan &plan,
+                                      std::string_view name) {
+  for (const plan::Scalar &scalar : plan.scalars())
+    if (scalar.name() == name)
+      return &scalar;
+  return nullptr;
+}
+
+Status Trainer::prepare() {
+  const plan::Plan &plan = executor.plan();
+  trainSchedule = executor.findSchedule("train");
+  if (trainSchedule < 0)
+    return wrongInput("the plan has no schedule \"train\"")
+        .help("compile with --mode=train");
+  evalSchedule = executor.findSchedule("evaluate");
+  if (evalSchedule < 0 && options.evalEvery > 0)
+    return wrongInput("the plan has no schedule \"evaluate\", so --eval-every "
+                      "cannot be met");
+  flopsPerStep = executor.scheduleFlops(trainSchedule);
+
+  bool hasLoss = false;
+  for (const plan::Port &port : plan.outputs())
+    hasLoss = hasLoss || port.name() == "loss";
+  if (!hasLoss)
+    return wrongInput("the plan has no output \"loss\"");
+
+  for (const auto &[name, value] : options.scalars) {
+    if (!std::isfinite(value))
+      return wrongInput("--set {}={}: the value is not finite", name, value);
+    if (executor.setScalar(name, value))
+      continue;
+    std::vector<std::string> names;
+    for (const plan::Scalar &scalar : plan.scalars())
+      names.push_back(scalar.name());
+    Status status = wrongInput("--set {}: the plan has no such number", name)
+                        .note("it has {}", fmt::join(names, ", "));
+    if (std::string near = nearestName(name, names); !near.empty())
+      return std::move(status).help("did you mean {}?", near);
+    return status;
+  }
+  if (const plan::Scalar *scalar = findScalar(plan, "lr"))
+    peakLearningRate = scalar->default_value();
+  for (const auto &[name, value] : options.scalars)
+    if (name == "lr")
+      peakLearningRate = value;
+
+  int64_t total = shared.data.size();
+  int64_t cut = int64_t(double(total) * (1.0 - options.heldOutFraction));
+  trainRange = {0, cut};
+  evalRange = {cut, total};
+  int64_t tokens = batches.sequenceLength();
+  if (trainRange.numSamples(tokens) < 1)
+    return wrongInput("{} is shorter than one sample: {} tokens for training, "
+                      "{} are needed",
+                      shared.data.path(), cut, tokens + 1)
+        .help("use more data, or compile with a smaller --seq");
+  if (options.evalEvery > 0 && evalRange.numSamples(tokens) < 1)
+    return wrongInput("the held-out part of {} is shorter than one sample: {} "
+                      "tokens, {} are needed",
+                      shared.data.path(), total - cut, tokens + 1)
+        .help("raise --held-out");
+  if (executor.comm() && executor.comm()->numRanks() > 1) {
+    std::vector<int> all;
+    for (int rank = 0; rank < executor.comm()->numRanks(); ++rank)
+      all.push_back(rank);
+    LMC_ASSIGN_OR_RETURN(everyone, executor.comm()->openGroup(all, 64));
+  }
+  return Status();
+}
+
+Status Trainer::setWeights() {
+  seed = options.seed;
+  if (shared.checkpointer) {
+    LMC_ASSIGN_OR_RETURN(
+        std::optional<CheckpointState> resumed,
+        shared.checkpointer->restore(executor, options.resume));
+    if (resumed) {
+      firstStep = resumed->step + 1;
+      sampleOffset = resumed->samples - resumed->step * batches.globalBatch();
+      if (!options.seedGiven)
+        seed = resumed->seed;
+      if (leads())
+        logInfo("resumed after step {} from {}", resumed->step,
+                resumed->folder);
+      return Status();
+    }
+  }
+  for (const plan::State &state : executor.plan().states()) {
+    if (state.kind() == plan::State::PARAMETER && options.weights.empty())
+      initializeState(executor, state, seed);
+    else if (state.kind() == plan::State::SCALAR)
+      initializeState(executor, state, seed);
+  }
+  if (!options.weights.empty()) {
+    LMC_ASSIGN_OR_RETURN(WeightFiles weights,
+                         WeightFiles::open(options.weights));
+    LMC_RETURN_IF_ERROR(loadParameters(executor, weights));
+  }
+  return Status();
+}
+
+double Trainer::output(std::string_view name, double otherwise) {
+  for (const plan::Port &port : executor.plan().outputs()) {
+    if (port.name() != name)
+      continue;
+    const std::byte *at = executor.address(port.slice());
+    if (port.dtype() == plan::I32) {
+      int32_t value;
+      executor.device().read(at, &value, sizeof value);
+      return value;
+    }
+    if (port.dtype() == plan::F64) {
+      double value;
+      executor.device().read(at, &value, sizeof value);
+      return value;
+    }
+    float value;
+    executor.device().read(at, &value, sizeof value);
+    return value;
+  }
+  return otherwise;
+}
+
+/// All ranks stop after the same step or none does.
+StatusOr<bool> Trainer::agreeToStop() {
+  int32_t stop = stopRequested();
+  if (everyone >= 0)
+    LMC_RETURN_IF_ERROR(executor.comm()->collective(
+        {CollectiveKind::AllReduce, Reduction::Max, DataType::I32, everyone, 1},
+        reinterpret_cast<std::byte *>(&stop),
+        reinterpret_cast<std::byte *>(&stop)));
+  return stop != 0;
+}
+
+Status Trainer::trainStep(int64_t step) {
+  auto start = std::chrono::steady_clock::now();
+  SampleOrder order(trainRange.numSamples(batches.sequenceLength()),
+                    options.shuffle, seed);
+  StatusOr<double> filled = batches.fill(
+      trainRange, order, sampleOffset + (step - 1) * batches.globalBatch(),
+      INT64_MAX);
+  if (!filled.ok())
+    return filled.status();
+  StepMetrics metrics;
+  metrics.learningRate = learningRate(options, peakLearningRate, step);
+  executor.setScalar("lr", metrics.learningRate);
+  executor.setScalar("step", double(step));
+  LMC_RETURN_IF_ERROR(executor.run(trainSchedule));
+  metrics.loss = output("loss", NAN);
+  metrics.gradNorm = output("grad_norm", 0);
+  metrics.lossScale = output("loss_scale", 1);
+  bool finite = output("finite", 1) != 0;
+  // With a dynamic loss scale an overflow is part of the game.
+  bool mayOverflow = findScalar(executor.plan(), "loss_scale") != nullptr;
+  if (!std::isfinite(metrics.loss) || (!finite && !mayOverflow))
+    return makeError(ErrorKind::BadNumbers,
+                     "step {}: the loss is {} and the gradient norm {}; the "
+                     "step was not taken",
+                     step, metrics.loss, metrics.gradNorm)
+        .note("learning rate {:g}", metrics.learningRate)
+        .help("go back to the last checkpoint with --resume and a lower "
+              "learning rate (--set lr=...) or a longer --warmup");
+  skipped += !finite;
+  if (!leads())
+    return Status();
+  metrics.step = step;
+  metrics.steps = options.steps;
+  metrics.globalBatch = batches.globalBatch();
+  metrics.tokens = batches.globalBatch() * batches.sequenceLength();
+  metrics.skipped = skipped;
+  metrics.stepMs = std::chrono::duration<double, std::milli>(
+                       std::chrono::steady_clock::now() - start)
+                       .count();
+  metrics.teraflopsPerRank = double(flopsPerStep) / metrics.stepMs / 1e9;
+  if (shared.log)
+    shared.log->step(metrics);
+  return Status();
+}
+
+Status Trainer::evaluate(int64_t step) {
+  int64_t samples = evalRange.numSamples(batches.sequenceLength());
+  SampleOrder order(samples, /*shuffle=*/false, 0);
+  double sum = 0, weights = 0;
+  for (int64_t i = 0, first = 0;
+       first < samples && (options.evalSteps == 0 || i < options.evalSteps);
+       ++i, first += batches.globalBatch()) {
+    LMC_ASSIGN_OR_RETURN(double weight,
+                         batches.fill(evalRange, order, first, samples));
+    if (weight == 0)
+      continue;
+    LMC_RETURN_IF_ERROR(executor.run(evalSchedule));
+    sum += output("loss", NAN) * weight;
+    weights += weight;
+  }
+  if (leads() && shared.log && weights > 0)
+    shared.log->evaluation(step, sum / weights);
+  return Status();
+}
+
+Status Trainer::save(int64_t step) {
+  return shared.checkpointer->save(
+      executor, {step, sampleOffset + step * batches.globalBatch(), seed, ""});
+}
+
+Status Trainer::run() {
+  LMC_RETURN_IF_ERROR(setWeights());
+  executor.setScalar("seed.lo", double(uint32_t(seed)));
+  executor.setScalar("seed.hi", double(uint32_t(seed >> 32)));
+  int64_t savedStep = firstStep - 1;
+  for (int64_t step = firstStep; step <= options.steps; ++step) {
+    LMC_RETURN_IF_ERROR(trainStep(step));
+    if (step == firstStep && shared.gradients)
+      LMC_RETURN_IF_ERROR(
+          shared.gradients->write(executor, output("gradient_scale", 1)));
+    if (options.evalEvery > 0 &&
+        (step % options.evalEvery == 0 || step == options.steps))
+      LMC_RETURN_IF_ERROR(evaluate(step));
+    if (!shared.checkpointer)
+      continue;
+    LMC_ASSIGN_OR_RETURN(bool stop, agreeToStop());
+    bool due = (options.saveEvery > 0 && step % options.saveEvery == 0) ||
+               step == options.steps || stop;
+    if (due) {
+      LMC_RETURN_IF_ERROR(save(step));
+      savedStep = step;
+    }
+    if (stop && step < options.steps) {
+      LMC_RETURN_IF_ERROR(shared.checkpointer->finish(executor));
+      return makeError(ErrorKind::Stopped,
+                       "told to stop after step {} of {}; checkpoint saved",
+                       savedStep, options.steps)
+          .help("go on with --resume");
+    }
+  }
+  return shared.checkpointer ? shared.checkpointer->finish(executor) : Status();
+}
+
+} // namespace lmc::runtime

@@ -1,0 +1,73 @@
+// The training loop of one rank: fill the inputs, set the run-time numbers,
+// run the schedule "train", read the outputs; now and then evaluate.
+//
+// What a training plan offers by name:
+//   inputs    tokens, targets (i32 [B, T]), token_weights (f32 [B, T]),
+//             segment_ids (i32 [B, T], optional)
+//   scalars   lr, step (from 1), seed.lo, seed.hi, and whatever --set names
+//   outputs   loss (mean of the step), grad_norm, finite (0: the step was
+//             skipped), gradient_scale (true gradient = it * accumulator),
+//             loss_scale; each optional but loss
+//   schedules train, evaluate (optional; writes loss)
+#ifndef LMC_RUNTIME_TRAIN_TRAINER_H
+#define LMC_RUNTIME_TRAIN_TRAINER_H
+
+#include "runtime/train/Batches.h"
+#include "runtime/train/Metrics.h"
+
+namespace lmc::runtime {
+
+/// Written by the signal handler, read by every rank.
+void requestStop();
+bool stopRequested();
+
+class Checkpointer;
+class GradientDump;
+
+class Trainer {
+public:
+  /// What ranks of one process share; rank 0 alone uses the log.
+  struct Shared {
+    const TrainOptions &options;
+    const TokenData &data;
+    MetricsLog *log = nullptr;
+    Checkpointer *checkpointer = nullptr; ///< null: no checkpoints
+    GradientDump *gradients = nullptr;    ///< null: no dump
+  };
+  static StatusOr<std::unique_ptr<Trainer>> create(Executor &executor,
+                                                   const Shared &shared);
+
+  /// Sets the weights, then trains to the last step.
+  Status run();
+
+private:
+  Trainer(Executor &executor, const Shared &shared, Batches batches)
+      : executor(executor), shared(shared), options(shared.options),
+        batches(std::move(batches)) {}
+  Status prepare();
+  Status setWeights();
+  Status trainStep(int64_t step);
+  Status evaluate(int64_t step);
+  Status save(int64_t step);
+  StatusOr<bool> agreeToStop();
+  double output(std::string_view name, double otherwise);
+  bool leads() const { return executor.rank() == 0; }
+
+  Executor &executor;
+  Shared shared;
+  const TrainOptions &options;
+  Batches batches;
+  TokenRange trainRange, evalRange;
+  int trainSchedule = -1, evalSchedule = -1, everyone = -1;
+  double peakLearningRate = 0;
+  uint64_t seed = 1;
+  int64_t firstStep = 1, skipped = 0;
+  /// Samples used before step 1 would have used its first: not zero when a run
+  /// goes on with another global batch.
+  int64_t sampleOffset = 0;
+  int64_t flopsPerStep = 0;
+};
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_TRAIN_TRAINER_H

@@ -1,0 +1,70 @@
+// The part of a global tensor that lies on this rank, and walks over it.
+//
+// A state's local box [offset, offset + shape) may reach beyond the global
+// shape; what does is padding: zero in memory, in no file.
+#ifndef LMC_RUNTIME_WEIGHTS_LOCALTENSOR_H
+#define LMC_RUNTIME_WEIGHTS_LOCALTENSOR_H
+
+#include "runtime/base/DataType.h"
+#include "runtime/exec/Executor.h"
+
+#include <algorithm>
+
+namespace lmc::runtime {
+
+struct LocalTensor {
+  const plan::State *state = nullptr;
+  DataType dtype = DataType::F32;
+  int64_t elementBytes = 4;
+  std::vector<int64_t> globalShape, localShape, offset;
+  int64_t localElements = 1;
+  std::byte *data = nullptr;
+
+  static LocalTensor of(Executor &executor, const plan::State &state);
+
+  /// Calls visit(localIndex, globalIndex, count) for every run of elements of
+  /// the local range [begin, end) that is contiguous in both the local and the
+  /// global tensor (row-major), without padding.
+  template <typename Visit>
+  void forEachRun(int64_t begin, int64_t end, Visit visit) const {
+    int64_t row = localShape.empty() ? 1 : localShape.back();
+    if (row == 0)
+      return;
+    while (begin < end) {
+      int64_t column = begin % row;
+      int64_t count = std::min(end - begin, row - column);
+      int64_t rest = begin / row;
+      int64_t global = 0, stride = 1;
+      bool inside = true;
+      if (!localShape.empty()) {
+        size_t last = localShape.size() - 1;
+        int64_t first = offset[last] + column;
+        int64_t valid = std::min(count, globalShape[last] - first);
+        inside = valid > 0;
+        global = first;
+        stride = globalShape[last];
+        for (size_t d = last; inside && d-- > 0;) {
+          int64_t index = offset[d] + rest % localShape[d];
+          rest /= localShape[d];
+          inside = index < globalShape[d];
+          global += index * stride;
+          stride *= globalShape[d];
+        }
+        if (inside)
+          visit(begin, global, valid);
+      } else {
+        visit(begin, int64_t(0), int64_t(1));
+      }
+      begin += count;
+    }
+  }
+};
+
+/// Fills a PARAMETER as its Initialization says: a function of (seed, id,
+/// global element index), so every mesh starts from the same weights.
+void initializeState(Executor &executor, const plan::State &state,
+                     uint64_t seed);
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_WEIGHTS_LOCALTENSOR_H

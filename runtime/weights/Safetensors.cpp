@@ -1,0 +1,288 @@
+// See Safetensors.h.
+#include "runtime/weights/Safetensors.h"
+#include "runtime/base/Checked.h"
+#include "runtime/weights/Json.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <filesystem>
+#include <set>
+#include <unistd.h>
+#include <xxhash.h>
+
+namespace lmc::runtime {
+
+namespace fs = std::filesystem;
+
+static constexpr uint64_t maxHeaderBytes = 100'000'000;
+
+/// Bits per element of the types that the format knows; 0 for unknown names.
+static int64_t elementBits(std::string_view name) {
+  if (name == "BOOL" || name == "U8" || name == "I8" || name == "F8_E4M3" ||
+      name == "F8_E5M2" || name == "F8_E8M0")
+    return 8;
+  if (name == "I16" || name == "U16" || name == "F16" || name == "BF16")
+    return 16;
+  if (name == "I32" || name == "U32" || name == "F32")
+    return 32;
+  if (name == "I64" || name == "U64" || name == "F64" || name == "C64")
+    return 64;
+  return 0;
+}
+
+static StatusOr<TensorView> parseEntry(const nlohmann::json &entry,
+                                       std::string_view data,
+                                       const std::string &where) {
+  if (!entry.is_object() || entry.size() != 3 || !entry.contains("dtype") ||
+      !entry.contains("shape") || !entry.contains("data_offsets"))
+    return corrupt("{} is damaged: it has not just dtype, shape and "
+                   "data_offsets",
+                   where);
+  const nlohmann::json &dtype = entry["dtype"], &shape = entry["shape"],
+                       &offsets = entry["data_offsets"];
+  TensorView view;
+  if (!dtype.is_string() || !shape.is_array() || !offsets.is_array() ||
+      offsets.size() != 2 || shape.size() > 64)
+    return corrupt("{} is damaged: its dtype, shape or data_offsets is of the "
+                   "wrong kind",
+                   where);
+  view.dtypeName = dtype.get<std::string>();
+  int64_t bits = elementBits(view.dtypeName);
+  if (bits == 0)
+    return corrupt("{} has the unknown dtype \"{}\"", where,
+                   view.dtypeName.substr(0, 40));
+  if (const DataTypeInfo *info = lookUpDataType(view.dtypeName))
+    view.dtype = info->type;
+  for (const nlohmann::json &dim : shape) {
+    if (!dim.is_number_unsigned() || dim.get<uint64_t>() > INT64_MAX)
+      return corrupt("{} is damaged: its shape has a dim that is no size",
+                     where);
+    view.shape.push_back(dim.get<int64_t>());
+  }
+  for (const nlohmann::json &offset : offsets)
+    if (!offset.is_number_unsigned())
+      return corrupt("{} is damaged: an offset is no number", where);
+  uint64_t begin = offsets[0].get<uint64_t>(), end = offsets[1].get<uint64_t>();
+  if (begin > end || end > data.size())
+    return corrupt("{} is damaged: bytes [{}, {}) of {}", where, begin, end,
+                   data.size());
+  std::optional<int64_t> elements = checkedElements(view.shape);
+  std::optional<int64_t> bytes =
+      elements ? checkedMultiply(*elements, bits / 8) : std::nullopt;
+  if (!bytes || uint64_t(*bytes) != end - begin)
+    return corrupt("{} is damaged: shape [{}] of {} does not take {} bytes",
+                   where, fmt::join(view.shape, ", "), view.dtypeName,
+                   end - begin);
+  view.data = data.substr(begin, end - begin);
+  return std::move(view);
+}
+
+StatusOr<TensorMap> parseSafetensors(std::string_view bytes,
+                                     const std::string &name) {
+  if (bytes.size() < 8)
+    return corrupt("{} is no safetensors file: {} bytes", name, bytes.size());
+  uint64_t headerBytes;
+  std::memcpy(&headerBytes, bytes.data(), 8);
+  if (headerBytes > maxHeaderBytes || headerBytes > bytes.size() - 8)
+    return corrupt("{} is no intact safetensors file: its header of {} bytes "
+                   "exceeds {}",
+                   name, headerBytes,
+                   std::min<uint64_t>(maxHeaderBytes, bytes.size() - 8));
+  std::string_view header = bytes.substr(8, headerBytes);
+  std::string_view data = bytes.substr(8 + headerBytes);
+  if (header.empty() || header[0] != '{')
+    return corrupt("{} is no safetensors file: its header is no JSON object",
+                   name);
+  LMC_ASSIGN_OR_RETURN(nlohmann::json json,
+                       parseJson(header, name + " (header)"));
+  if (!json.is_object())
+    return corrupt("{} is damaged: its header is no JSON object", name);
+  TensorMap tensors;
+  std::vector<std::pair<size_t, size_t>> ranges;
+  for (auto &[key, entry] : json.items()) {
+    if (key == "__metadata__") {
+      if (!entry.is_object())
+        return corrupt("{} is damaged: its metadata is no object", name);
+      for (const nlohmann::json &value : entry)
+        if (!value.is_string())
+          return corrupt("{} is damaged: its metadata has a value that is no "
+                         "string",
+                         name);
+      continue;
+    }
+    LMC_ASSIGN_OR_RETURN(
+        TensorView view,
+        parseEntry(entry, data,
+                   fmt::format("tensor {} of {}", key.substr(0, 200), name)));
+    size_t begin = size_t(view.data.data() - data.data());
+    ranges.push_back({begin, begin + view.data.size()});
+    tensors.emplace(key, std::move(view));
+  }
+  std::sort(ranges.begin(), ranges.end());
+  size_t position = 0;
+  for (auto [begin, end] : ranges) {
+    if (begin != position)
+      return corrupt("{} is damaged: tensors {} at byte {}", name,
+                     begin < position ? "overlap" : "leave a hole", position);
+    position = end;
+  }
+  if (position != data.size())
+    return corrupt("{} is damaged: {} bytes behind the last tensor", name,
+                   data.size() - position);
+  return std::move(tensors);
+}
+
+StatusOr<WeightFiles> WeightFiles::openFile(const std::string &file) {
+  WeightFiles weights;
+  weights.name = file;
+  LMC_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::open(file));
+  LMC_ASSIGN_OR_RETURN(weights.all, parseSafetensors(mapped.bytes(), file));
+  weights.files.push_back(std::move(mapped));
+  return std::move(weights);
+}
+
+StatusOr<WeightFiles> WeightFiles::open(const std::string &path) {
+  std::error_code error;
+  if (!fs::is_directory(path, error))
+    return openFile(path);
+  fs::path folder = path;
+  if (fs::exists(folder / "latest", error)) {
+    LMC_ASSIGN_OR_RETURN(MappedFile latest,
+                         MappedFile::open((folder / "latest").string()));
+    std::string step(latest.bytes().substr(0, 200));
+    step = step.substr(0, step.find('\n'));
+    if (step.empty() || step.find('/') != std::string::npos)
+      return corrupt("{} names no checkpoint", (folder / "latest").string());
+    return open((folder / step).string());
+  }
+  fs::path index = folder / "model.safetensors.index.json";
+  if (!fs::exists(index, error)) {
+    fs::path single = folder / "model.safetensors";
+    if (!fs::exists(single, error))
+      return wrongInput("{} holds no weights: neither model.safetensors nor "
+                        "model.safetensors.index.json",
+                        path);
+    return openFile(single.string());
+  }
+  LMC_ASSIGN_OR_RETURN(MappedFile text, MappedFile::open(index.string()));
+  LMC_ASSIGN_OR_RETURN(nlohmann::json json,
+                       parseJson(text.bytes(), index.string()));
+  if (!json.is_object() || !json.contains("weight_map") ||
+      !json["weight_map"].is_object())
+    return corrupt("{} has no weight_map", index.string());
+  WeightFiles weights;
+  weights.name = path;
+  std::map<std::string, TensorMap> shards;
+  for (auto &[tensor, shard] : json["weight_map"].items()) {
+    std::string file = shard.is_string() ? shard.get<std::string>() : "";
+    if (file.empty() || file.find('/') != std::string::npos ||
+        file.find('\\') != std::string::npos || file == "." || file == "..")
+      return corrupt("{}: tensor {} is in \"{}\", which is no file name beside "
+                     "it",
+                     index.string(), tensor.substr(0, 200),
+                     file.substr(0, 200));
+    if (!shards.count(file)) {
+      std::string full = (folder / file).string();
+      LMC_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::open(full));
+      LMC_ASSIGN_OR_RETURN(shards[file],
+                           parseSafetensors(mapped.bytes(), full));
+      weights.files.push_back(std::move(mapped));
+    }
+    auto found = shards[file].find(tensor);
+    if (found == shards[file].end())
+      return corrupt("{} says that {} is in {}, which lacks it", index.string(),
+                     tensor.substr(0, 200), file);
+    weights.all.emplace(tensor, found->second);
+  }
+  return std::move(weights);
+}
+
+const TensorView *WeightFiles::find(const std::string &name) const {
+  auto found = all.find(name);
+  return found == all.end() ? nullptr : &found->second;
+}
+
+namespace {
+/// Writes to a descriptor and sums what it wrote.
+class SummingWriter {
+public:
+  explicit SummingWriter(int fd) : fd(fd) { XXH3_128bits_reset(state.get()); }
+  bool write(const char *data, size_t size) {
+    XXH3_128bits_update(state.get(), data, size);
+    bytes += int64_t(size);
+    while (size > 0) {
+      ssize_t written = ::write(fd, data, std::min<size_t>(size, 64 << 20));
+      if (written < 0 && errno == EINTR)
+        continue;
+      if (written <= 0)
+        return false;
+      data += written;
+      size -= size_t(written);
+    }
+    return true;
+  }
+  WrittenFile result() const {
+    XXH128_canonical_t sum;
+    XXH128_canonicalFromHash(&sum, XXH3_128bits_digest(state.get()));
+    std::string hex;
+    for (unsigned char byte : sum.digest)
+      hex += fmt::format("{:02x}", byte);
+    return {bytes, hex};
+  }
+
+private:
+  struct Free {
+    void operator()(XXH3_state_t *state) const { XXH3_freeState(state); }
+  };
+  int fd;
+  std::unique_ptr<XXH3_state_t, Free> state{XXH3_createState()};
+  int64_t bytes = 0;
+};
+} // namespace
+
+StatusOr<WrittenFile> writeSafetensors(const std::string &path,
+                                       std::vector<TensorToWrite> tensors) {
+  // Large elements first keeps every tensor aligned; then by name.
+  std::sort(tensors.begin(), tensors.end(), [](const auto &a, const auto &b) {
+    int64_t aBytes = lookUpDataType(int(a.dtype))->sizeBytes;
+    int64_t bBytes = lookUpDataType(int(b.dtype))->sizeBytes;
+    return aBytes != bBytes ? aBytes > bBytes : a.name < b.name;
+  });
+  nlohmann::json header = nlohmann::json::object();
+  header["__metadata__"] = {{"format", "pt"}};
+  int64_t offset = 0;
+  std::vector<int64_t> sizes;
+  for (const TensorToWrite &tensor : tensors) {
+    const DataTypeInfo *info = lookUpDataType(int(tensor.dtype));
+    int64_t bytes = *checkedElements(tensor.shape) * info->sizeBytes;
+    header[tensor.name] = {{"dtype", std::string(info->name)},
+                           {"shape", tensor.shape},
+                           {"data_offsets", {offset, offset + bytes}}};
+    sizes.push_back(bytes);
+    offset += bytes;
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  uint64_t headerBytes = text.size();
+
+  int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd < 0)
+    return fileError("write", path);
+  SummingWriter writer(fd);
+  bool ok = writer.write(reinterpret_cast<const char *>(&headerBytes), 8) &&
+            writer.write(text.data(), text.size());
+  for (size_t i = 0; ok && i < tensors.size(); ++i)
+    ok = writer.write(static_cast<const char *>(tensors[i].data),
+                      size_t(sizes[i]));
+  ok = ok && ::fsync(fd) == 0;
+  Status status = ok ? Status() : fileError("write", path);
+  if (::close(fd) != 0 && status.ok())
+    status = fileError("write", path);
+  if (!status.ok())
+    return status;
+  return writer.result();
+}
+
+} // namespace lmc::runtime

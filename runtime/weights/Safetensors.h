@@ -1,0 +1,76 @@
+// The safetensors format, read strictly and written canonically.
+//
+//   8 bytes   length N of the header, little endian (at most 100 MB)
+//   N bytes   JSON: { "name": {"dtype": "F32", "shape": [2, 3],
+//                               "data_offsets": [0, 24]}, ...,
+//                     "__metadata__": {"key": "value"} }
+//   the rest  the tensors' bytes; offsets count from here
+//
+// Refused (Corrupt): a header that does not fit, JSON that is not exactly
+// that, tensors that overlap or leave holes, sizes that do not match shape and
+// dtype, bytes after the last tensor.
+#ifndef LMC_RUNTIME_WEIGHTS_SAFETENSORS_H
+#define LMC_RUNTIME_WEIGHTS_SAFETENSORS_H
+
+#include "runtime/base/DataType.h"
+#include "runtime/base/MappedFile.h"
+
+#include <map>
+
+namespace lmc::runtime {
+
+struct TensorView {
+  std::string dtypeName;
+  /// Invalid for types that a file may hold but no plan uses (BOOL, F8, ...).
+  DataType dtype = DataType::Invalid;
+  std::vector<int64_t> shape;
+  std::string_view data;
+};
+
+using TensorMap = std::map<std::string, TensorView>;
+
+/// The tensors in the bytes of a file; views into `bytes`.
+StatusOr<TensorMap> parseSafetensors(std::string_view bytes,
+                                     const std::string &name);
+
+/// Weights as one file, as a folder with model.safetensors, or as a folder
+/// with model.safetensors.index.json and its shards.
+class WeightFiles {
+public:
+  /// A folder of checkpoints stands for its latest one.
+  static StatusOr<WeightFiles> open(const std::string &path);
+  static StatusOr<WeightFiles> openFile(const std::string &file);
+
+  /// Null when there is none.
+  const TensorView *find(const std::string &name) const;
+  const TensorMap &tensors() const { return all; }
+  const std::string &path() const { return name; }
+
+private:
+  std::string name;
+  std::vector<MappedFile> files;
+  TensorMap all;
+};
+
+/// One tensor to write; `data` holds its elements row-major.
+struct TensorToWrite {
+  std::string name;
+  DataType dtype = DataType::F32;
+  std::vector<int64_t> shape;
+  const void *data = nullptr;
+};
+
+/// Size and checksum of a written file, for manifests.
+struct WrittenFile {
+  int64_t bytes = 0;
+  std::string checksum; ///< XXH3-128, 32 hexadecimal digits
+};
+
+/// Writes a file and flushes it to the disk (no renaming). The same tensors
+/// give the same bytes. DoesNotFit when the disk is full.
+StatusOr<WrittenFile> writeSafetensors(const std::string &path,
+                                       std::vector<TensorToWrite> tensors);
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_WEIGHTS_SAFETENSORS_H

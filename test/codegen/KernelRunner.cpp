@@ -1,0 +1,270 @@
+// Compiles kernels from text, runs them and compares; see KernelRunner.h.
+#include "test/codegen/KernelRunner.h"
+
+#include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/IR/BuiltinOps.h"
+#include "mlir/IR/Verifier.h"
+#include "mlir/Parser/Parser.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <dlfcn.h>
+#include <random>
+#include <unistd.h>
+
+using namespace mlir;
+using namespace lmc;
+using namespace lmc::test;
+
+LoadedObject::LoadedObject(const std::string &bytes) {
+  char path[] = "/tmp/lmc-kernels-XXXXXX";
+  int descriptor = mkstemp(path);
+  if (descriptor < 0)
+    return;
+  bool written = write(descriptor, bytes.data(), bytes.size()) ==
+                 static_cast<ssize_t>(bytes.size());
+  close(descriptor);
+  if (written)
+    handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (!handle)
+    ADD_FAILURE() << dlerror();
+  unlink(path);
+}
+LoadedObject::~LoadedObject() {
+  if (handle)
+    dlclose(handle);
+}
+LoadedObject::Kernel LoadedObject::find(const std::string &symbol) const {
+  return handle ? reinterpret_cast<Kernel>(dlsym(handle, symbol.c_str()))
+                : nullptr;
+}
+
+struct KernelRunner::State {
+  DialectRegistry registry;
+  std::unique_ptr<MLIRContext> context;
+  std::vector<OwningOpRef<ModuleOp>> modules;
+};
+
+KernelRunner::KernelRunner() : state(std::make_unique<State>()) {
+  state->registry.insert<lm::LmDialect, plan::PlanDialect, arith::ArithDialect,
+                         math::MathDialect>();
+  state->context = std::make_unique<MLIRContext>(
+      state->registry, MLIRContext::Threading::DISABLED);
+  state->context->loadAllAvailableDialects();
+}
+KernelRunner::~KernelRunner() = default;
+MLIRContext &KernelRunner::context() { return *state->context; }
+
+ModuleOp KernelRunner::parse(const std::string &text) {
+  auto module = parseSourceString<ModuleOp>(text, state->context.get());
+  if (!module) {
+    ADD_FAILURE() << "the kernel does not parse:\n" << text;
+    return {};
+  }
+  state->modules.push_back(std::move(module));
+  return *state->modules.back();
+}
+
+namespace {
+
+constexpr size_t kGuard = 256; // bytes behind every array that must survive
+constexpr char kPattern = 0x5a;
+
+struct Array {
+  std::vector<char> bytes; // and the guard
+  size_t size;
+  bool isFloat;
+
+  Array(size_t elements, bool isFloat)
+      : bytes(elements * 4 + kGuard + 64, kPattern), size(elements * 4),
+        isFloat(isFloat) {}
+  char *data() {
+    auto address = reinterpret_cast<uintptr_t>(bytes.data());
+    return bytes.data() + (64 - address % 64) % 64;
+  }
+  bool guardIntact() {
+    for (size_t i = 0; i < kGuard; ++i)
+      if (data()[size + i] != kPattern)
+        return false;
+    return true;
+  }
+};
+
+int64_t elementsOf(RankedTensorType type, int64_t rows) {
+  int64_t count = 1;
+  for (int64_t size : type.getShape())
+    count *= ShapedType::isDynamic(size) ? rows : size;
+  return count;
+}
+
+Tensor toTensor(Array &array, RankedTensorType type, int64_t rows) {
+  Tensor tensor;
+  for (int64_t size : type.getShape())
+    tensor.shape.push_back(ShapedType::isDynamic(size) ? rows : size);
+  size_t count = array.size / 4;
+  for (size_t i = 0; i < count; ++i) {
+    if (array.isFloat) {
+      float value;
+      std::memcpy(&value, array.data() + 4 * i, 4);
+      tensor.data.push_back(value);
+    } else {
+      int32_t value;
+      std::memcpy(&value, array.data() + 4 * i, 4);
+      tensor.data.push_back(value);
+    }
+  }
+  return tensor;
+}
+
+void compare(const Tensor &expected, Array &actual, double tolerance,
+             const char *what) {
+  ASSERT_EQ(size_t(expected.size() * 4), actual.size);
+  double largest = 1e-30, worst = 0;
+  int64_t at = 0;
+  for (double value : expected.data)
+    if (std::isfinite(value))
+      largest = std::max(largest, std::fabs(value));
+  for (int64_t i = 0; i < expected.size(); ++i) {
+    double got;
+    if (actual.isFloat) {
+      float value;
+      std::memcpy(&value, actual.data() + 4 * i, 4);
+      got = value;
+    } else {
+      int32_t value;
+      std::memcpy(&value, actual.data() + 4 * i, 4);
+      got = value;
+    }
+    double error = std::fabs(got - expected.data[i]);
+    if (got == expected.data[i])
+      error = 0;
+    if (!(error <= worst)) {
+      worst = error;
+      at = i;
+    }
+  }
+  EXPECT_TRUE(worst <= tolerance * largest)
+      << what << ": element " << at << " differs by " << worst << " from "
+      << expected.data[at] << "; the largest is " << largest;
+}
+
+} // namespace
+
+Bytes KernelRunner::check(const std::string &text, const RunOptions &options) {
+  ModuleOp module = parse(text);
+  if (!module)
+    return {};
+  EXPECT_TRUE(succeeded(verify(module)));
+  auto kernel = *module.getOps<plan::KernelOp>().begin();
+  codegen::CodegenOptions codegenOptions;
+  codegenOptions.targetCpu = options.targetCpu;
+  codegenOptions.threads = 1;
+  auto compiled = codegen::compileKernels({kernel}, codegenOptions);
+  if (failed(compiled)) {
+    ADD_FAILURE() << "does not compile:\n" << text;
+    return {};
+  }
+  const codegen::KernelFacts &facts = compiled->kernels[0];
+  LoadedObject object(compiled->object);
+  auto *run = object.find(facts.symbol);
+  if (!run) {
+    ADD_FAILURE() << "no symbol " << facts.symbol;
+    return {};
+  }
+
+  std::mt19937 random(options.seed);
+  std::vector<Array> arguments;
+  std::vector<Tensor> tensors;
+  for (Type type : kernel.getFunctionType().getInputs()) {
+    auto tensor = cast<RankedTensorType>(type);
+    bool isFloat = tensor.getElementType().isF32();
+    size_t count = elementsOf(tensor, options.rows);
+    Array array(count, isFloat);
+    for (size_t i = 0; i < count; ++i) {
+      if (isFloat) {
+        float value = std::uniform_real_distribution<float>(-1, 1)(random) +
+                      static_cast<float>(options.positive);
+        std::memcpy(array.data() + 4 * i, &value, 4);
+      } else {
+        int32_t value = std::uniform_int_distribution<int32_t>(
+            options.indexLow, options.indexBound - 1)(random);
+        std::memcpy(array.data() + 4 * i, &value, 4);
+      }
+    }
+    tensors.push_back(toTensor(array, tensor, options.rows));
+    arguments.push_back(std::move(array));
+  }
+  std::vector<Tensor> expected = interpret(kernel, tensors, options.microBatch);
+
+  std::vector<int64_t> integers;
+  if (facts.takesMicroBatch)
+    integers.push_back(options.microBatch);
+  if (facts.takesRows)
+    integers.push_back(options.rows);
+  int64_t rows = facts.takesRows ? options.rows : facts.rows;
+  int64_t units =
+      (rows + facts.rowsPerUnit - 1) / facts.rowsPerUnit * facts.columns;
+
+  Bytes first;
+  for (int64_t parts : {1, 2, 7}) {
+    std::vector<Array> inputs;
+    for (Array &array : arguments) {
+      inputs.emplace_back(array.size / 4, array.isFloat);
+      std::memcpy(inputs.back().data(), array.data(), array.size);
+    }
+    std::vector<Array> outputs;
+    std::vector<void *> pointers;
+    for (Array &array : inputs)
+      pointers.push_back(array.data());
+    ArrayRef<int64_t> tied = kernel.getTied();
+    outputs.reserve(tied.size());
+    std::vector<Array *> results;
+    for (auto [index, type] :
+         llvm::enumerate(kernel.getFunctionType().getResults())) {
+      auto tensor = cast<RankedTensorType>(type);
+      if (tied[index] >= 0) {
+        results.push_back(&inputs[tied[index]]);
+        continue;
+      }
+      outputs.emplace_back(elementsOf(tensor, options.rows),
+                           tensor.getElementType().isF32());
+      pointers.push_back(outputs.back().data());
+      results.push_back(&outputs.back());
+    }
+    EXPECT_EQ(pointers.size(), facts.pointers);
+    // From the last part to the first: units are independent.
+    for (int64_t part = parts; part-- > 0;)
+      run(pointers.data(), integers.data(), units * part / parts,
+          units * (part + 1) / parts);
+    for (Array &array : inputs)
+      EXPECT_TRUE(array.guardIntact()) << "wrote past an argument";
+    for (size_t i = 0; i < inputs.size(); ++i)
+      if (!llvm::is_contained(tied, int64_t(i)))
+        EXPECT_EQ(0, std::memcmp(inputs[i].data(), arguments[i].data(),
+                                 inputs[i].size))
+            << "wrote to argument " << i;
+    Bytes bytes;
+    for (auto [index, array] : llvm::enumerate(results)) {
+      EXPECT_TRUE(array->guardIntact()) << "wrote past result " << index;
+      bytes.emplace_back(array->data(), array->data() + array->size);
+      if (parts == 1) {
+        std::string what = "result " + std::to_string(index);
+        compare(expected[index], *array, options.tolerance, what.c_str());
+      }
+    }
+    if (parts == 1)
+      first = bytes;
+    else
+      for (size_t i = 0; i < bytes.size(); ++i)
+        EXPECT_TRUE(first[i] == bytes[i])
+            << "result " << i << " of " << units << " units cut in " << parts
+            << " parts differs from byte "
+            << std::mismatch(first[i].begin(), first[i].end(), bytes[i].begin())
+                       .first -
+                   first[i].begin();
+  }
+  return first;
+}

@@ -1,0 +1,21 @@
+// The subcommands of lmrun. Each adds its flags to the parser and runs when it
+// was chosen; what they do is in runtime/.
+#ifndef LMC_TOOLS_LMRUN_COMMANDS_H
+#define LMC_TOOLS_LMRUN_COMMANDS_H
+
+#include <CLI/CLI.hpp>
+
+#include <functional>
+#include <memory>
+
+namespace lmc::runtime {
+class Status;
+}
+
+/// What is run after parsing when the subcommand was given.
+using CommandBody = std::function<lmc::runtime::Status()>;
+
+CommandBody addTrainCommand(CLI::App &app);
+CommandBody addTokenizeCommand(CLI::App &app);
+
+#endif // LMC_TOOLS_LMRUN_COMMANDS_H

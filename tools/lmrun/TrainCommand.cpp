@@ -1,0 +1,233 @@
+// lmrun train: the flags of a training run.
+#include "runtime/base/Log.h"
+#include "runtime/plan/PlanCheck.h"
+#include "runtime/plan/PlanFile.h"
+#include "runtime/train/TrainJob.h"
+#include "tools/lmrun/Commands.h"
+
+using namespace lmc::runtime;
+
+namespace {
+struct TrainFlags {
+  TrainOptions options;
+  std::string plan;
+  std::vector<std::string> settings;
+  std::string comm = "local";
+  std::string logFormat = "text";
+  std::string saveDtype = "fp32";
+  std::string decay = "constant";
+  CLI::Option *seed = nullptr;
+};
+} // namespace
+
+static Status train(TrainFlags &flags) {
+  TrainOptions &options = flags.options;
+  options.seedGiven = flags.seed->count() > 0;
+  options.jsonLog = flags.logFormat == "json";
+  options.decay = flags.decay == "cosine"   ? Decay::Cosine
+                  : flags.decay == "linear" ? Decay::Linear
+                                            : Decay::Constant;
+  options.saveBf16 = flags.saveDtype == "bf16";
+  for (const std::string &setting : flags.settings) {
+    size_t equals = setting.find('=');
+    char *end = nullptr;
+    std::string value =
+        equals == std::string::npos ? "" : setting.substr(equals + 1);
+    double number = std::strtod(value.c_str(), &end);
+    if (value.empty() || *end != '\0')
+      return wrongInput("--set {}: NAME=NUMBER is wanted, such as lr=3e-4",
+                        setting);
+    options.scalars.push_back({setting.substr(0, equals), number});
+  }
+  if (options.checkpointFolder.empty() &&
+      (options.resume || options.saveEvery > 0 || options.keep > 0))
+    return wrongInput(
+        "--resume, --save-every and --keep need --checkpoint DIR");
+  if (options.evalEvery > 0 && options.heldOutFraction <= 0)
+    return wrongInput("--eval-every needs a held-out part: --held-out 0.05");
+  if (options.weights.empty() == false && options.resume)
+    return wrongInput("--weights and --resume both say where the weights come "
+                      "from")
+        .help("leave out --weights: the checkpoint has them");
+  LMC_ASSIGN_OR_RETURN(lmc::plan::Plan plan, readPlanFile(flags.plan));
+  if (Status status = checkPlan(plan); !status.ok())
+    return std::move(status).prepend(flags.plan);
+  return runTraining(plan, options);
+}
+
+CommandBody addTrainCommand(CLI::App &app) {
+  auto flags = std::make_shared<TrainFlags>();
+  TrainOptions &o = flags->options;
+  CLI::App *command = app.add_subcommand("train", "Train the model of a plan.");
+  command->add_option("plan", flags->plan, "Plan made with --mode=train")
+      ->required()
+      ->type_name("PLAN");
+
+  command
+      ->add_option("--data", o.dataPath,
+                   "Token file; also Megatron's .bin/.idx and llm.c's .bin")
+      ->required()
+      ->type_name("FILE")
+      ->group("Data");
+  command
+      ->add_flag("--shuffle", o.shuffle,
+                 "Draw the samples of an epoch in a random order instead of "
+                 "one after the other")
+      ->group("Data");
+  command
+      ->add_option("--held-out", o.heldOutFraction,
+                   "Fraction of the tokens, at the end of the data, that is "
+                   "kept for evaluation")
+      ->check(CLI::Range(0.0, 0.9))
+      ->capture_default_str()
+      ->group("Data");
+  flags->seed =
+      command
+          ->add_option(
+              "--seed", o.seed,
+              "Seed of first weights, dropout and shuffling; a resumed "
+              "run keeps the one it began with")
+          ->capture_default_str()
+          ->group("Data");
+
+  command->add_option("--steps", o.steps, "Number of the last step")
+      ->required()
+      ->check(CLI::PositiveNumber)
+      ->group("Steps");
+  command
+      ->add_option("--set", flags->settings,
+                   "Set a run-time number of the plan: lr, beta1, beta2, eps, "
+                   "weight_decay, clip_norm, ...")
+      ->type_name("NAME=NUMBER")
+      ->group("Steps");
+  command
+      ->add_option("--warmup", o.warmupSteps,
+                   "Steps over which the learning rate rises from 0 to lr")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group("Steps");
+  command
+      ->add_option("--decay", flags->decay,
+                   "How the learning rate falls after that: constant, linear, "
+                   "cosine")
+      ->check(CLI::IsMember({"constant", "linear", "cosine"}))
+      ->type_name("SHAPE")
+      ->capture_default_str()
+      ->group("Steps");
+  command
+      ->add_option("--decay-steps", o.decaySteps,
+                   "Step at which the decay reaches --min-lr (0: the last)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group("Steps");
+  command->add_option("--min-lr", o.minLearningRate, "Where the decay ends")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group("Steps");
+  command
+      ->add_option("--eval-every", o.evalEvery,
+                   "Evaluate on the held-out part after every so many steps "
+                   "and at the end (0: never)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group("Steps");
+  command
+      ->add_option("--eval-steps", o.evalSteps,
+                   "Batches of an evaluation (0: the whole held-out part)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group("Steps");
+
+  command
+      ->add_option("--weights", o.weights,
+                   "Start from these weights: a Hugging Face folder, a "
+                   "checkpoint or a safetensors file")
+      ->type_name("DIR")
+      ->group("Files");
+  command
+      ->add_option("--dump-gradients", o.dumpGradients,
+                   "Write the gradients of the first step as safetensors")
+      ->type_name("FILE")
+      ->group("Files");
+  command
+      ->add_option("--checkpoint", o.checkpointFolder,
+                   "Folder for checkpoints; SIGTERM then saves and stops")
+      ->type_name("DIR")
+      ->group("Files");
+  command
+      ->add_option("--save-every", o.saveEvery,
+                   "Save after every so many steps (0: at the end only)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group("Files");
+  command
+      ->add_option("--keep", o.keep,
+                   "Keep the newest so many checkpoints (0: all)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group("Files");
+  command
+      ->add_option("--save-dtype", flags->saveDtype,
+                   "Type of the weights in checkpoints: fp32, bf16")
+      ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str()
+      ->group("Files");
+  command
+      ->add_flag("--resume", o.resume,
+                 "Go on from the newest checkpoint, bit for bit; without "
+                 "one, begin")
+      ->group("Files");
+  command
+      ->add_option("--metrics", o.metricsPath,
+                   "Write one JSON object per step: step, loss, grad_norm, lr, "
+                   "tokens_per_second, step_ms")
+      ->type_name("FILE")
+      ->group("Files");
+
+  command->add_option("--log-format", flags->logFormat, "text or json")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str()
+      ->group("Log");
+  command
+      ->add_option("--log-interval", o.logInterval,
+                   "Log every so many steps, and the last")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->group("Log");
+  command
+      ->add_flag("--profile", o.profile,
+                 "Measure every kernel and print a table at the end")
+      ->group("Log");
+
+  command->add_option("--nproc", o.ranks, "Ranks to start on this machine")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str()
+      ->group("Machine");
+  command
+      ->add_option("--comm", flags->comm,
+                   "How ranks exchange bytes; local: as threads of one process")
+      ->check(CLI::IsMember({"local"}))
+      ->capture_default_str()
+      ->group("Machine");
+  command
+      ->add_option("--threads", o.threads,
+                   "Threads of each rank (0: cores / ranks)")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str()
+      ->group("Machine");
+  command->add_flag("!--no-pin", o.pinThreads, "Do not pin threads to cores")
+      ->group("Machine");
+  command
+      ->add_flag("--guard-pages", o.guardPages,
+                 "Put pages that no one may touch around every allocation: "
+                 "a kernel that leaves its bytes stops the job")
+      ->group("Machine");
+  command->footer(
+      "Examples:\n"
+      "  lmrun train gpt.plan --data book.tok --steps 500 --warmup 50 "
+      "--decay cosine\n"
+      "  lmrun train gpt.plan --data book.tok --steps 500 --checkpoint run1 "
+      "--save-every 100 --resume\n"
+      "  lmrun train gpt-dp2.plan --data book.tok --steps 500 --nproc 2");
+  return [flags] { return train(*flags); };
+}

@@ -1,0 +1,74 @@
+// lmrun: executes plans. This file parses the command line and prints what
+// went wrong; the work is in runtime/.
+#include "runtime/base/Log.h"
+#include "tools/lmrun/Commands.h"
+
+#include <csignal>
+
+using namespace lmc::runtime;
+
+/// Every long flag of a command, for "did you mean".
+static std::vector<std::string> flagsOf(CLI::App &app) {
+  std::vector<std::string> names;
+  for (CLI::Option *option : app.get_options())
+    for (const std::string &name : option->get_lnames())
+      names.push_back("--" + name);
+  return names;
+}
+
+static int reportParseError(CLI::App &app, const CLI::ParseError &error) {
+  CLI::App *chosen = &app;
+  for (CLI::App *command : app.get_subcommands())
+    chosen = command;
+  Status status(ErrorKind::WrongInput, error.what());
+  std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
+  // A misspelt flag is often the reason why another one is missing.
+  int code = error.get_exit_code();
+  if (!unknown.empty() && (code == int(CLI::ExitCodes::ExtrasError) ||
+                           code == int(CLI::ExitCodes::RequiredError))) {
+    std::string word = unknown[0].substr(0, unknown[0].find('='));
+    bool isFlag = word.compare(0, 1, "-") == 0;
+    status = isFlag ? wrongInput("unknown flag {}", word)
+                    : wrongInput("unexpected argument \"{}\"", word);
+    std::vector<std::string> names = flagsOf(*chosen);
+    if (!isFlag && chosen == &app)
+      for (CLI::App *command : app.get_subcommands({}))
+        names.push_back(command->get_name());
+    if (std::string near = nearestName(word, names); !near.empty())
+      status = std::move(status).help("did you mean {}?", near);
+  }
+  std::string command =
+      chosen == &app ? "lmrun" : "lmrun " + chosen->get_name();
+  status = std::move(status).help("{} --help lists what there is", command);
+  return report(status);
+}
+
+int main(int argc, char **argv) {
+  // A reader that goes away is seen as an error of write, not as a signal.
+  std::signal(SIGPIPE, SIG_IGN);
+  CLI::App app("Executes plans that lmc compile has made.", "lmrun");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("lmrun 0.1.0"));
+  app.footer("Exit status: 0 done; 1 the job failed; 2 the call or an input is "
+             "wrong; 3 it does\nnot fit; 4 a file is damaged or of another "
+             "version; 5 a peer failed; 6 stopped on\nits numbers (NaN); 70 a "
+             "bug of lmrun; 75 told to stop, checkpoint saved.\n\nExamples:\n"
+             "  lmrun tokenize --input book.txt -o book.tok\n"
+             "  lmrun train gpt.plan --data book.tok --steps 500");
+  CommandBody train = addTrainCommand(app);
+  CommandBody tokenize = addTokenizeCommand(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp &request) {
+    return app.exit(request);
+  } catch (const CLI::CallForAllHelp &request) {
+    return app.exit(request);
+  } catch (const CLI::CallForVersion &request) {
+    return app.exit(request);
+  } catch (const CLI::ParseError &error) {
+    return reportParseError(app, error);
+  }
+  if (app.got_subcommand("train"))
+    return report(train());
+  return report(tokenize());
+}
