@@ -543,13 +543,12 @@ LogicalResult Assigner::run() {
       failed(collectPorts()))
     return failure();
   // Declarations stand before the first program.
-  if (programs.empty())
-    return success();
-  Operation *first = programs.front().function;
-  for (Program &program : programs)
-    if (program.function->isBeforeInBlock(first))
-      first = program.function;
-  builder.setInsertionPoint(first);
+  builder.setInsertionPointToEnd(module.getBody());
+  for (auto function : module.getOps<func::FuncOp>())
+    if (function->hasAttr(kProgramAttr)) {
+      builder.setInsertionPoint(function);
+      break;
+    }
   placeStates();
   placePorts(scalars, "scalars", "input");
   placePorts(inputs, "inputs", "input");
