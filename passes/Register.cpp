@@ -7,6 +7,7 @@
 #include "passes/dist/Passes.h"
 #include "passes/lm/Passes.h"
 #include "passes/plan/Passes.h"
+#include "passes/verify/Passes.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -24,6 +25,7 @@ void lmc::registerPasses() {
   dist::registerDistPasses();
   lm::registerLmPasses();
   plan::registerPlanPasses();
+  verify::registerVerifyPasses();
   mlir::registerCanonicalizerPass();
   mlir::registerCSEPass();
 }

@@ -180,10 +180,10 @@ def Plan_RunOp : Plan_Instruction<"run"> {
     then its results that are not tied. `integers` are the kernel's, in order.
     `rows` of the grid are the kernel's own where they are not given.
 
-    Constraints: (C1) as many operands as the kernel has pointers; (C2) each
-    operand has the bytes of its tensor; (C3) an argument is read, and written
-    too where a result is tied to it; other results are written; (C4) as many
-    integers as the kernel takes.
+    The pass verify-assigned holds a run against its kernel: as many operands
+    as the kernel has pointers, each with the bytes of its tensor; an argument
+    is read, and written too where a result is tied to it, other results are
+    written; as many integers as the kernel takes.
   }];
   let arguments = (ins FlatSymbolRefAttr:$kernel,
       TypedArrayAttrBase<Plan_OperandAttr, "operands">:$operands,

@@ -3,11 +3,6 @@
 #include "passes/emit/EmitPlan.h"
 #include "passes/emit/PlanWriter.h"
 #include "runtime/plan/PlanCheck.h"
-#include "runtime/plan/PlanFile.h"
-
-#include "llvm/Support/Path.h"
-
-#include <cstdlib>
 
 using namespace mlir;
 namespace plan = lmc::plan;
@@ -38,19 +33,6 @@ FailureOr<SmallVector<plan::KernelOp>> collectKernels(ModuleOp module) {
   return result;
 }
 
-// Where compiled kernels are kept; empty where the user has no home.
-std::string getCacheDirectory() {
-  llvm::SmallString<128> path;
-  if (const char *cache = std::getenv("XDG_CACHE_HOME"); cache && *cache)
-    path = cache;
-  else if (const char *home = std::getenv("HOME"); home && *home)
-    llvm::sys::path::append(path, home, ".cache");
-  else
-    return "";
-  llvm::sys::path::append(path, "lmc", "kernels");
-  return path.str().str();
-}
-
 // Every target's code must be launched alike.
 bool launchAlike(const lmc::codegen::KernelFacts &a,
                  const lmc::codegen::KernelFacts &b) {
@@ -62,8 +44,8 @@ bool launchAlike(const lmc::codegen::KernelFacts &a,
 
 } // namespace
 
-FailureOr<plan::Plan> lmc::emit::buildPlan(ModuleOp module,
-                                           const EmitOptions &options) {
+FailureOr<plan::Plan> lmc::emit::emitPlan(ModuleOp module,
+                                          const EmitOptions &options) {
   FailureOr<SmallVector<plan::KernelOp>> kernels = collectKernels(module);
   if (failed(kernels))
     return failure();
@@ -76,8 +58,7 @@ FailureOr<plan::Plan> lmc::emit::buildPlan(ModuleOp module,
     codegen::CodegenOptions codegenOptions;
     codegenOptions.targetCpu = cpu;
     codegenOptions.threads = options.threads;
-    if (options.useCache)
-      codegenOptions.cacheDirectory = getCacheDirectory();
+    codegenOptions.cacheDirectory = options.cacheDirectory;
     FailureOr<codegen::CompiledKernels> compiled =
         codegen::compileKernels(*kernels, codegenOptions);
     if (failed(compiled))
@@ -115,15 +96,4 @@ FailureOr<plan::Plan> lmc::emit::buildPlan(ModuleOp module,
   if (runtime::Status status = runtime::checkPlan(plan); !status.ok())
     return module.emitError() << status.message();
   return std::move(plan);
-}
-
-LogicalResult lmc::emit::emitPlan(ModuleOp module, const std::string &path,
-                                  const EmitOptions &options) {
-  FailureOr<plan::Plan> plan = buildPlan(module, options);
-  if (failed(plan))
-    return failure();
-  if (runtime::Status status = runtime::writePlanFile(*plan, path);
-      !status.ok())
-    return module.emitError() << status.message();
-  return success();
 }

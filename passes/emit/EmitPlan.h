@@ -23,19 +23,14 @@ namespace lmc::emit {
 struct EmitOptions {
   // Instruction sets that the plan embeds kernels for, as Codegen.h takes them.
   std::vector<std::string> targetCpus = {"native"};
-  unsigned threads = 0; // 0: all cores
-  // Keep compiled kernels under $XDG_CACHE_HOME/lmc and take them from there.
-  bool useCache = true;
+  unsigned threads = 0;       // 0: all cores
+  std::string cacheDirectory; // of compiled kernels; empty: none
 };
 
 // The plan, checked as the runtime checks it. The same module gives the same
 // plan, whatever the number of threads. Fails with a diagnostic.
-mlir::FailureOr<plan::Plan> buildPlan(mlir::ModuleOp module,
-                                      const EmitOptions &options);
-
-// Builds the plan and writes it to the file `path`.
-mlir::LogicalResult emitPlan(mlir::ModuleOp module, const std::string &path,
-                             const EmitOptions &options);
+mlir::FailureOr<plan::Plan> emitPlan(mlir::ModuleOp module,
+                                     const EmitOptions &options);
 
 } // namespace lmc::emit
 

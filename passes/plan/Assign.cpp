@@ -5,6 +5,7 @@
 // way at once); bytes for what has a fixed place (states, ports, scalars) and,
 // packed by lifetime, for what lives within a step; the instructions.
 // AssignHomes decides which values share bytes, AssignArena packs.
+#include "dialects/dist/Dist.h"
 #include "dialects/lm/Lm.h"
 #include "dialects/plan/Plan.h"
 #include "passes/plan/AssignArena.h"
@@ -22,6 +23,7 @@ namespace lmc::plan {
 
 using namespace mlir;
 using namespace lmc::plan;
+namespace dist = lmc::dist;
 namespace lm = lmc::lm;
 
 namespace {
@@ -72,6 +74,9 @@ private:
 
   void buildDeclarations();
   void buildProgram(Program &program);
+  void buildRun(const Program &program, const Step &step, LaunchOp launch);
+  void buildAllReduce(const Program &program, const Step &step,
+                      dist::AllReduceOp op);
   SliceAttr sliceOf(const Program &program, const Step::Use &use);
 
   LinearAttr linear(int64_t constant) {
@@ -476,6 +481,44 @@ SliceAttr Assigner::sliceOf(const Program &program, const Step::Use &use) {
                use.bytes);
 }
 
+void Assigner::buildRun(const Program &program, const Step &step,
+                        LaunchOp launch) {
+  SmallVector<Attribute> operands, integers;
+  for (const Step::Use &use : step.uses) {
+    static constexpr StringLiteral names[] = {"read", "write", "read_write"};
+    operands.push_back(OperandAttr::get(
+        module.getContext(), builder.getStringAttr(names[use.access]),
+        sliceOf(program, use)));
+  }
+  auto kernel = symbols.lookup<KernelOp>(launch.getKernel());
+  bool accumulates =
+      kernel.getBody()
+          .walk([](lm::AccumulateOp) { return WalkResult::interrupt(); })
+          .wasInterrupted();
+  if (accumulates)
+    integers.push_back(microBatches > 1 ? linear(0).plus(1, kMicroBatch)
+                                        : linear(0));
+  builder.create<RunOp>(
+      step.loc, launch.getKernelAttr(), builder.getArrayAttr(operands),
+      integers.empty() ? nullptr : builder.getArrayAttr(integers),
+      LinearAttr());
+}
+
+// Axes are indices into the mesh, slowest first.
+void Assigner::buildAllReduce(const Program &program, const Step &step,
+                              dist::AllReduceOp op) {
+  SmallVector<int64_t> axes;
+  auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
+  for (Attribute axis : op.getAxes())
+    axes.push_back(llvm::find(mesh.getAxes(), axis) - mesh.getAxes().begin());
+  llvm::sort(axes);
+  auto type = cast<RankedTensorType>(op.getInput().getType());
+  builder.create<CollectiveOp>(
+      step.loc, builder.getStringAttr("all_reduce"), op.getKindAttr(),
+      TypeAttr::get(type.getElementType()), builder.getDenseI64ArrayAttr(axes),
+      sliceOf(program, step.uses.front()), sliceOf(program, step.uses.back()));
+}
+
 void Assigner::buildProgram(Program &program) {
   OpBuilder::InsertionGuard guard(builder);
   func::FuncOp function = program.function;
@@ -484,30 +527,13 @@ void Assigner::buildProgram(Program &program) {
   builder.setInsertionPointToEnd(&op.getBody().front());
   for (Step &step : program.homes.steps) {
     ++numInstructions;
-    if (!step.launch) {
+    if (auto launch = dyn_cast_or_null<LaunchOp>(step.op))
+      buildRun(program, step, launch);
+    else if (auto reduce = dyn_cast_or_null<dist::AllReduceOp>(step.op))
+      buildAllReduce(program, step, reduce);
+    else
       builder.create<CopyOp>(step.loc, sliceOf(program, step.uses[0]),
                              sliceOf(program, step.uses[1]));
-      continue;
-    }
-    SmallVector<Attribute> operands, integers;
-    for (const Step::Use &use : step.uses) {
-      static constexpr StringLiteral names[] = {"read", "write", "read_write"};
-      operands.push_back(OperandAttr::get(
-          module.getContext(), builder.getStringAttr(names[use.access]),
-          sliceOf(program, use)));
-    }
-    auto kernel = symbols.lookup<KernelOp>(step.launch.getKernel());
-    bool accumulates =
-        kernel.getBody()
-            .walk([](lm::AccumulateOp) { return WalkResult::interrupt(); })
-            .wasInterrupted();
-    if (accumulates)
-      integers.push_back(microBatches > 1 ? linear(0).plus(1, kMicroBatch)
-                                          : linear(0));
-    builder.create<RunOp>(
-        step.loc, step.launch.getKernelAttr(), builder.getArrayAttr(operands),
-        integers.empty() ? nullptr : builder.getArrayAttr(integers),
-        LinearAttr());
   }
   function.erase();
 }
@@ -517,13 +543,12 @@ LogicalResult Assigner::run() {
       failed(collectPorts()))
     return failure();
   // Declarations stand before the first program.
-  if (programs.empty())
-    return success();
-  Operation *first = programs.front().function;
-  for (Program &program : programs)
-    if (program.function->isBeforeInBlock(first))
-      first = program.function;
-  builder.setInsertionPoint(first);
+  builder.setInsertionPointToEnd(module.getBody());
+  for (auto function : module.getOps<func::FuncOp>())
+    if (function->hasAttr(kProgramAttr)) {
+      builder.setInsertionPoint(function);
+      break;
+    }
   placeStates();
   placePorts(scalars, "scalars", "input");
   placePorts(inputs, "inputs", "input");

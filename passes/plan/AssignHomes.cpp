@@ -3,14 +3,17 @@
 // the program come last: where a value's home can be taken into its
 // destination it is, elsewhere a copy follows.
 #include "passes/plan/AssignHomes.h"
+#include "dialects/dist/Dist.h"
 #include "dialects/lm/Lm.h"
 
+#include "mlir/IR/BuiltinOps.h"
 #include "llvm/ADT/DenseMap.h"
 #include "llvm/ADT/DenseSet.h"
 #include "llvm/ADT/TypeSwitch.h"
 
 using namespace mlir;
 using namespace lmc::plan;
+namespace dist = lmc::dist;
 namespace lm = lmc::lm;
 
 namespace {
@@ -58,7 +61,9 @@ private:
   void settle(Value value, Place place);
   void takeInto(int child, Place parent);
   bool isWholeScratch(Value value) const;
-  bool mayOverwrite(LaunchOp launch, Value operand, Value updated);
+  bool mayOverwrite(Operation *op, Value operand, Value updated);
+  LogicalResult placeAllReduce(dist::AllReduceOp op);
+  void markWritten(Place place, Operation *op);
   Place copyTo(Location loc, Place source, Place target, int64_t bytes);
 
   int64_t bytesOf(Value value) {
@@ -288,6 +293,7 @@ LogicalResult HomeFinder::placeSavedArgument(BlockArgument argument,
 LogicalResult HomeFinder::placeOperation(Operation *op) {
   return TypeSwitch<Operation *, LogicalResult>(op)
       .Case([&](LaunchOp launch) { return placeLaunch(launch); })
+      .Case([&](dist::AllReduceOp reduce) { return placeAllReduce(reduce); })
       .Case([&](lm::ReshapeOp reshape) {
         settle(reshape.getOutput(), places.lookup(reshape.getInput()));
         return success();
@@ -307,15 +313,15 @@ LogicalResult HomeFinder::placeOperation(Operation *op) {
         return placeConcatenation(concatenation);
       })
       .Default([](Operation *other) {
-        return other->emitOpError()
-               << "is no launch and no view; a program that is assigned bytes "
-                  "holds nothing else";
+        return other->emitOpError() << "is no launch, collective or view; a "
+                                       "program that is assigned bytes "
+                                       "holds nothing else";
       });
 }
 
-// May `launch` write its tied result `updated` over `operand`? Not if the
+// May `op` write its tied result `updated` over `operand`? Not if the
 // bytes belong to somebody else or if any value in them is read later.
-bool HomeFinder::mayOverwrite(LaunchOp launch, Value operand, Value updated) {
+bool HomeFinder::mayOverwrite(Operation *op, Value operand, Value updated) {
   Place place = placeOf(operand);
   const Home &home = result.homes[place.home];
   if (home.kind == Home::Input || home.kind == Home::Scalar ||
@@ -323,10 +329,13 @@ bool HomeFinder::mayOverwrite(LaunchOp launch, Value operand, Value updated) {
     return false;
   if (home.kind == Home::State) {
     auto state = updatedInPlace.find(updated);
-    if (state == updatedInPlace.end() || state->second != home.name)
+    bool isNewState =
+        state != updatedInPlace.end() && state->second == home.name;
+    bool mayEnd = isa<dist::AllReduceOp>(op) && op->hasAttr("tied");
+    if (!isNewState && !mayEnd)
       return false;
   }
-  int64_t now = indices.lookup(launch), bytes = bytesOf(operand);
+  int64_t now = indices.lookup(op), bytes = bytesOf(operand);
   for (const Resident &resident : residents[place.home]) {
     if (resident.place.offset >= place.offset + bytes ||
         place.offset >= resident.place.offset + bytesOf(resident.value))
@@ -337,7 +346,7 @@ bool HomeFinder::mayOverwrite(LaunchOp launch, Value operand, Value updated) {
   }
   // The same bytes given twice to one kernel, once to be written.
   unsigned timesGiven = 0;
-  for (Value other : launch.getInputs()) {
+  for (Value other : op->getOperands()) {
     Place otherPlace = placeOf(other);
     timesGiven += otherPlace.home == place.home &&
                   otherPlace.offset < place.offset + bytes &&
@@ -346,24 +355,52 @@ bool HomeFinder::mayOverwrite(LaunchOp launch, Value operand, Value updated) {
   return timesGiven == 1;
 }
 
+void HomeFinder::markWritten(Place place, Operation *op) {
+  Home &home = result.homes[result.resolve(place).home];
+  if (home.firstWrite < 0)
+    home.firstWrite = indices.lookup(op);
+}
+
+// In place where the operand's bytes may go.
+LogicalResult HomeFinder::placeAllReduce(dist::AllReduceOp op) {
+  auto mesh =
+      function->getParentOfType<ModuleOp>()->getAttrOfType<dist::MeshAttr>(
+          dist::kMeshAttr);
+  for (Attribute axis : op.getAxes())
+    if (!mesh || !llvm::is_contained(mesh.getAxes(), axis))
+      return op.emitOpError()
+             << "reduces over " << axis << ", which is no axis of the mesh";
+  int64_t bytes = bytesOf(op.getInput());
+  Place source = places.lookup(op.getInput());
+  Step step{op.getLoc(), op, {}};
+  if (mayOverwrite(op, op.getInput(), op.getOutput())) {
+    ++result.numInPlace;
+    settle(op.getOutput(), source);
+    step.uses.push_back({source, bytes, Step::Use::ReadWrite});
+    markWritten(source, op);
+  } else {
+    int home = addHome(Home::Scratch, "", bytes);
+    settle(op.getOutput(), {home, 0});
+    step.uses.push_back({source, bytes, Step::Use::Read});
+    step.uses.push_back({{home, 0}, bytes, Step::Use::Write});
+    markWritten({home, 0}, op);
+  }
+  result.steps.push_back(std::move(step));
+  return success();
+}
+
 LogicalResult HomeFinder::placeLaunch(LaunchOp op) {
   auto kernel = context.symbols.lookup<KernelOp>(op.getKernel());
-  int64_t now = indices.lookup(op);
   Step step{op.getLoc(), op, {}};
   for (Value operand : op.getInputs())
     step.uses.push_back(
         {places.lookup(operand), bytesOf(operand), Step::Use::Read});
-  auto markWritten = [&](Place place) {
-    Home &home = result.homes[result.resolve(place).home];
-    if (home.firstWrite < 0)
-      home.firstWrite = now;
-  };
   for (auto [output, tied] : llvm::zip(op.getOutputs(), kernel.getTied())) {
     if (tied < 0) {
       int home = addHome(Home::Scratch, "", bytesOf(output));
       settle(output, {home, 0});
       step.uses.push_back({{home, 0}, bytesOf(output), Step::Use::Write});
-      markWritten({home, 0});
+      markWritten({home, 0}, op);
       continue;
     }
     Value operand = op.getInputs()[tied];
@@ -375,7 +412,7 @@ LogicalResult HomeFinder::placeLaunch(LaunchOp op) {
       place = copyTo(op.getLoc(), place, {home, 0}, bytesOf(operand));
     }
     settle(output, place);
-    markWritten(place);
+    markWritten(place, op);
     step.uses[tied] = {place, bytesOf(operand), Step::Use::ReadWrite};
   }
   result.steps.push_back(std::move(step));

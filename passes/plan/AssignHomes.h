@@ -52,7 +52,8 @@ struct Step {
     enum Access { Read, Write, ReadWrite } access = Read;
   };
   mlir::Location loc;
-  LaunchOp launch; // null: a copy from uses[0] to uses[1]
+  // A launch or a collective; null: a copy from uses[0] to uses[1].
+  mlir::Operation *op = nullptr;
   llvm::SmallVector<Use> uses;
 };
 

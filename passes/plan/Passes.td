@@ -78,6 +78,7 @@ def Schedule : Pass<"plan-schedule", "::mlir::ModuleOp"> {
     ```
     **After**
     ```mlir
+    ...
     plan.schedule "train" stage 0 {
       plan.call @forward micro_batch 0 slot 0
       plan.call @backward micro_batch 0 slot 0
@@ -146,6 +147,7 @@ def Assign : Pass<"plan-assign", "::mlir::ModuleOp"> {
     ```
     **After**
     ```mlir
+    ...
     plan.allocation @inputs input 64
     plan.allocation @outputs output 64
     plan.allocation @scratch scratch 64

@@ -1,5 +1,6 @@
 // lmc: the compiler's command line.
 #include "tools/lmc/Compile.h"
+#include "tools/lmc/Inspect.h"
 
 #include <CLI/CLI.hpp>
 
@@ -59,8 +60,16 @@ int main(int argc, char **argv) {
   app.require_subcommand(1);
   lmc::CompileSettings compileSettings;
   CLI::App *compile = addCompile(app, compileSettings);
+  std::string plan;
+  bool json = false;
+  CLI::App *inspect = app.add_subcommand(
+      "inspect", "print what a plan holds: parameters, FLOPs, bytes, kernels");
+  inspect->add_option("plan", plan, "the plan file")->required();
+  inspect->add_flag("--json", json, "as JSON");
   CLI11_PARSE(app, argc, argv);
   if (compile->parsed())
     return lmc::compile(compileSettings);
+  if (inspect->parsed())
+    return lmc::inspect(plan, json);
   return 2;
 }

@@ -1,0 +1,114 @@
+// RUN: lmc-opt %s --split-input-file --plan-schedule --plan-assign | FileCheck %s
+
+// Two micro-batches: inputs lie one behind the other, the saved value and
+// scratch share one arena on one line of time, the accumulator is updated in
+// place and told which micro-batch it is.
+// CHECK-LABEL: plan.kernel @twice
+// CHECK: lm.parameter @w {{.*}} plan.slice = #plan.slice<@parameters[0] 64>
+// CHECK: lm.state @w.gradient {{.*}} plan.slice = #plan.slice<@gradients[0] 64>
+// CHECK: plan.allocation @activations saved 128
+// CHECK: plan.symbol "micro_batch" micro_batch 0 to 1
+// CHECK: plan.input "x" : tensor<16xf32> in <@inputs[0] 128> {micro_batches = 2 : i64}
+// CHECK: plan.program @forward
+// CHECK-NEXT: plan.run @twice (read @inputs[64 * micro_batch] 64, write @activations{{\[}}[[T:[0-9]+]]{{\]}} 64)
+// CHECK-NEXT: plan.run @twice (read @activations{{\[}}[[T]]{{\]}} 64, write @activations{{\[}}[[S:[0-9]+]]{{\]}} 64)
+// CHECK: plan.program @backward
+// CHECK-NEXT: plan.run @twice (read @activations{{\[}}[[S]]{{\]}} 64, write @activations{{\[}}[[T]]{{\]}} 64)
+// CHECK-NEXT: plan.run @accumulate (read_write @gradients[0] 64, read @activations{{\[}}[[T]]{{\]}} 64) integers [#plan.linear<1 * micro_batch>]
+module attributes {lm.micro_batches = 2 : i64} {
+  plan.kernel @twice(%x: tensor<16xf32>) -> tensor<16xf32>
+      attributes {kind = "flat", tied = array<i64: -1>} {
+    %y = arith.addf %x, %x : tensor<16xf32>
+    plan.yield %y : tensor<16xf32>
+  }
+  plan.kernel @accumulate(%a: tensor<16xf32>, %x: tensor<16xf32>) -> tensor<16xf32>
+      attributes {kind = "flat", tied = array<i64: 0>} {
+    %y = lm.accumulate %a, %x : tensor<16xf32>
+    plan.yield %y : tensor<16xf32>
+  }
+  lm.parameter @w : tensor<16xf32> {initialization = {kind = "zeros"}}
+  lm.state @w.gradient "accumulator" : tensor<16xf32> {parameter = @w, role = "gradient"}
+  func.func @forward(%x: tensor<16xf32> {lm.input = "x"})
+      -> (tensor<16xf32> {lm.saved = "s"}) attributes {plan.program = "forward"} {
+    %t = plan.launch @twice(%x) : (tensor<16xf32>) -> tensor<16xf32>
+    %s = plan.launch @twice(%t) : (tensor<16xf32>) -> tensor<16xf32>
+    return %s : tensor<16xf32>
+  }
+  func.func @backward(%s: tensor<16xf32> {lm.saved = "s"},
+                      %a: tensor<16xf32> {lm.state = @w.gradient})
+      -> (tensor<16xf32> {lm.state = @w.gradient})
+      attributes {plan.program = "backward"} {
+    %t = plan.launch @twice(%s) : (tensor<16xf32>) -> tensor<16xf32>
+    %n = plan.launch @accumulate(%a, %t)
+        : (tensor<16xf32>, tensor<16xf32>) -> tensor<16xf32>
+    return %n : tensor<16xf32>
+  }
+}
+
+// -----
+
+// Operands of a concatenation are written to their rows; a view of rows is
+// read where it lies; an argument has to be copied.
+// CHECK-LABEL: plan.program @step
+// CHECK-NEXT: plan.run @twice (read @inputs[0] 32, write @outputs[0] 32)
+// CHECK-NEXT: plan.copy <@inputs[0] 32> to <@outputs[32] 32>
+// CHECK-NEXT: plan.run @twice (read @outputs[32] 32, write @outputs[64] 32)
+plan.kernel @twice(%x: tensor<2x4xf32>) -> tensor<2x4xf32>
+    attributes {kind = "flat", tied = array<i64: -1>} {
+  %y = arith.addf %x, %x : tensor<2x4xf32>
+  plan.yield %y : tensor<2x4xf32>
+}
+func.func @step(%x: tensor<2x4xf32> {lm.input = "x"})
+    -> (tensor<4x4xf32> {lm.output = "y"}, tensor<2x4xf32> {lm.output = "z"})
+    attributes {plan.program = "step"} {
+  %a = plan.launch @twice(%x) : (tensor<2x4xf32>) -> tensor<2x4xf32>
+  %y = lm.concat_rows %a, %x : (tensor<2x4xf32>, tensor<2x4xf32>) -> tensor<4x4xf32>
+  %v = lm.slice_rows %y at 2 : tensor<4x4xf32> to tensor<2x4xf32>
+  %z = plan.launch @twice(%v) : (tensor<2x4xf32>) -> tensor<2x4xf32>
+  return %y, %z : tensor<4x4xf32>, tensor<2x4xf32>
+}
+
+// -----
+
+// A tied result needs a copy of its operand where the operand is read later;
+// a new state is written straight to the state's slice where nobody reads the
+// old one after it, else it is copied at the end.
+// CHECK-LABEL: plan.program @step
+// CHECK-NEXT: plan.run @twice (read @inputs[0] 64, write @parameters[0] 64)
+// CHECK-NEXT: plan.run @twice (read @inputs[0] 64, write @scratch{{\[}}[[A:[0-9]+]]{{\]}} 64)
+// CHECK-NEXT: plan.copy <@scratch{{\[}}[[A]]{{\]}} 64> to <@scratch{{\[}}[[B:[0-9]+]]{{\]}} 64>
+// CHECK-NEXT: plan.run @increase (read_write @scratch{{\[}}[[B]]{{\]}} 64)
+// CHECK-NEXT: plan.run @sum (read @scratch{{\[}}[[A]]{{\]}} 64, read @scratch{{\[}}[[B]]{{\]}} 64, write @scratch{{\[}}[[N:[0-9]+]]{{\]}} 64)
+// CHECK-NEXT: plan.run @sum (read @scratch{{\[}}[[N]]{{\]}} 64, read @parameters[64] 64, write @outputs[0] 64)
+// CHECK-NEXT: plan.copy <@scratch{{\[}}[[N]]{{\]}} 64> to <@parameters[64] 64>
+plan.kernel @twice(%x: tensor<16xf32>) -> tensor<16xf32>
+    attributes {kind = "flat", tied = array<i64: -1>} {
+  %y = arith.addf %x, %x : tensor<16xf32>
+  plan.yield %y : tensor<16xf32>
+}
+plan.kernel @sum(%x: tensor<16xf32>, %z: tensor<16xf32>) -> tensor<16xf32>
+    attributes {kind = "flat", tied = array<i64: -1>} {
+  %y = arith.addf %x, %z : tensor<16xf32>
+  plan.yield %y : tensor<16xf32>
+}
+plan.kernel @increase(%x: tensor<16xf32>) -> tensor<16xf32>
+    attributes {kind = "flat", tied = array<i64: 0>} {
+  %y = arith.addf %x, %x : tensor<16xf32>
+  plan.yield %y : tensor<16xf32>
+}
+lm.parameter @v : tensor<16xf32> {initialization = {kind = "zeros"}}
+lm.parameter @w : tensor<16xf32> {initialization = {kind = "zeros"}}
+func.func @step(%x: tensor<16xf32> {lm.input = "x"},
+                %v: tensor<16xf32> {lm.state = @v},
+                %w: tensor<16xf32> {lm.state = @w})
+    -> (tensor<16xf32> {lm.state = @v}, tensor<16xf32> {lm.state = @w},
+        tensor<16xf32> {lm.output = "y"}) attributes {plan.program = "step"} {
+  %v1 = plan.launch @twice(%x) : (tensor<16xf32>) -> tensor<16xf32>
+  %a = plan.launch @twice(%x) : (tensor<16xf32>) -> tensor<16xf32>
+  %b = plan.launch @increase(%a) : (tensor<16xf32>) -> tensor<16xf32>
+  %w1 = plan.launch @sum(%a, %b)
+      : (tensor<16xf32>, tensor<16xf32>) -> tensor<16xf32>
+  %y = plan.launch @sum(%w1, %w)
+      : (tensor<16xf32>, tensor<16xf32>) -> tensor<16xf32>
+  return %v1, %w1, %y : tensor<16xf32>, tensor<16xf32>, tensor<16xf32>
+}

@@ -1,0 +1,85 @@
+// RUN: lmc-opt %s --split-input-file --verify-diagnostics --verify-assigned
+
+// B1
+// expected-error @+1 {{is a program on tensors still}}
+func.func @p() attributes {plan.program = "p"} {
+  return
+}
+
+// -----
+
+// B2: for the last micro-batch the slice ends behind the allocation.
+plan.allocation @a scratch 128
+plan.symbol "micro_batch" micro_batch 0 to 2
+plan.program @p chunk 0 {
+  // expected-error @+1 {{uses bytes [0, 192) of @a, which has 128}}
+  plan.fill <@a[64 * micro_batch] 64>
+}
+
+// -----
+
+// B2
+plan.allocation @a input 64
+plan.program @p chunk 0 {
+  // expected-error @+1 {{writes @a, which holds input}}
+  plan.fill <@a[0] 64>
+}
+
+// -----
+
+// B3
+plan.allocation @a scratch 128
+plan.kernel @k(%x: tensor<16xf32>) -> tensor<16xf32>
+    attributes {kind = "flat", tied = array<i64: -1>} {
+  plan.yield %x : tensor<16xf32>
+}
+plan.program @p chunk 0 {
+  plan.fill <@a[0] 64>
+  // expected-error @+1 {{gives operand 1 as write of 32 bytes, its kernel has write of 64}}
+  plan.run @k (read @a[0] 64, write @a[64] 32)
+}
+
+// -----
+
+// B4
+plan.allocation @a scratch 128
+plan.program @p chunk 0 {
+  plan.fill <@a[0] 128>
+  // expected-error @+1 {{writes operand 0 or 1, which overlap in @a}}
+  plan.copy <@a[0] 64> to <@a[32] 64>
+}
+
+// -----
+
+// B5
+plan.allocation @a scratch 128
+plan.allocation @b output 64
+plan.program @p chunk 0 {
+  plan.fill <@a[0] 32>
+  // expected-error @+1 {{reads bytes [0, 64) of @a, which nothing in this call has written}}
+  plan.copy <@a[0] 64> to <@b[0] 64>
+}
+
+// -----
+
+// B6
+plan.program @p chunk 0 {
+}
+plan.schedule "p" stage 0 {
+  // expected-error @+1 {{calls @q, which is no program}}
+  plan.call @q micro_batch 0 slot 0
+}
+
+// -----
+
+// A plan in which all holds: two writes make what one reads.
+plan.allocation @a scratch 128
+plan.allocation @b output 128
+plan.program @p chunk 0 {
+  plan.fill <@a[0] 64>
+  plan.fill <@a[64] 64>
+  plan.copy <@a[0] 128> to <@b[0] 128>
+}
+plan.schedule "p" stage 0 {
+  plan.call @p micro_batch 0 slot 0
+}
