@@ -230,6 +230,17 @@ StatusOr<TokenData> TokenData::parse(std::string_view bytes,
       .help("make a token file with: lmrun tokenize --input TEXT -o FILE");
 }
 
+StatusOr<TokenData> TokenData::parsePair(std::string_view index,
+                                         std::string_view bin,
+                                         const std::string &name) {
+  TokenData data;
+  data.name = name;
+  if (index.substr(0, megatronMagic.size()) != megatronMagic)
+    return corrupt("{}.idx is no Megatron index", name);
+  LMC_RETURN_IF_ERROR(data.parseMegatron(index, bin));
+  return std::move(data);
+}
+
 StatusOr<TokenData> TokenData::open(const std::string &path) {
   auto exists = [](const std::string &name) {
     return ::access(name.c_str(), F_OK) == 0;
@@ -261,13 +272,10 @@ StatusOr<TokenData> TokenData::open(const std::string &path) {
   }
   // Megatron's pair, by any of its names.
   files.clear();
-  TokenData data;
-  data.name = stem;
   LMC_ASSIGN_OR_RETURN(MappedFile index, MappedFile::open(stem + ".idx"));
   LMC_ASSIGN_OR_RETURN(MappedFile bin, MappedFile::open(stem + ".bin"));
-  if (index.bytes().substr(0, megatronMagic.size()) != megatronMagic)
-    return corrupt("{}.idx is no Megatron index", stem);
-  LMC_RETURN_IF_ERROR(data.parseMegatron(index.bytes(), bin.bytes()));
+  LMC_ASSIGN_OR_RETURN(TokenData data,
+                       parsePair(index.bytes(), bin.bytes(), stem));
   data.files.push_back(std::move(bin));
   return std::move(data);
 }

@@ -37,6 +37,10 @@ public:
   /// formats; for fuzzing. `bytes` must outlive the result.
   static StatusOr<TokenData> parse(std::string_view bytes,
                                    const std::string &name);
+  /// The same for Megatron's pair.
+  static StatusOr<TokenData> parsePair(std::string_view index,
+                                       std::string_view bin,
+                                       const std::string &name);
 
   int64_t size() const { return count; }
   /// The token at `index`, -1 when it does not fit into 31 bits.

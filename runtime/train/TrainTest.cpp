@@ -2,6 +2,7 @@
 // micro-batches do not change it, gradients and checkpoints are right, and bad
 // input is told.
 #include "runtime/data/TokenData.h"
+#include "runtime/device/cpu/CpuDevice.h"
 #include "runtime/exec/BigramPlanForTest.h"
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/train/Checkpoint.h"
@@ -200,6 +201,49 @@ TEST_F(TrainTest, Bf16CheckpointsKeepFloat32Masters) {
   options.resume = true;
   options.steps = 12;
   EXPECT_EQ(train(bigram(4, 1, 1)), whole); // metrics are appended
+}
+
+TEST_F(TrainTest, PositionsAndSegmentsBeginAnewInEveryDocument) {
+  TokenFileContents contents;
+  contents.tokens.assign(100, 1);
+  contents.documentEnds = {5, 21, 100};
+  contents.mask.assign(100, true);
+  contents.mask[3] = false;
+  ASSERT_TRUE(writeWholeFile(path("data"), encodeTokenFile(contents)).ok());
+  plan::Plan plan = bigram(2, 1, 1);
+  for (const char *name : {"positions", "segments"}) {
+    *plan.add_allocations() = plan.allocations(0);
+    plan::Port *port = plan.add_inputs();
+    *port = plan.inputs(0);
+    port->set_name(name);
+    port->mutable_slice()->set_allocation(
+        uint32_t(plan.allocations_size() - 1));
+  }
+  auto device = CpuDevice::create({});
+  ASSERT_TRUE(device.ok());
+  auto executor = Executor::create(plan, **device, nullptr, 0, {});
+  ASSERT_TRUE(executor.ok());
+  auto data = TokenData::open(path("data"));
+  ASSERT_TRUE(data.ok());
+  auto batches = Batches::create(**executor, *data);
+  ASSERT_TRUE(batches.ok()) << batches.status().toString();
+  auto weight = batches->fill({0, 100}, SampleOrder(6, false, 0), 0, 6);
+  ASSERT_TRUE(weight.ok());
+  EXPECT_EQ(*weight, 31); // one of 32 targets is masked
+  auto input = [&](int index) {
+    auto *values = reinterpret_cast<int32_t *>(
+        (*executor)->address(plan.inputs(index).slice()));
+    return std::vector<int32_t>(values, values + 32);
+  };
+  std::vector<int32_t> positions = input(3), segments = input(4);
+  // Sample 0 is tokens 0..15, sample 1 tokens 16..31.
+  EXPECT_EQ(std::vector<int32_t>(positions.begin() + 3, positions.begin() + 7),
+            (std::vector<int32_t>{3, 4, 0, 1}));
+  EXPECT_EQ(segments[4], 0);
+  EXPECT_EQ(segments[5], 1);
+  EXPECT_EQ(positions[16 + 4], 4);
+  EXPECT_EQ(positions[16 + 5], 0);
+  EXPECT_EQ(segments[16 + 5], 1);
 }
 
 TEST_F(TrainTest, BadInputIsTold) {

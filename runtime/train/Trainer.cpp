@@ -62,6 +62,10 @@ Status Trainer::prepare() {
   for (const auto &[name, value] : options.scalars) {
     if (!std::isfinite(value))
       return wrongInput("--set {}={}: the value is not finite", name, value);
+    for (const char *own :
+         {"step", "bias_correction1", "bias_correction2", "seed.lo", "seed.hi"})
+      if (name == own)
+        return wrongInput("--set {}: training sets it before every step", name);
     if (executor.setScalar(name, value))
       continue;
     std::vector<std::string> names;
