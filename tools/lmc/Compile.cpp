@@ -6,6 +6,7 @@
 #include "passes/Pipeline.h"
 #include "passes/Register.h"
 #include "passes/emit/EmitPlan.h"
+#include "runtime/plan/PlanFile.h"
 #include "tools/lmc/Diagnostics.h"
 
 #include "dialects/lm/Lm.h"
@@ -117,6 +118,17 @@ int dump(ModuleOp module, const CompileSettings &settings, Phase phase,
   return kDone;
 }
 
+// $XDG_CACHE_HOME/lmc, or ~/.cache/lmc; empty where there is no home.
+std::string cacheDirectory() {
+  llvm::SmallString<128> path;
+  if (const char *cache = std::getenv("XDG_CACHE_HOME"); cache && *cache)
+    path = cache;
+  else if (!llvm::sys::path::cache_directory(path))
+    return "";
+  llvm::sys::path::append(path, "lmc");
+  return path.str().str();
+}
+
 int writePlan(ModuleOp module, const CompileSettings &settings) {
   if (settings.output.empty())
     return printError("no output file", "-o FILE, or --compile-to=PHASE to "
@@ -126,9 +138,14 @@ int writePlan(ModuleOp module, const CompileSettings &settings) {
   llvm::StringRef(settings.targetCpus).split(cpus, ',', -1, false);
   options.targetCpus.assign(cpus.begin(), cpus.end());
   options.threads = settings.threads;
-  options.useCache = !settings.noCache;
-  if (failed(emit::emitPlan(module, settings.output, options)))
+  if (!settings.noCache)
+    options.cacheDirectory = cacheDirectory();
+  FailureOr<plan::Plan> plan = emit::emitPlan(module, options);
+  if (failed(plan))
     return kWrongInput;
+  runtime::Status status = runtime::writePlanFile(*plan, settings.output);
+  if (!status.ok())
+    return printError(status.message());
   return kDone;
 }
 
