@@ -165,6 +165,8 @@ Value LoopBuilder::at(Value pointer, int64_t offset, Type element) {
 }
 
 static unsigned bytesOf(Type element) {
+  if (isa<LLVM::LLVMPointerType>(element))
+    return 8;
   return std::max(1u, element.getIntOrFloatBitWidth() / 8);
 }
 
