@@ -7,8 +7,8 @@
 namespace {
 
 CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
-  CLI::App *c = app.add_subcommand(
-      "compile", "compile a model description to a plan");
+  CLI::App *c =
+      app.add_subcommand("compile", "compile a model description to a plan");
   c->add_option("model", s.model,
                 "ModelSpec (.textproto), Hugging Face folder or lm module "
                 "(.mlir)")
@@ -25,6 +25,9 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
                 "native, x86-64-v3, x86-64-v4, ...")
       ->capture_default_str();
   c->add_option("--config", s.config, "a TrainSpec text proto; flags win");
+  c->add_option("--mesh", s.mesh,
+                "sizes of the mesh axes pp, dp, fsdp, cp, ep, tp that are not "
+                "1, e.g. dp=2,tp=2");
   c->add_option("--global-batch", s.globalBatch,
                 "samples per step (default: the micro-batch)");
   c->add_option("--micro-batch", s.microBatch,
