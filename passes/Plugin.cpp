@@ -3,6 +3,7 @@
 
 #include "mlir/Pass/PassRegistry.h"
 #include "llvm/Support/FileSystem.h"
+#include "llvm/Support/MemoryBuffer.h"
 #include "llvm/Support/raw_ostream.h"
 
 #include <dlfcn.h>
@@ -13,6 +14,7 @@ using namespace lmc;
 namespace {
 
 constexpr char kEntryPoint[] = "lmcGetPlugin";
+constexpr size_t kMaxStampBytes = 256;
 
 LogicalResult complain(PluginComplaint &complaint, PluginComplaint::Kind kind,
                        const llvm::Twine &message,
@@ -39,8 +41,42 @@ std::optional<Phase> findPhaseWithPasses(StringRef name) {
 const PluginInfo *askForInfo(void *library) {
   using EntryPoint = const PluginInfo *();
   auto *entry = reinterpret_cast<EntryPoint *>(dlsym(library, kEntryPoint));
-  const PluginInfo *info = entry ? entry() : nullptr;
-  return info && info->stamp ? info : nullptr;
+  return entry ? entry() : nullptr;
+}
+
+// What the plugin in `file` was built for, as its bytes say; empty where it
+// is none. A plugin of another version could not be opened to be asked: it
+// lacks symbols.
+std::string findStamp(StringRef file) {
+  auto buffer = llvm::MemoryBuffer::getFile(file, /*IsText=*/false,
+                                            /*RequiresNullTerminator=*/false);
+  if (!buffer)
+    return "";
+  StringRef bytes = (*buffer)->getBuffer();
+  StringRef mark = LMC_PLUGIN_STAMP_MARK;
+  for (size_t at = bytes.find(mark); at != StringRef::npos;
+       at = bytes.find(mark, at + 1)) {
+    StringRef stamp = bytes.drop_front(at).take_front(kMaxStampBytes);
+    stamp = stamp.take_until([](char c) { return c == '\0'; });
+    if (stamp.size() > mark.size()) // liblmc.so holds the mark alone, too
+      return stamp.str();
+  }
+  return "";
+}
+
+StringRef withoutMark(StringRef stamp) {
+  stamp.consume_front(LMC_PLUGIN_STAMP_MARK);
+  return stamp;
+}
+
+// What MLIR's pipeline parser says, without its name for the text, the text
+// and the caret under it.
+std::string firstSentence(StringRef problem) {
+  StringRef line = problem.trim().split('\n').first;
+  for (StringRef prefix : {"error: ", "<Pass-Options-Parser>: "})
+    if (size_t at = line.find(prefix); at != StringRef::npos)
+      line = line.drop_front(at + prefix.size());
+  return line.str();
 }
 
 } // namespace
@@ -57,33 +93,28 @@ LogicalResult Plugins::load(StringRef path, DialectRegistry &dialects,
     return complain(complaint, Kind::WrongInput,
                     "there is no plugin '" + path + "'",
                     "--load-pass-plugin takes the path of a shared object");
+  std::string stamp = findStamp(file);
+  if (stamp.empty())
+    return complain(complaint, Kind::NotAPlugin, "'" + path + "' is no plugin",
+                    "a plugin is a shared object made with lmc_add_plugin");
+  if (stamp != LMC_PLUGIN_STAMP)
+    return complain(complaint, Kind::OtherVersion,
+                    "plugin '" + path + "' was built for " +
+                        withoutMark(stamp) + "; this is " +
+                        withoutMark(LMC_PLUGIN_STAMP),
+                    "build it again against this installation");
   // Every symbol is looked up at once, so that none is found missing in the
-  // middle of a compilation. A plugin of another version lacks some: it is
-  // opened nonetheless, to say which version it is of.
+  // middle of a compilation.
   void *library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
-  std::string problem;
-  if (!library) {
-    problem = dlerror();
-    library = dlopen(file.c_str(), RTLD_LAZY | RTLD_LOCAL);
-    if (!library)
-      return complain(complaint, Kind::NotAPlugin,
-                      "cannot load plugin '" + path + "': " + problem,
-                      "a plugin is a shared object made with lmc_add_plugin");
-  }
+  if (!library)
+    return complain(complaint, Kind::WrongInput,
+                    "cannot load plugin '" + path + "': " + dlerror(),
+                    "link it with lmc::lmc, or make it with lmc_add_plugin");
   const PluginInfo *info = askForInfo(library);
   if (!info)
     return complain(complaint, Kind::NotAPlugin,
                     "'" + path + "' is no plugin: it exports no " + kEntryPoint,
                     "passes/Plugin.h says what a plugin exports");
-  if (StringRef(info->stamp) != LMC_PLUGIN_STAMP)
-    return complain(complaint, Kind::OtherVersion,
-                    "plugin '" + path + "' was built for " + info->stamp +
-                        "; this is " + LMC_PLUGIN_STAMP,
-                    "build it again against this installation");
-  if (!problem.empty())
-    return complain(complaint, Kind::WrongInput,
-                    "cannot load plugin '" + path + "': " + problem,
-                    "link it with lmc::lmc, or make it with lmc_add_plugin");
   if (llvm::is_contained(loaded, info))
     return success();
 
@@ -127,7 +158,7 @@ LogicalResult Plugins::addPass(StringRef text, PluginComplaint &complaint) {
   llvm::raw_string_ostream stream(problem);
   if (failed(parsePassPipeline(pipeline, manager, stream)))
     return complain(complaint, Kind::WrongInput,
-                    "--pass=" + text + ": " + StringRef(problem).trim(),
+                    "--pass=" + text + ": " + firstSentence(problem),
                     "`lmc-opt --help` lists passes and their options; those of "
                     "a plugin are known with --load-pass-plugin=LIB");
   passes.push_back(

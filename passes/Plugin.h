@@ -25,9 +25,11 @@
 #else
 #define LMC_PLUGIN_COMPILER "GCC"
 #endif
+// It is looked for in the file before any of the plugin's code runs.
+#define LMC_PLUGIN_STAMP_MARK "lmc-plugin for "
 #define LMC_PLUGIN_STAMP                                                       \
-  "lmc " LMC_PLUGIN_HEADERS ", LLVM " LLVM_VERSION_STRING                      \
-  ", " LMC_PLUGIN_COMPILER
+  LMC_PLUGIN_STAMP_MARK "lmc " LMC_PLUGIN_HEADERS                              \
+                        ", LLVM " LLVM_VERSION_STRING ", " LMC_PLUGIN_COMPILER
 
 namespace lmc {
 
@@ -68,7 +70,7 @@ private:
 };
 
 struct PluginInfo {
-  const char *stamp;   // LMC_PLUGIN_STAMP; stays the first member for ever
+  const char *stamp;   // LMC_PLUGIN_STAMP
   const char *name;    // in messages and in the plan's settings
   const char *version; // the plugin's own
   void (*registerInto)(PluginRegistry &registry);

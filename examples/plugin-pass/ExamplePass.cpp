@@ -53,7 +53,7 @@ struct CountFlops : example::impl::CountFlopsBase<CountFlops> {
       auto [first, rest] = layerName(op).split('.');
       std::string block = first.str();
       StringRef index = rest.split('.').first;
-      if (!index.empty() && llvm::all_of(index, llvm::isDigit))
+      if (unsigned number; !index.getAsInteger(10, number))
         block += "." + index.str();
       flops[block] += op.getFlops();
     });

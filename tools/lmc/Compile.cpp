@@ -13,6 +13,7 @@
 #include "dialects/lm/Lm.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Pass/PassManager.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/raw_ostream.h"
@@ -107,11 +108,14 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
   auto text = [&](StringRef name, const std::string &value) {
     return b.getNamedAttr(name, b.getStringAttr(value));
   };
-  module->setAttr("lm.settings",
-                  b.getDictionaryAttr({text("mode", settings.mode),
-                                       text("target", settings.target),
-                                       text("model", settings.model),
-                                       text("plugins", plugins.describe())}));
+  llvm::SmallVector<NamedAttribute> cameFrom = {
+      text("mode", settings.mode), text("target", settings.target),
+      text("model", settings.model)};
+  if (std::string loaded = plugins.describe(); !loaded.empty())
+    cameFrom.push_back(text("plugins", loaded));
+  if (!settings.passes.empty())
+    cameFrom.push_back(text("passes", llvm::join(settings.passes, " ")));
+  module->setAttr("lm.settings", b.getDictionaryAttr(cameFrom));
 }
 
 // Tokens per sample, from the module that import built.
