@@ -94,7 +94,8 @@ Value ProgramPartition::reduced(Value value, StringRef kind,
     return known;
   OpBuilder b(function.getContext());
   b.setInsertionPointAfterValue(value);
-  auto op = b.create<AllReduceOp>(value.getLoc(), value.getType(), b.getStringAttr(kind), value,
+  auto op = b.create<AllReduceOp>(value.getLoc(), value.getType(),
+                                  b.getStringAttr(kind), value,
                                   b.getStrArrayAttr(axes.getArrayRef()),
                                   /*tied=*/UnitAttr());
   dims[op.getOutput()] = dims[value];
@@ -112,8 +113,7 @@ LogicalResult ProgramPartition::checkOperand(Operation *op, unsigned index,
     if (have == factorAxes[factor])
       continue;
     auto list = [](const Axes &axes) {
-      return axes.empty() ? std::string("no axis")
-                          : llvm::join(axes, ", ");
+      return axes.empty() ? std::string("no axis") : llvm::join(axes, ", ");
     };
     return op->emitOpError()
            << "needs dim " << dim << " of operand " << index << " split by "
@@ -159,10 +159,10 @@ LogicalResult ProgramPartition::visit(Operation *op) {
     if (!isa<lm::AccumulateOp>(op) || operand.getOperandNumber() == 1)
       needed.push_back(&operand);
   bool alike = isLinear(op) && llvm::all_of(needed, [&](OpOperand *operand) {
-    const PartialAxes &axes = partialOf(operand->get());
-    const PartialAxes &first = partialOf(needed.front()->get());
-    return axes.getArrayRef() == first.getArrayRef();
-  });
+                 const PartialAxes &axes = partialOf(operand->get());
+                 const PartialAxes &first = partialOf(needed.front()->get());
+                 return axes.getArrayRef() == first.getArrayRef();
+               });
   if (alike)
     passed = partialOf(needed.front()->get());
   else
@@ -179,8 +179,7 @@ LogicalResult ProgramPartition::visit(Operation *op) {
     operand.set(shiftIndices(b, op->getLoc(), function, old, axes,
                              localSize(size, axes, mesh), mesh));
     // The new operations lie as the indices do.
-    Operation *made = before ? before->getNextNode()
-                             : &op->getBlock()->front();
+    Operation *made = before ? before->getNextNode() : &op->getBlock()->front();
     for (; made != op; made = made->getNextNode())
       for (Value result : made->getResults())
         dims[result] = cast<RankedTensorType>(result.getType()).getRank() == 0
@@ -216,7 +215,8 @@ void ProgramPartition::reduceStates() {
     for (NamedAttribute attribute : function.getResultAttrs(i))
       if (attribute.getName() != kShardingAttr)
         tie = attribute;
-    results.push_back({terminator->getOperand(i), tie.getName(), tie.getValue()});
+    results.push_back(
+        {terminator->getOperand(i), tie.getName(), tie.getValue()});
     if (tie.getName() == lm::kStateAttr)
       returned.insert(tie.getValue());
   }

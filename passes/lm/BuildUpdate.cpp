@@ -1,8 +1,8 @@
 // The program that ends a step, and the one that ends an evaluation.
 #include "passes/lm/Passes.h"
 
+#include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
-#include "passes/lm/ProgramSignature.h"
 
 namespace lmc::lm {
 #define GEN_PASS_DEF_BUILDUPDATE
@@ -24,10 +24,9 @@ struct Trained {
 class ProgramBuilder {
 public:
   ProgramBuilder(ModuleOp module, StringRef name)
-      : builder(OpBuilder::atBlockEnd(module.getBody())),
-        loc(module.getLoc()) {
-    function = builder.create<func::FuncOp>(
-        loc, name, builder.getFunctionType({}, {}));
+      : builder(OpBuilder::atBlockEnd(module.getBody())), loc(module.getLoc()) {
+    function = builder.create<func::FuncOp>(loc, name,
+                                            builder.getFunctionType({}, {}));
     function->setAttr(kProgramAttr, builder.getStringAttr(name));
     builder.setInsertionPointToStart(function.addEntryBlock());
     builder.create<func::ReturnOp>(loc);
@@ -35,9 +34,9 @@ public:
   }
 
   Value state(StringRef name, RankedTensorType type) {
-    return getOrAddArgument(
-        function, type, kStateAttr,
-        FlatSymbolRefAttr::get(builder.getContext(), name), loc);
+    return getOrAddArgument(function, type, kStateAttr,
+                            FlatSymbolRefAttr::get(builder.getContext(), name),
+                            loc);
   }
   Value scalar(StringRef name) {
     return getOrAddArgument(function, scalarType(), kScalarAttr,
@@ -47,9 +46,8 @@ public:
     return RankedTensorType::get({}, builder.getF32Type());
   }
   void returnState(Value value, StringRef name) {
-    results.push_back(
-        {value, kStateAttr,
-         FlatSymbolRefAttr::get(builder.getContext(), name)});
+    results.push_back({value, kStateAttr,
+                       FlatSymbolRefAttr::get(builder.getContext(), name)});
   }
   void output(Value value, StringRef name) {
     results.push_back({value, kOutputAttr, builder.getStringAttr(name)});
@@ -120,8 +118,8 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     SmallVector<Value> gradients;
     Value squares = zero;
     for (Trained t : trained) {
-      gradients.push_back(program.state(t.gradient.getSymName(),
-                                        t.gradient.getTensorType()));
+      gradients.push_back(
+          program.state(t.gradient.getSymName(), t.gradient.getTensorType()));
       squares = m.add(squares, sumOfSquares(m, gradients.back()));
     }
     Value norm = m.mul(m.sqrt(squares), scale);
@@ -131,8 +129,8 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
         m.compare(arith::CmpFPredicate::OEQ, difference, zero), one, zero);
     Value clipNorm = program.scalar("clip_norm");
     Value ratio = m.div(clipNorm, m.add(norm, 1e-6));
-    Value smaller = m.select(
-        m.compare(arith::CmpFPredicate::OLT, ratio, one), ratio, one);
+    Value smaller =
+        m.select(m.compare(arith::CmpFPredicate::OLT, ratio, one), ratio, one);
     Value factor = m.select(
         m.compare(arith::CmpFPredicate::OGT, clipNorm, zero), smaller, one);
     Value multiplier = m.mul(scale, factor);

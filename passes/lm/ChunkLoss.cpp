@@ -11,8 +11,8 @@
 // and losses and input gradients are the chunks' rows one behind the other.
 #include "passes/lm/Passes.h"
 
+#include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
-#include "passes/lm/ProgramSignature.h"
 
 #include "mlir/Analysis/SliceAnalysis.h"
 #include "mlir/IR/IRMapping.h"
@@ -33,9 +33,9 @@ RankedTensorType typeOf(Value value) {
 
 // The operations around one loss.
 struct LossRegion {
-  Operation *head;              // produces the logits from `input`
+  Operation *head; // produces the logits from `input`
   CrossEntropyOp loss;
-  CrossEntropyGradOp gradient;  // null in a program without backward
+  CrossEntropyGradOp gradient;       // null in a program without backward
   SmallVector<Operation *> products; // of dlogits, in order
 };
 
@@ -89,9 +89,8 @@ FailureOr<LossRegion> findRegion(CrossEntropyOp loss) {
       region.products.push_back(user);
     else
       return failure();
-  llvm::sort(region.products, [](Operation *a, Operation *b) {
-    return a->isBeforeInBlock(b);
-  });
+  llvm::sort(region.products,
+             [](Operation *a, Operation *b) { return a->isBeforeInBlock(b); });
   return region;
 }
 
@@ -238,8 +237,8 @@ private:
   }
 
   void replace(Value whole, ArrayRef<Value> chunks) {
-    Value rows = builder.create<ConcatRowsOp>(whole.getLoc(), whole.getType(),
-                                              chunks);
+    Value rows =
+        builder.create<ConcatRowsOp>(whole.getLoc(), whole.getType(), chunks);
     whole.replaceAllUsesWith(rows);
   }
 

@@ -9,8 +9,8 @@
 // its gradients, in the reverse order of its uses.
 #include "passes/lm/Passes.h"
 
+#include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
-#include "passes/lm/ProgramSignature.h"
 
 #include "llvm/ADT/DenseSet.h"
 
@@ -77,9 +77,9 @@ LogicalResult differentiateOp(Operation *op, OpBuilder &builder,
                                           operandGradients)))
     return failure();
   if (operandGradients.size() != op->getNumOperands())
-    return op->emitOpError() << "built " << operandGradients.size()
-                             << " gradients for " << op->getNumOperands()
-                             << " operands";
+    return op->emitOpError()
+           << "built " << operandGradients.size() << " gradients for "
+           << op->getNumOperands() << " operands";
   for (auto [operand, gradient] :
        llvm::zip(op->getOperands(), operandGradients))
     if (gradient && active.contains(operand))
@@ -128,8 +128,7 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
       Value value = terminator->getOperand(i);
       Value old = accumulatorFor(function, symbols, output.getValue(), {},
                                  cast<RankedTensorType>(value.getType()));
-      Value sum =
-          builder.create<AccumulateOp>(value.getLoc(), old, value);
+      Value sum = builder.create<AccumulateOp>(value.getLoc(), old, value);
       results.push_back({sum, kStateAttr, FlatSymbolRefAttr::get(output)});
     }
   }

@@ -14,14 +14,14 @@
 // so a kernel takes the root's place. Equal kernels become one.
 #include "passes/plan/Passes.h"
 
+#include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
 #include "dialects/plan/Plan.h"
-#include "passes/lm/ProgramSignature.h"
 
-#include "llvm/ADT/SetVector.h"
-#include "llvm/ADT/StringMap.h"
 #include "mlir/IR/IRMapping.h"
 #include "mlir/Interfaces/SideEffectInterfaces.h"
+#include "llvm/ADT/SetVector.h"
+#include "llvm/ADT/StringMap.h"
 
 namespace lmc::plan {
 #define GEN_PASS_DEF_FORMKERNELS
@@ -151,11 +151,13 @@ LogicalResult classify(Unit &unit) {
   unit.outShape = unit.shape;
   if (unit.kind == Kind::ColumnReduce)
     unit.outShape.erase(unit.outShape.begin(),
-                        unit.outShape.begin() + std::max<int64_t>(0, unit.split));
+                        unit.outShape.begin() +
+                            std::max<int64_t>(0, unit.split));
   if (unit.kind == Kind::Contraction || unit.kind == Kind::Scatter)
     for (Operation *op : unit.ops)
       if (isa<lm::ContractOp, lm::EmbeddingGradOp>(op))
-        unit.outShape = unit.shape = SmallVector<int64_t>(shapeOf(op->getResult(0)));
+        unit.outShape = unit.shape =
+            SmallVector<int64_t>(shapeOf(op->getResult(0)));
   if (unit.split == kConflict)
     return unit.ops.front()->emitOpError()
            << "mixes rows of different lengths; no kernel does that";
@@ -176,9 +178,8 @@ public:
     SmallVector<Operation *> ops;
     for (Unit *unit : group.units)
       llvm::append_range(ops, unit->ops);
-    llvm::sort(ops, [](Operation *a, Operation *b) {
-      return a->isBeforeInBlock(b);
-    });
+    llvm::sort(
+        ops, [](Operation *a, Operation *b) { return a->isBeforeInBlock(b); });
     return ops;
   }
 
@@ -237,8 +238,8 @@ LogicalResult ProgramKernels::findUnits() {
     if (isRepeated(&op) && !exists)
       continue;
     auto found = layerOf.find(&op);
-    Unit *&unit = found == layerOf.end() ? unitOfOp[&op]
-                                         : unitOfLayer[found->second];
+    Unit *&unit =
+        found == layerOf.end() ? unitOfOp[&op] : unitOfLayer[found->second];
     if (!unit) {
       units.push_back(std::make_unique<Unit>());
       unit = units.back().get();
@@ -320,8 +321,8 @@ bool ProgramKernels::tryJoin(Group &group, int index, Unit *unit) {
   // A unit that is pulled in must serve this kernel alone.
   auto isOurs = [&](Operation *op) {
     Unit *owner = unitOf(op);
-    return owner && (joining.contains(owner) ||
-                     llvm::is_contained(group.units, owner));
+    return owner &&
+           (joining.contains(owner) || llvm::is_contained(group.units, owner));
   };
   for (Unit *pulled : joining)
     if (pulled != unit)
@@ -391,9 +392,8 @@ public:
 private:
   void traceStates();
   void outline(const Group &group, ArrayRef<Operation *> ops);
-  int64_t findTie(const Group &group, Value result,
-                  ArrayRef<Value> arguments, Operation *root,
-                  const SmallPtrSetImpl<Operation *> &inside);
+  int64_t findTie(const Group &group, Value result, ArrayRef<Value> arguments,
+                  Operation *root, const SmallPtrSetImpl<Operation *> &inside);
   bool lastUse(Value value, Operation *root,
                const SmallPtrSetImpl<Operation *> &inside);
   KernelOp makeKernel(const Group &group, ArrayRef<Operation *> ops,
@@ -432,10 +432,12 @@ int64_t Outliner::findTie(const Group &group, Value result,
       group.kind == Kind::Own)
     return -1;
   auto fits = [&](Value value) {
-    return value.getType() == result.getType() && lastUse(value, root, inside) &&
+    return value.getType() == result.getType() &&
+           lastUse(value, root, inside) &&
            llvm::none_of(value.getUsers(), [&](Operation *user) {
              return inside.contains(user) &&
-                    isa<lm::ContractOp, lm::EmbeddingGradOp, lm::ReduceOp>(user);
+                    isa<lm::ContractOp, lm::EmbeddingGradOp, lm::ReduceOp>(
+                        user);
            });
   };
   for (auto [index, value] : llvm::enumerate(arguments))
@@ -478,8 +480,7 @@ StringRef Outliner::kindName(const Group &group, ArrayRef<Operation *> ops) {
 
 KernelOp Outliner::makeKernel(const Group &group, ArrayRef<Operation *> ops,
                               ArrayRef<Value> arguments,
-                              ArrayRef<Value> results,
-                              ArrayRef<int64_t> tied) {
+                              ArrayRef<Value> results, ArrayRef<int64_t> tied) {
   OpBuilder builder(module.getContext());
   SmallVector<Type> inputs, outputs;
   for (Value value : arguments)
@@ -544,9 +545,8 @@ void Outliner::outline(const Group &group, ArrayRef<Operation *> ops) {
   for (Operation *op : ops) {
     addArguments(op);
     for (Value result : op->getResults())
-      if (isUsedOutside(result, [&](Operation *user) {
-            return inside.contains(user);
-          }))
+      if (isUsedOutside(result,
+                        [&](Operation *user) { return inside.contains(user); }))
         results.push_back(result);
   }
   Operation *root = group.units.front()->ops.front();
@@ -560,8 +560,7 @@ void Outliner::outline(const Group &group, ArrayRef<Operation *> ops) {
   OpBuilder builder(root);
   auto launch = builder.create<LaunchOp>(
       root->getLoc(), kernel.getResultTypes(),
-      FlatSymbolRefAttr::get(kernel.getSymNameAttr()),
-      arguments.getArrayRef());
+      FlatSymbolRefAttr::get(kernel.getSymNameAttr()), arguments.getArrayRef());
   for (auto [old, replacement] : llvm::zip(results, launch.getResults())) {
     if (auto state = stateOf.find(old); state != stateOf.end()) {
       Attribute symbol = state->second;

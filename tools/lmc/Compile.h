@@ -16,7 +16,7 @@ struct CompileSettings {
   std::string targetCpus = "native"; // separated by commas
   std::string config;                // a TrainSpec
   std::string compileTo = "emit";
-  std::string dumpPhases; // a folder
+  std::string dumpPhases;  // a folder
   int64_t globalBatch = 0; // 0: as TrainSpec says, else micro-batch
   int64_t microBatch = 0;  // 0: the whole batch
   int64_t sequence = 0;    // 0: the model's longest

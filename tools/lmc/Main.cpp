@@ -7,8 +7,8 @@
 namespace {
 
 CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
-  CLI::App *c = app.add_subcommand(
-      "compile", "compile a model description to a plan");
+  CLI::App *c =
+      app.add_subcommand("compile", "compile a model description to a plan");
   c->add_option("model", s.model,
                 "ModelSpec (.textproto), Hugging Face folder or lm module "
                 "(.mlir)")
