@@ -248,6 +248,9 @@ LogicalResult ProgramPartition::finishResults() {
     Attribute state =
         function.getResultAttr(operand.getOperandNumber(), lm::kStateAttr);
     PartialAxes axes = partialOf(operand.get());
+    auto reduction = operand.get().getDefiningOp<AllReduceOp>();
+    if (reduction && reduction.getTied())
+      continue;
     auto owned = dyn_cast_or_null<lm::StateOp>(states.lookup(state));
     if (owned && owned.getKind() == "accumulator") {
       auto [found, isNew] = statePartial.try_emplace(state, axes);

@@ -14,6 +14,7 @@
 // so a kernel takes the root's place. Equal kernels become one.
 #include "passes/plan/Passes.h"
 
+#include "dialects/dist/Dist.h"
 #include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
 #include "dialects/plan/Plan.h"
@@ -43,6 +44,11 @@ ArrayRef<int64_t> shapeOf(Value value) { return typeOf(value).getShape(); }
 
 bool isView(Operation *op) {
   return isa<lm::ReshapeOp, lm::SliceRowsOp, lm::ConcatRowsOp>(op);
+}
+
+// An instruction of its own, never part of a kernel.
+bool standsAlone(Operation *op) {
+  return isView(op) || isa<dist::AllReduceOp>(op);
 }
 
 // Repeated in every kernel that uses them instead of being kept.
@@ -228,10 +234,10 @@ LogicalResult ProgramKernels::findUnits() {
   eraseDead(block);
   llvm::DenseMap<int, Unit *> unitOfLayer;
   for (Operation &op : block.without_terminator()) {
-    if (isView(&op))
+    if (standsAlone(&op))
       continue;
     bool exists = llvm::any_of(op.getUsers(), [](Operation *user) {
-      return isView(user) || user->hasTrait<OpTrait::IsTerminator>() ||
+      return standsAlone(user) || user->hasTrait<OpTrait::IsTerminator>() ||
              isa<lm::ContractOp, lm::AttentionOp, lm::AttentionGradOp,
                  lm::RopeOp, lm::EmbeddingGradOp>(user);
     });
@@ -293,7 +299,7 @@ bool ProgramKernels::readable(Value value, const Group &group,
       pulled.push_back(unit);
     return true;
   }
-  return producer->isBeforeInBlock(root) && (unit || isView(producer)) &&
+  return producer->isBeforeInBlock(root) && (unit || standsAlone(producer)) &&
          (!isView(producer) ||
           llvm::all_of(producer->getOperands(), [&](Value operand) {
             SmallVector<Unit *> none;

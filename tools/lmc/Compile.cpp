@@ -27,6 +27,32 @@ struct Resolved {
   frontend::TrainSpec train;
 };
 
+constexpr llvm::StringLiteral kAxes[] = {"pp", "dp", "fsdp", "cp", "ep", "tp"};
+
+// The sizes that --mesh names; the other axes have size 1.
+int resolveMesh(const CompileSettings &settings, Resolved &resolved) {
+  llvm::SmallVector<llvm::StringRef> parts;
+  llvm::StringRef(settings.mesh).split(parts, ',', -1, false);
+  for (llvm::StringRef part : parts) {
+    auto [name, number] = part.split('=');
+    const auto *axis = llvm::find(kAxes, name);
+    int64_t size = 0;
+    if (axis == std::end(kAxes))
+      return printError("--mesh names the axis '" + name.str() + "'",
+                        "axes are pp, dp, fsdp, cp, ep, tp");
+    if (number.getAsInteger(10, size) || size < 1 || size > 65536)
+      return printError("--mesh gives " + name.str() + " the size '" +
+                            number.str() + "'",
+                        "a number from 1 to 65536");
+    if (size > 1 && name != "dp" && name != "tp")
+      return printError("axis " + name.str() + " of size " +
+                            std::to_string(size) + " is not supported yet",
+                        "use dp and tp");
+    resolved.pipeline.mesh[axis - kAxes] = size;
+  }
+  return kDone;
+}
+
 int resolveBatch(const CompileSettings &settings, Resolved &resolved) {
   const frontend::TrainSpec &train = resolved.train;
   int64_t global =
@@ -35,22 +61,24 @@ int resolveBatch(const CompileSettings &settings, Resolved &resolved) {
       settings.microBatch ? settings.microBatch : train.micro_batch();
   if (global < 0 || micro < 0)
     return printError("batch sizes must be positive");
+  int64_t dataRanks = resolved.pipeline.mesh[1] * resolved.pipeline.mesh[2];
   if (!global)
-    global = micro ? micro : 1;
+    global = (micro ? micro : 1) * dataRanks;
   if (!micro)
-    micro = global;
-  if (global % micro != 0) {
-    int64_t below = global / micro * micro;
+    micro = std::max<int64_t>(1, global / dataRanks);
+  if (int64_t unit = micro * dataRanks; global % unit != 0) {
+    int64_t below = global / unit * unit;
     return printError(
         "a global batch of " + std::to_string(global) +
-            " samples is no multiple of the micro-batch of " +
-            std::to_string(micro),
+            " samples is no multiple of " + std::to_string(unit) +
+            ": micro-batches of " + std::to_string(micro) + " on " +
+            std::to_string(dataRanks) + " data-parallel ranks",
         (below ? "--global-batch=" + std::to_string(below) + " or " : "") +
-            "--global-batch=" + std::to_string(below + micro));
+            "--global-batch=" + std::to_string(below + unit));
   }
   resolved.pipeline.globalBatch = global;
   resolved.pipeline.microBatch = micro;
-  resolved.pipeline.microBatches = global / micro;
+  resolved.pipeline.microBatches = global / (micro * dataRanks);
   return kDone;
 }
 
@@ -164,17 +192,22 @@ int lmc::compile(const CompileSettings &settings) {
   registerDialects(registry);
   MLIRContext context(registry);
   context.loadAllAvailableDialects();
+  context.printOpOnDiagnostic(false);
   DiagnosticPrinter printer(context);
 
   Resolved resolved;
   if (!settings.config.empty() &&
       failed(frontend::readTrainSpec(settings.config, resolved.train, context)))
     return kWrongInput;
+  if (int status = resolveMesh(settings, resolved))
+    return status;
   if (int status = resolveBatch(settings, resolved))
     return status;
   resolved.pipeline.train = settings.mode == "train";
   frontend::ImportOptions importOptions;
-  importOptions.batch = resolved.pipeline.microBatch;
+  // Shapes are global until partition: one micro-batch of all data ranks.
+  importOptions.batch = resolved.pipeline.microBatch *
+                        resolved.pipeline.mesh[1] * resolved.pipeline.mesh[2];
   importOptions.sequence =
       settings.sequence ? settings.sequence : resolved.train.sequence();
   importOptions.train = resolved.pipeline.train;

@@ -17,6 +17,7 @@ struct CompileSettings {
   std::string config;                // a TrainSpec
   std::string compileTo = "emit";
   std::string dumpPhases;  // a folder
+  std::string mesh;        // dp=2,tp=2
   int64_t globalBatch = 0; // 0: as TrainSpec says, else micro-batch
   int64_t microBatch = 0;  // 0: the whole batch
   int64_t sequence = 0;    // 0: the model's longest

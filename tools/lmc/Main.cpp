@@ -25,6 +25,9 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
                 "native, x86-64-v3, x86-64-v4, ...")
       ->capture_default_str();
   c->add_option("--config", s.config, "a TrainSpec text proto; flags win");
+  c->add_option("--mesh", s.mesh,
+                "sizes of the mesh axes pp, dp, fsdp, cp, ep, tp that are not "
+                "1, e.g. dp=2,tp=2");
   c->add_option("--global-batch", s.globalBatch,
                 "samples per step (default: the micro-batch)");
   c->add_option("--micro-batch", s.microBatch,
