@@ -1,5 +1,6 @@
 // lmc: the compiler's command line.
 #include "tools/lmc/Compile.h"
+#include "tools/lmc/Diagnostics.h"
 #include "tools/lmc/Inspect.h"
 
 #include <CLI/CLI.hpp>
@@ -53,6 +54,22 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
   return c;
 }
 
+// What is wrong with the call; the exit status is the contract's.
+int reportParseError(CLI::App &app, const CLI::ParseError &error) {
+  CLI::App *chosen = &app;
+  for (CLI::App *command : app.get_subcommands())
+    chosen = command;
+  std::string message = error.what();
+  // A misspelt flag is often the reason why another one is missing.
+  if (std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
+      !unknown.empty())
+    message =
+        (unknown[0][0] == '-' ? "unknown flag " : "unexpected argument ") +
+        unknown[0];
+  std::string command = chosen == &app ? "lmc" : "lmc " + chosen->get_name();
+  return lmc::printError(message, command + " --help lists what there is");
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
@@ -69,7 +86,13 @@ int main(int argc, char **argv) {
       "inspect", "print what a plan holds: parameters, FLOPs, bytes, kernels");
   inspect->add_option("plan", plan, "the plan file")->required();
   inspect->add_flag("--json", json, "as JSON");
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success &request) {
+    return app.exit(request);
+  } catch (const CLI::ParseError &error) {
+    return reportParseError(app, error);
+  }
   if (compile->parsed())
     return lmc::compile(compileSettings);
   if (inspect->parsed())
