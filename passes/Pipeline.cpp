@@ -11,9 +11,9 @@ using namespace mlir;
 using namespace lmc;
 
 static constexpr std::pair<Phase, llvm::StringLiteral> kPhases[] = {
-    {Phase::Import, "import"},     {Phase::Differentiate, "differentiate"},
-    {Phase::Kernels, "kernels"},   {Phase::Schedule, "schedule"},
-    {Phase::Assign, "assign"},     {Phase::Emit, "emit"},
+    {Phase::Import, "import"},   {Phase::Differentiate, "differentiate"},
+    {Phase::Kernels, "kernels"}, {Phase::Schedule, "schedule"},
+    {Phase::Assign, "assign"},   {Phase::Emit, "emit"},
 };
 
 ArrayRef<Phase> lmc::allPhases() {
