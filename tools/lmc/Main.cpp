@@ -35,6 +35,22 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
                 "samples per rank and micro-batch (default: the whole batch)");
   c->add_option("--seq", s.sequence,
                 "tokens per sample (default: the model's longest)");
+  c->add_option("--max-tokens", s.maxTokens,
+                "inference: tokens of one step at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_option("--max-sequences", s.maxSequences,
+                "inference: sequences under way at once")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_option("--max-length", s.maxLength,
+                "inference: tokens of one sequence (default: the model's "
+                "longest)")
+      ->check(CLI::PositiveNumber);
+  c->add_option("--page-size", s.pageSize,
+                "inference: tokens of one page of the cache")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   c->add_flag("--reset-at-document", s.resetAtDocument,
               "a token sees only tokens of its own document");
   c->add_flag("--strict", s.strict,
