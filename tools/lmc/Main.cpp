@@ -62,6 +62,16 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
   c->add_option("--threads", s.threads, "compiler threads (default: all)");
   c->add_flag("--no-kernel-cache", s.noCache,
               "compile every kernel anew, keep none");
+  // One value per flag, or the model behind it would be taken for one more.
+  c->add_option("--load-pass-plugin", s.plugins,
+                "a shared object with operations and passes of its own; may "
+                "be given several times")
+      ->type_name("LIB")
+      ->allow_extra_args(false);
+  c->add_option("--pass", s.passes,
+                "run a pass behind a phase; may be given several times")
+      ->type_name("after-PHASE:PASS{OPTION=VALUE}")
+      ->allow_extra_args(false);
   c->footer("Examples:\n"
             "  lmc compile examples/gpt-mini.textproto -o gpt-mini.plan "
             "--micro-batch=8 --seq=256\n"
