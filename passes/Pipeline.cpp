@@ -5,6 +5,7 @@
 #include "passes/dist/Passes.h"
 #include "passes/lm/Passes.h"
 #include "passes/plan/Passes.h"
+#include "passes/verify/Passes.h"
 
 #include "mlir/Transforms/Passes.h"
 
@@ -109,6 +110,8 @@ void lmc::addPhase(OpPassManager &manager, Phase phase,
     return;
   case Phase::Assign:
     manager.addPass(plan::createAssign());
+    // Emit and the runtime take offsets as they are.
+    manager.addPass(verify::createVerifyAssigned());
     return;
   }
 }

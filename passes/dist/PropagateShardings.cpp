@@ -190,7 +190,10 @@ void Propagation::maskLoss(lm::CrossEntropyOp loss, func::FuncOp function,
   OpBuilder builder(loss);
   loss.getTargetsMutable().assign(shiftIndices(
       builder, loss.getLoc(), function, loss.getTargets(), axes, local, mesh));
-  if (vocabulary % local == 0)
+  int64_t parts = 1;
+  for (StringRef axis : axes)
+    parts *= mesh.getSize(axis);
+  if (vocabulary == parts * local)
     return;
   builder.setInsertionPointAfterValue(logits);
   lm::TensorMath m(builder, loss.getLoc());

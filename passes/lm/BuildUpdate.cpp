@@ -1,8 +1,8 @@
 // The program that ends a step, and the one that ends an evaluation.
 #include "passes/lm/Passes.h"
 
+#include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
-#include "passes/lm/ProgramSignature.h"
 
 namespace lmc::lm {
 #define GEN_PASS_DEF_BUILDUPDATE
@@ -78,6 +78,13 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
   void runOnOperation() override {
     ModuleOp module = getOperation();
     SymbolTable symbols(module);
+    for (StringRef name : {"loss_sum", "weight_sum"})
+      if (!symbols.lookup<StateOp>(name)) {
+        module.emitError() << "no state @" << name
+                           << "; lm-differentiate makes it of the output "
+                              "with that name of @forward";
+        return signalPassFailure();
+      }
     SmallVector<Trained> trained;
     for (StateOp state : module.getOps<StateOp>())
       if (state.getRole() == "gradient")

@@ -9,8 +9,8 @@
 // its gradients, in the reverse order of its uses.
 #include "passes/lm/Passes.h"
 
+#include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
-#include "passes/lm/ProgramSignature.h"
 
 #include "llvm/ADT/DenseSet.h"
 

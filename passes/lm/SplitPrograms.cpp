@@ -1,7 +1,7 @@
 // Cuts @step into the programs forward and backward.
 #include "passes/lm/Passes.h"
 
-#include "passes/lm/ProgramSignature.h"
+#include "dialects/lm/ProgramSignature.h"
 
 #include "mlir/IR/IRMapping.h"
 #include "mlir/IR/Matchers.h"

@@ -238,6 +238,8 @@ int lmc::compile(const CompileSettings &settings) {
   importOptions.sequence =
       settings.sequence ? settings.sequence : resolved.train.sequence();
   importOptions.train = resolved.pipeline.train;
+  if (!importOptions.train && settings.maxLength)
+    importOptions.sequence = settings.maxLength;
   importOptions.resetAtDocument =
       settings.resetAtDocument || resolved.train.reset_at_document();
   importOptions.strict = settings.strict;

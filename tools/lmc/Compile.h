@@ -22,6 +22,10 @@ struct CompileSettings {
   int64_t microBatch = 0;           // 0: the whole batch
   int64_t sequence = 0;             // 0: the model's longest
   int64_t threads = 0;              // 0: all cores
+  int64_t maxTokens = 512;          // of an inference step
+  int64_t maxSequences = 8;         // at once
+  int64_t maxLength = 0;            // of one; 0: the model's longest
+  int64_t pageSize = 16;            // tokens of a page of the cache
   std::vector<std::string> plugins; // paths
   std::vector<std::string> passes;  // after-PHASE:PASS
   bool resetAtDocument = false;

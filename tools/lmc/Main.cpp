@@ -1,5 +1,6 @@
 // lmc: the compiler's command line.
 #include "tools/lmc/Compile.h"
+#include "tools/lmc/Diagnostics.h"
 #include "tools/lmc/Inspect.h"
 
 #include <CLI/CLI.hpp>
@@ -34,6 +35,22 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
                 "samples per rank and micro-batch (default: the whole batch)");
   c->add_option("--seq", s.sequence,
                 "tokens per sample (default: the model's longest)");
+  c->add_option("--max-tokens", s.maxTokens,
+                "inference: tokens of one step at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_option("--max-sequences", s.maxSequences,
+                "inference: sequences under way at once")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_option("--max-length", s.maxLength,
+                "inference: tokens of one sequence (default: the model's "
+                "longest)")
+      ->check(CLI::PositiveNumber);
+  c->add_option("--page-size", s.pageSize,
+                "inference: tokens of one page of the cache")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   c->add_flag("--reset-at-document", s.resetAtDocument,
               "a token sees only tokens of its own document");
   c->add_flag("--strict", s.strict,
@@ -63,6 +80,22 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
   return c;
 }
 
+// What is wrong with the call; the exit status is the contract's.
+int reportParseError(CLI::App &app, const CLI::ParseError &error) {
+  CLI::App *chosen = &app;
+  for (CLI::App *command : app.get_subcommands())
+    chosen = command;
+  std::string message = error.what();
+  // A misspelt flag is often the reason why another one is missing.
+  if (std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
+      !unknown.empty())
+    message =
+        (unknown[0][0] == '-' ? "unknown flag " : "unexpected argument ") +
+        unknown[0];
+  std::string command = chosen == &app ? "lmc" : "lmc " + chosen->get_name();
+  return lmc::printError(message, command + " --help lists what there is");
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
@@ -79,7 +112,13 @@ int main(int argc, char **argv) {
       "inspect", "print what a plan holds: parameters, FLOPs, bytes, kernels");
   inspect->add_option("plan", plan, "the plan file")->required();
   inspect->add_flag("--json", json, "as JSON");
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success &request) {
+    return app.exit(request);
+  } catch (const CLI::ParseError &error) {
+    return reportParseError(app, error);
+  }
   if (compile->parsed())
     return lmc::compile(compileSettings);
   if (inspect->parsed())

@@ -1,8 +1,8 @@
 // Programs are functions whose arguments and results carry attributes that
 // tie them to states, inputs, outputs and run-time numbers. These helpers add
 // and find such arguments and results.
-#ifndef LMC_PASSES_LM_PROGRAMSIGNATURE_H
-#define LMC_PASSES_LM_PROGRAMSIGNATURE_H
+#ifndef LMC_DIALECTS_LM_PROGRAMSIGNATURE_H
+#define LMC_DIALECTS_LM_PROGRAMSIGNATURE_H
 
 #include "dialects/lm/Lm.h"
 
@@ -15,15 +15,13 @@ inline constexpr llvm::StringLiteral kSavedAttr = "lm.saved";
 
 // Appends an argument of `type` with `{name = value}`.
 inline mlir::BlockArgument appendArgument(mlir::func::FuncOp function,
-                                          mlir::Type type,
-                                          llvm::StringRef name,
+                                          mlir::Type type, llvm::StringRef name,
                                           mlir::Attribute value,
                                           mlir::Location loc) {
   mlir::Builder b(function.getContext());
   unsigned index = function.getNumArguments();
-  function.insertArgument(index, type,
-                          b.getDictionaryAttr(b.getNamedAttr(name, value)),
-                          loc);
+  function.insertArgument(
+      index, type, b.getDictionaryAttr(b.getNamedAttr(name, value)), loc);
   return function.getArgument(index);
 }
 
@@ -39,8 +37,7 @@ inline mlir::Value findArgument(mlir::func::FuncOp function,
 // The argument for the state or run-time number `value`, added if missing.
 inline mlir::Value getOrAddArgument(mlir::func::FuncOp function,
                                     mlir::Type type, llvm::StringRef name,
-                                    mlir::Attribute value,
-                                    mlir::Location loc) {
+                                    mlir::Attribute value, mlir::Location loc) {
   if (mlir::Value found = findArgument(function, name, value))
     return found;
   return appendArgument(function, type, name, value, loc);
@@ -75,4 +72,4 @@ inline void setResults(mlir::func::FuncOp function,
 
 } // namespace lmc::lm
 
-#endif // LMC_PASSES_LM_PROGRAMSIGNATURE_H
+#endif // LMC_DIALECTS_LM_PROGRAMSIGNATURE_H
