@@ -108,9 +108,9 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
   auto text = [&](StringRef name, const std::string &value) {
     return b.getNamedAttr(name, b.getStringAttr(value));
   };
-  llvm::SmallVector<NamedAttribute> cameFrom = {
-      text("mode", settings.mode), text("target", settings.target),
-      text("model", settings.model)};
+  llvm::SmallVector<NamedAttribute> cameFrom = {text("mode", settings.mode),
+                                                text("target", settings.target),
+                                                text("model", settings.model)};
   if (std::string loaded = plugins.describe(); !loaded.empty())
     cameFrom.push_back(text("plugins", loaded));
   if (!settings.passes.empty())
