@@ -324,6 +324,8 @@ OwningOpRef<ModuleOp> ModelBuilder::build() {
   builder.setInsertionPointToEnd(module->getBody());
   forward = builder.create<func::FuncOp>(loc, "forward",
                                          builder.getFunctionType({}, {}));
+  if (!options.train)
+    forward->setAttr("plan.program", builder.getStringAttr("score"));
   builder.setInsertionPointToStart(forward.addEntryBlock());
 
   addInputs();

@@ -4,6 +4,7 @@
 #include "frontend/Import.h"
 #include "frontend/TrainSpec.pb.h"
 #include "passes/Pipeline.h"
+#include "passes/Plugin.h"
 #include "passes/Register.h"
 #include "passes/emit/EmitPlan.h"
 #include "runtime/plan/PlanFile.h"
@@ -12,6 +13,7 @@
 #include "dialects/lm/Lm.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Pass/PassManager.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/raw_ostream.h"
@@ -84,7 +86,7 @@ int resolveBatch(const CompileSettings &settings, Resolved &resolved) {
 
 // What emit and the runtime have to know beside the programs.
 void setAttributes(ModuleOp module, const CompileSettings &settings,
-                   const Resolved &resolved) {
+                   const Resolved &resolved, const Plugins &plugins) {
   Builder b(module.getContext());
   const PipelineOptions &p = resolved.pipeline;
   module->setAttr("lm.sequence", b.getI64IntegerAttr(p.sequence));
@@ -106,10 +108,14 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
   auto text = [&](StringRef name, const std::string &value) {
     return b.getNamedAttr(name, b.getStringAttr(value));
   };
-  module->setAttr("lm.settings",
-                  b.getDictionaryAttr({text("mode", settings.mode),
-                                       text("target", settings.target),
-                                       text("model", settings.model)}));
+  llvm::SmallVector<NamedAttribute> cameFrom = {text("mode", settings.mode),
+                                                text("target", settings.target),
+                                                text("model", settings.model)};
+  if (std::string loaded = plugins.describe(); !loaded.empty())
+    cameFrom.push_back(text("plugins", loaded));
+  if (!settings.passes.empty())
+    cameFrom.push_back(text("passes", llvm::join(settings.passes, " ")));
+  module->setAttr("lm.settings", b.getDictionaryAttr(cameFrom));
 }
 
 // Tokens per sample, from the module that import built.
@@ -177,6 +183,23 @@ int writePlan(ModuleOp module, const CompileSettings &settings) {
   return kDone;
 }
 
+int loadPlugins(const CompileSettings &settings, DialectRegistry &registry,
+                Plugins &plugins) {
+  PluginComplaint complaint;
+  auto print = [&] {
+    printError(complaint.message, complaint.help);
+    return complaint.kind == PluginComplaint::OtherVersion ? kCorrupt
+                                                           : kWrongInput;
+  };
+  for (const std::string &path : settings.plugins)
+    if (failed(plugins.load(path, registry, complaint)))
+      return print();
+  for (const std::string &pass : settings.passes)
+    if (failed(plugins.addPass(pass, complaint)))
+      return print();
+  return kDone;
+}
+
 } // namespace
 
 int lmc::compile(const CompileSettings &settings) {
@@ -190,6 +213,10 @@ int lmc::compile(const CompileSettings &settings) {
   }
   DialectRegistry registry;
   registerDialects(registry);
+  registerPasses(); // so that --pass finds them by name
+  Plugins plugins;
+  if (int status = loadPlugins(settings, registry, plugins))
+    return status;
   MLIRContext context(registry);
   context.loadAllAvailableDialects();
   context.printOpOnDiagnostic(false);
@@ -211,6 +238,8 @@ int lmc::compile(const CompileSettings &settings) {
   importOptions.sequence =
       settings.sequence ? settings.sequence : resolved.train.sequence();
   importOptions.train = resolved.pipeline.train;
+  if (!importOptions.train && settings.maxLength)
+    importOptions.sequence = settings.maxLength;
   importOptions.resetAtDocument =
       settings.resetAtDocument || resolved.train.reset_at_document();
   importOptions.strict = settings.strict;
@@ -219,13 +248,14 @@ int lmc::compile(const CompileSettings &settings) {
   if (!module)
     return kWrongInput;
   resolved.pipeline.sequence = sequenceOf(*module);
-  setAttributes(*module, settings, resolved);
+  setAttributes(*module, settings, resolved, plugins);
 
   for (auto [index, phase] : llvm::enumerate(allPhases())) {
     if (phase == Phase::Emit)
       return writePlan(*module, settings);
     PassManager manager(&context);
     addPhase(manager, phase, resolved.pipeline);
+    plugins.addPasses(manager, phase);
     if (failed(manager.run(*module)))
       return kWrongInput;
     if (int status = dump(*module, settings, phase, index))

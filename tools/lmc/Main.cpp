@@ -35,6 +35,22 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
                 "samples per rank and micro-batch (default: the whole batch)");
   c->add_option("--seq", s.sequence,
                 "tokens per sample (default: the model's longest)");
+  c->add_option("--max-tokens", s.maxTokens,
+                "inference: tokens of one step at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_option("--max-sequences", s.maxSequences,
+                "inference: sequences under way at once")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_option("--max-length", s.maxLength,
+                "inference: tokens of one sequence (default: the model's "
+                "longest)")
+      ->check(CLI::PositiveNumber);
+  c->add_option("--page-size", s.pageSize,
+                "inference: tokens of one page of the cache")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   c->add_flag("--reset-at-document", s.resetAtDocument,
               "a token sees only tokens of its own document");
   c->add_flag("--strict", s.strict,
@@ -46,6 +62,16 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
   c->add_option("--threads", s.threads, "compiler threads (default: all)");
   c->add_flag("--no-kernel-cache", s.noCache,
               "compile every kernel anew, keep none");
+  // One value per flag, or the model behind it would be taken for one more.
+  c->add_option("--load-pass-plugin", s.plugins,
+                "a shared object with operations and passes of its own; may "
+                "be given several times")
+      ->type_name("LIB")
+      ->allow_extra_args(false);
+  c->add_option("--pass", s.passes,
+                "run a pass behind a phase; may be given several times")
+      ->type_name("after-PHASE:PASS{OPTION=VALUE}")
+      ->allow_extra_args(false);
   c->footer("Examples:\n"
             "  lmc compile examples/gpt-mini.textproto -o gpt-mini.plan "
             "--micro-batch=8 --seq=256\n"

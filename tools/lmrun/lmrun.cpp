@@ -58,6 +58,7 @@ int main(int argc, char **argv) {
              "  lmrun tokenize --input book.txt -o book.tok\n"
              "  lmrun train gpt.plan --data book.tok --steps 500");
   CommandBody train = addTrainCommand(app);
+  CommandBody eval = addEvalCommand(app);
   CommandBody tokenize = addTokenizeCommand(app);
   try {
     app.parse(argc, argv);
@@ -72,5 +73,7 @@ int main(int argc, char **argv) {
   }
   if (app.got_subcommand("train"))
     return report(train());
+  if (app.got_subcommand("eval"))
+    return report(eval());
   return report(tokenize());
 }

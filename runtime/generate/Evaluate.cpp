@@ -1,0 +1,142 @@
+// See Evaluate.h.
+#include "runtime/generate/Evaluate.h"
+#include "runtime/generate/Session.h"
+#include "runtime/train/Batches.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace lmc::runtime {
+
+static Status checkTokens(const plan::Plan &plan, const int32_t *tokens,
+                          int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    if (tokens[i] < 0 || tokens[i] >= plan.vocabulary())
+      return wrongInput("token {} is {}, beyond the vocabulary of {}", i,
+                        tokens[i], plan.vocabulary())
+          .help("make the tokens with the tokenizer of this model");
+  return Status();
+}
+
+Status scoreSequence(Executor &executor, const int32_t *tokens, int64_t count,
+                     const LogitRows &rows) {
+  const plan::Plan &plan = executor.plan();
+  LMC_RETURN_IF_ERROR(checkTokens(plan, tokens, count));
+  const plan::Port *tokenPort = findInput(plan, "tokens");
+  const plan::Port *positionPort = findInput(plan, "positions");
+  const plan::Port *logitPort = findOutput(plan, "logits");
+  int schedule = executor.findSchedule("score");
+  if (!tokenPort || !positionPort || !logitPort || schedule < 0)
+    return wrongInput("the plan cannot give logits")
+        .help("compile with --mode=infer");
+  int64_t length = plan.sequence_length();
+  if (count > length)
+    return wrongInput("a sequence has {} tokens, the plan takes {}", count,
+                      length)
+        .help("compile with --max-length={}", count);
+  std::vector<int32_t> padded(size_t(length), 0), positions(size_t(length), 0);
+  std::memcpy(padded.data(), tokens, size_t(count) * 4);
+  for (int64_t i = 0; i < length; ++i)
+    positions[size_t(i)] = int32_t(i);
+  executor.device().write(executor.address(tokenPort->slice()), padded.data(),
+                          length * 4);
+  executor.device().write(executor.address(positionPort->slice()),
+                          positions.data(), length * 4);
+  LMC_RETURN_IF_ERROR(executor.run(schedule));
+  rows(0, count,
+       reinterpret_cast<const float *>(executor.address(logitPort->slice())));
+  return Status();
+}
+
+/// log(sum of exp) - logit of the target.
+static double lossOf(const float *logits, int64_t vocabulary, int32_t target) {
+  float best = logits[0];
+  for (int64_t v = 1; v < vocabulary; ++v)
+    best = std::max(best, logits[v]);
+  double sum = 0;
+  for (int64_t v = 0; v < vocabulary; ++v)
+    sum += std::exp(double(logits[v]) - double(best));
+  return std::log(sum) + double(best) - double(logits[target]);
+}
+
+static StatusOr<Loss>
+evaluateWithSchedule(Executor &executor, const TokenData &data, int schedule) {
+  const plan::Port *loss = findOutput(executor.plan(), "loss");
+  if (!loss)
+    return wrongInput("the plan has no output \"loss\"");
+  LMC_ASSIGN_OR_RETURN(Batches batches, Batches::create(executor, data));
+  TokenRange range{0, data.size()};
+  int64_t samples = range.numSamples(batches.sequenceLength());
+  SampleOrder order(samples, /*shuffle=*/false, 0);
+  Loss result;
+  for (int64_t first = 0; first < samples; first += batches.globalBatch()) {
+    LMC_ASSIGN_OR_RETURN(double weight,
+                         batches.fill(range, order, first, samples));
+    if (weight == 0)
+      continue;
+    LMC_RETURN_IF_ERROR(executor.run(schedule));
+    float mean;
+    executor.device().read(executor.address(loss->slice()), &mean, 4);
+    result.mean += double(mean) * weight;
+    result.tokens += weight;
+  }
+  result.mean /= std::max(result.tokens, 1.0);
+  return result;
+}
+
+static StatusOr<Loss>
+evaluateWithLogits(Executor &executor, const TokenData &data, int64_t length) {
+  int64_t vocabulary = executor.plan().vocabulary();
+  Loss result;
+  std::vector<int32_t> tokens(size_t(length) + 1);
+  for (int64_t first = 0; first + length < data.size(); first += length) {
+    for (int64_t i = 0; i <= length; ++i)
+      tokens[size_t(i)] = data.token(first + i);
+    if (Status status = checkTokens(executor.plan(), tokens.data(), length + 1);
+        !status.ok())
+      return std::move(status).note("in the sample from token {} of {} on",
+                                    first, data.path());
+    LMC_RETURN_IF_ERROR(scoreSequence(
+        executor, tokens.data(), length,
+        [&](int64_t row, int64_t count, const float *logits) {
+          for (int64_t i = 0; i < count; ++i) {
+            int64_t target = row + i + 1;
+            if (!data.trained(first + target))
+              continue;
+            result.mean += lossOf(logits + i * vocabulary, vocabulary,
+                                  tokens[size_t(target)]);
+            result.tokens += 1;
+          }
+        }));
+  }
+  result.mean /= std::max(result.tokens, 1.0);
+  return result;
+}
+
+StatusOr<Loss> evaluateLoss(Executor &executor, const TokenData &data,
+                            int64_t sampleTokens) {
+  const plan::Plan &plan = executor.plan();
+  int64_t length = plan.sequence_length();
+  int schedule = executor.findSchedule("evaluate");
+  if (schedule < 0 && !findOutput(plan, "logits"))
+    return wrongInput("the plan has neither a schedule \"evaluate\" nor logits")
+        .help("compile with --mode=infer");
+  if (sampleTokens > 0 && schedule >= 0 && sampleTokens != length)
+    return wrongInput("the plan evaluates samples of {} tokens, not of {}",
+                      length, sampleTokens)
+        .help("compile with --seq={}", sampleTokens);
+  if (sampleTokens > length)
+    return wrongInput("the plan takes {} tokens at most, not {}", length,
+                      sampleTokens)
+        .help("compile with --max-length={}", sampleTokens);
+  if (sampleTokens > 0)
+    length = sampleTokens;
+  if (data.size() <= length)
+    return wrongInput("{} is shorter than one sample: {} tokens, {} are needed",
+                      data.path(), data.size(), length + 1);
+  if (schedule >= 0)
+    return evaluateWithSchedule(executor, data, schedule);
+  return evaluateWithLogits(executor, data, length);
+}
+
+} // namespace lmc::runtime

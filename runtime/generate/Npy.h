@@ -1,0 +1,39 @@
+// NumPy's array files, as far as `lmrun eval` needs them: integers in, float32
+// out, both in C order.
+#ifndef LMC_RUNTIME_GENERATE_NPY_H
+#define LMC_RUNTIME_GENERATE_NPY_H
+
+#include "runtime/base/Status.h"
+
+#include <cstdint>
+#include <fstream>
+
+namespace lmc::runtime {
+
+struct TokenArray {
+  std::vector<int64_t> shape;
+  std::vector<int32_t> values;
+};
+
+/// Reads an array of int32, int64 or uint16. Corrupt when the file is no
+/// array, WrongInput when it holds something else.
+StatusOr<TokenArray> readTokenArray(const std::string &path);
+
+/// Writes float32 elements row by row, so that an array larger than the
+/// memory that is left can be written.
+class NpyWriter {
+public:
+  static StatusOr<NpyWriter> create(const std::string &path,
+                                    const std::vector<int64_t> &shape);
+  void write(const float *values, int64_t count);
+  /// DoesNotFit when something could not be written.
+  Status finish();
+
+private:
+  std::string path;
+  std::ofstream stream;
+};
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_GENERATE_NPY_H

@@ -1,0 +1,90 @@
+// See Session.h.
+#include "runtime/generate/Session.h"
+#include "runtime/base/Log.h"
+#include "runtime/device/cpu/CpuDevice.h"
+#include "runtime/plan/PlanCheck.h"
+#include "runtime/plan/PlanFacts.h"
+#include "runtime/plan/PlanFile.h"
+#include "runtime/weights/Boxes.h"
+
+namespace lmc::runtime {
+
+namespace {
+struct Call {
+  const plan::Plan &plan;
+  const SessionOptions &options;
+  const std::function<Status(Executor &)> &body;
+  int64_t stackBytes;
+  Status result;
+};
+} // namespace
+
+static Status open(Call &call) {
+  const SessionOptions &options = call.options;
+  std::vector<int> cores = availableCores();
+  CpuDevice::Options device;
+  device.threads =
+      options.threads > 0 ? options.threads : std::max(1, int(cores.size()));
+  device.stackBytes = call.stackBytes;
+  device.guardPages = options.guardPages;
+  if (options.pinThreads && int(cores.size()) >= device.threads)
+    device.cores.assign(cores.begin(), cores.begin() + device.threads);
+  LMC_ASSIGN_OR_RETURN(std::unique_ptr<CpuDevice> cpu,
+                       CpuDevice::create(device));
+  LMC_ASSIGN_OR_RETURN(
+      std::unique_ptr<Executor> executor,
+      Executor::create(call.plan, *cpu, nullptr, 0, {options.profile}));
+  {
+    LMC_ASSIGN_OR_RETURN(WeightFiles weights,
+                         WeightFiles::open(options.weights));
+    LMC_RETURN_IF_ERROR(loadParameters(*executor, weights));
+  }
+  LMC_RETURN_IF_ERROR(call.body(*executor));
+  if (options.profile)
+    printLines(executor->profileReport());
+  return Status();
+}
+
+Status runSession(const SessionOptions &options,
+                  const std::function<Status(Executor &)> &body) {
+  LMC_ASSIGN_OR_RETURN(plan::Plan plan, readPlanFile(options.plan));
+  if (Status status = checkPlan(plan); !status.ok())
+    return std::move(status).prepend(options.plan);
+  if (plan.target() != "cpu" && !plan.target().empty())
+    return wrongInput("the plan is made for the target \"{}\"; this lmrun runs "
+                      "\"cpu\"",
+                      plan.target());
+  if (int64_t ranks = worldSize(plan); ranks != 1)
+    return wrongInput("the plan is made for {} ranks; one runs here", ranks)
+        .help("compile a plan without --mesh: any checkpoint fits it");
+  int64_t stack = 0;
+  for (const plan::Kernel &kernel : plan.kernels())
+    stack = std::max(stack, kernel.stack_bytes());
+  Call call{
+      plan, options, body, std::max<int64_t>(stack + (1 << 20), 8 << 20), {}};
+  LMC_RETURN_IF_ERROR(runOnBigStack(
+      call.stackBytes,
+      [](void *context) {
+        Call &self = *static_cast<Call *>(context);
+        self.result = open(self);
+      },
+      &call));
+  return call.result;
+}
+
+template <typename Ports>
+static const plan::Port *findPort(const Ports &ports, std::string_view name) {
+  for (const plan::Port &port : ports)
+    if (port.name() == name)
+      return &port;
+  return nullptr;
+}
+
+const plan::Port *findInput(const plan::Plan &plan, std::string_view name) {
+  return findPort(plan.inputs(), name);
+}
+const plan::Port *findOutput(const plan::Plan &plan, std::string_view name) {
+  return findPort(plan.outputs(), name);
+}
+
+} // namespace lmc::runtime
