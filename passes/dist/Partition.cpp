@@ -49,6 +49,7 @@ private:
   LogicalResult checkOperand(Operation *op, unsigned index,
                              const lm::ShardingRule &rule,
                              ArrayRef<Axes> factorAxes);
+  LogicalResult checkWhole(Operation *op);
   LogicalResult finishResults();
   Value reduced(Value value, StringRef kind, const PartialAxes &axes);
   void reduceStates();
@@ -123,9 +124,33 @@ LogicalResult ProgramPartition::checkOperand(Operation *op, unsigned index,
   return success();
 }
 
+// An operation without a rule computes right on whole tensors alone.
+LogicalResult ProgramPartition::checkWhole(Operation *op) {
+  if (op->getNumOperands() == 0 || op->hasTrait<OpTrait::IsTerminator>())
+    return success();
+  auto axesOf = [&](Value value) {
+    Axes axes;
+    for (const Axes &each : dims.lookup(value))
+      llvm::append_range(axes, each);
+    return axes;
+  };
+  for (ValueRange values :
+       {ValueRange(op->getOperands()), ValueRange(op->getResults())})
+    for (Value value : values)
+      if (Axes axes = axesOf(value); !axes.empty())
+        return op->emitOpError()
+               << "has no sharding rule, and one of its tensors is split by "
+               << llvm::join(axes, ", ")
+               << "; help: implement Shardable, or give an elementwise "
+                  "operation the trait SameOperandsAndResultType";
+  return success();
+}
+
 LogicalResult ProgramPartition::visit(Operation *op) {
   std::optional<lm::ShardingRule> rule = ruleOf(op);
   if (!rule) {
+    if (failed(checkWhole(op)))
+      return failure();
     for (OpOperand &operand : op->getOpOperands())
       if (!partialOf(operand.get()).empty() &&
           !op->hasTrait<OpTrait::IsTerminator>())

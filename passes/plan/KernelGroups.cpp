@@ -130,23 +130,45 @@ void lmc::plan::eraseDead(Block &block) {
       op.erase();
 }
 
+// Kernels are made of primitives; another dialect's operation has to say what
+// it is in terms of them.
+static LogicalResult checkKnown(Operation *op) {
+  StringRef dialect = op->getName().getDialectNamespace();
+  for (StringRef known : {"arith", "math", "lm", "dist", "plan", "func"})
+    if (dialect == known)
+      return success();
+  return op->emitOpError("has no way to a kernel; help: implement Lowerable");
+}
+
 LogicalResult ProgramKernels::findUnits() {
   // Rewrite layers as primitives; remember which came from one layer.
   llvm::DenseMap<Operation *, int> layerOf;
   int layer = 0;
-  for (Operation &op : llvm::make_early_inc_range(block)) {
+  for (Block::iterator next = block.begin(); next != block.end();) {
+    Operation &op = *next++;
     auto lowerable = dyn_cast<lm::Lowerable>(op);
-    if (!lowerable)
+    if (!lowerable) {
+      if (failed(checkKnown(&op)))
+        return failure();
       continue;
+    }
     OpBuilder builder(&op);
     Operation *before = op.getPrevNode();
     SmallVector<Value> results;
     if (failed(lowerable.decompose(builder, results)))
       return failure();
-    for (Operation *made = before ? before->getNextNode() : &block.front();
-         made != &op; made = made->getNextNode())
-      layerOf[made] = layer;
-    ++layer;
+    // Layers may be made of layers; these are visited next.
+    int current = layer++;
+    if (auto outer = layerOf.find(&op); outer != layerOf.end()) {
+      current = outer->second;
+      layerOf.erase(outer);
+    }
+    Block::iterator first =
+        before ? std::next(Block::iterator(before)) : block.begin();
+    for (Operation &made : llvm::make_range(first, Block::iterator(op)))
+      layerOf[&made] = current;
+    if (first != Block::iterator(op))
+      next = first;
     op.replaceAllUsesWith(results);
     op.erase();
   }
