@@ -18,10 +18,10 @@
 #include "dialects/plan/Plan.h"
 #include "passes/lm/ProgramSignature.h"
 
-#include "llvm/ADT/SetVector.h"
-#include "llvm/ADT/StringMap.h"
 #include "mlir/IR/IRMapping.h"
 #include "mlir/Interfaces/SideEffectInterfaces.h"
+#include "llvm/ADT/SetVector.h"
+#include "llvm/ADT/StringMap.h"
 
 namespace lmc::plan {
 #define GEN_PASS_DEF_FORMKERNELS
@@ -40,6 +40,21 @@ RankedTensorType typeOf(Value value) {
   return cast<RankedTensorType>(value.getType());
 }
 ArrayRef<int64_t> shapeOf(Value value) { return typeOf(value).getShape(); }
+
+// Elements of a shape, for comparison; a row count that is known at run time
+// only is a large number.
+int64_t countElements(ArrayRef<int64_t> shape) {
+  int64_t count = 1;
+  for (int64_t size : shape)
+    count *= ShapedType::isDynamic(size) ? int64_t(1) << 32 : size;
+  return count;
+}
+
+// Has a kernel of its own, which reads what lies in memory.
+bool standsAlone(Operation *op) {
+  return isa<lm::RopeOp, lm::AttentionOp, lm::AttentionGradOp, lm::CacheWriteOp,
+             lm::PagedAttentionOp>(op);
+}
 
 bool isView(Operation *op) {
   return isa<lm::ReshapeOp, lm::SliceRowsOp, lm::ConcatRowsOp>(op);
@@ -107,7 +122,7 @@ int64_t splitOf(lm::BroadcastOp op) {
 LogicalResult classify(Unit &unit) {
   auto largest = [&](Value value) {
     if (unit.shape.empty() ||
-        lm::product(shapeOf(value)) > lm::product(unit.shape))
+        countElements(shapeOf(value)) > countElements(unit.shape))
       unit.shape.assign(shapeOf(value).begin(), shapeOf(value).end());
   };
   for (Operation *op : unit.ops) {
@@ -119,7 +134,7 @@ LogicalResult classify(Unit &unit) {
                                               contract.getLhsDims().size());
     } else if (isa<lm::EmbeddingGradOp>(op)) {
       unit.kind = Kind::Scatter;
-    } else if (isa<lm::RopeOp, lm::AttentionOp, lm::AttentionGradOp>(op)) {
+    } else if (standsAlone(op)) {
       unit.kind = Kind::Own;
     } else if (auto embedding = dyn_cast<lm::EmbeddingOp>(op)) {
       unit.kind = Kind::Row;
@@ -151,11 +166,13 @@ LogicalResult classify(Unit &unit) {
   unit.outShape = unit.shape;
   if (unit.kind == Kind::ColumnReduce)
     unit.outShape.erase(unit.outShape.begin(),
-                        unit.outShape.begin() + std::max<int64_t>(0, unit.split));
+                        unit.outShape.begin() +
+                            std::max<int64_t>(0, unit.split));
   if (unit.kind == Kind::Contraction || unit.kind == Kind::Scatter)
     for (Operation *op : unit.ops)
       if (isa<lm::ContractOp, lm::EmbeddingGradOp>(op))
-        unit.outShape = unit.shape = SmallVector<int64_t>(shapeOf(op->getResult(0)));
+        unit.outShape = unit.shape =
+            SmallVector<int64_t>(shapeOf(op->getResult(0)));
   if (unit.split == kConflict)
     return unit.ops.front()->emitOpError()
            << "mixes rows of different lengths; no kernel does that";
@@ -176,9 +193,8 @@ public:
     SmallVector<Operation *> ops;
     for (Unit *unit : group.units)
       llvm::append_range(ops, unit->ops);
-    llvm::sort(ops, [](Operation *a, Operation *b) {
-      return a->isBeforeInBlock(b);
-    });
+    llvm::sort(
+        ops, [](Operation *a, Operation *b) { return a->isBeforeInBlock(b); });
     return ops;
   }
 
@@ -188,6 +204,8 @@ private:
   bool readable(Value value, const Group &group,
                 const SmallPtrSetImpl<Unit *> &joining,
                 SmallVectorImpl<Unit *> &pulled) const;
+  bool isTableFromWithin(Operation *op, Value operand, const Group &group,
+                         const SmallPtrSetImpl<Unit *> &joining) const;
   bool tryJoin(Group &group, int index, Unit *unit);
   void grow(Group &group, int index);
 
@@ -231,14 +249,14 @@ LogicalResult ProgramKernels::findUnits() {
       continue;
     bool exists = llvm::any_of(op.getUsers(), [](Operation *user) {
       return isView(user) || user->hasTrait<OpTrait::IsTerminator>() ||
-             isa<lm::ContractOp, lm::AttentionOp, lm::AttentionGradOp,
-                 lm::RopeOp, lm::EmbeddingGradOp>(user);
+             standsAlone(user) ||
+             isa<lm::ContractOp, lm::EmbeddingGradOp>(user);
     });
     if (isRepeated(&op) && !exists)
       continue;
     auto found = layerOf.find(&op);
-    Unit *&unit = found == layerOf.end() ? unitOfOp[&op]
-                                         : unitOfLayer[found->second];
+    Unit *&unit =
+        found == layerOf.end() ? unitOfOp[&op] : unitOfLayer[found->second];
     if (!unit) {
       units.push_back(std::make_unique<Unit>());
       unit = units.back().get();
@@ -300,6 +318,18 @@ bool ProgramKernels::readable(Value value, const Group &group,
           }));
 }
 
+// A kernel gathers rows of memory, not of a value that it is about to write.
+bool ProgramKernels::isTableFromWithin(
+    Operation *op, Value operand, const Group &group,
+    const SmallPtrSetImpl<Unit *> &joining) const {
+  auto gather = dyn_cast<lm::EmbeddingOp>(op);
+  if (!gather || gather.getTable() != operand || !operand.getDefiningOp())
+    return false;
+  Unit *unit = unitOf(operand.getDefiningOp());
+  return unit && (unit->group < 0 || joining.contains(unit) ||
+                  llvm::is_contained(group.units, unit));
+}
+
 bool ProgramKernels::tryJoin(Group &group, int index, Unit *unit) {
   SmallPtrSet<Unit *, 8> joining;
   SmallVector<Unit *> work{unit};
@@ -311,7 +341,8 @@ bool ProgramKernels::tryJoin(Group &group, int index, Unit *unit) {
     SmallVector<Unit *> pulled;
     for (Operation *op : next->ops)
       for (Value operand : op->getOperands())
-        if (!readable(operand, group, joining, pulled))
+        if (isTableFromWithin(op, operand, group, joining) ||
+            !readable(operand, group, joining, pulled))
           return false;
     for (Unit *p : pulled)
       if (joining.insert(p).second)
@@ -320,8 +351,8 @@ bool ProgramKernels::tryJoin(Group &group, int index, Unit *unit) {
   // A unit that is pulled in must serve this kernel alone.
   auto isOurs = [&](Operation *op) {
     Unit *owner = unitOf(op);
-    return owner && (joining.contains(owner) ||
-                     llvm::is_contained(group.units, owner));
+    return owner &&
+           (joining.contains(owner) || llvm::is_contained(group.units, owner));
   };
   for (Unit *pulled : joining)
     if (pulled != unit)
@@ -391,9 +422,8 @@ public:
 private:
   void traceStates();
   void outline(const Group &group, ArrayRef<Operation *> ops);
-  int64_t findTie(const Group &group, Value result,
-                  ArrayRef<Value> arguments, Operation *root,
-                  const SmallPtrSetImpl<Operation *> &inside);
+  int64_t findTie(const Group &group, Value result, ArrayRef<Value> arguments,
+                  Operation *root, const SmallPtrSetImpl<Operation *> &inside);
   bool lastUse(Value value, Operation *root,
                const SmallPtrSetImpl<Operation *> &inside);
   KernelOp makeKernel(const Group &group, ArrayRef<Operation *> ops,
@@ -428,14 +458,18 @@ int64_t Outliner::findTie(const Group &group, Value result,
                           ArrayRef<Value> arguments, Operation *root,
                           const SmallPtrSetImpl<Operation *> &inside) {
   auto state = stateOf.find(result);
+  if (auto write = result.getDefiningOp<lm::CacheWriteOp>())
+    return llvm::find(arguments, write.getCache()) - arguments.begin();
   if (state == stateOf.end() || group.kind == Kind::Row ||
       group.kind == Kind::Own)
     return -1;
   auto fits = [&](Value value) {
-    return value.getType() == result.getType() && lastUse(value, root, inside) &&
+    return value.getType() == result.getType() &&
+           lastUse(value, root, inside) &&
            llvm::none_of(value.getUsers(), [&](Operation *user) {
              return inside.contains(user) &&
-                    isa<lm::ContractOp, lm::EmbeddingGradOp, lm::ReduceOp>(user);
+                    isa<lm::ContractOp, lm::EmbeddingGradOp, lm::ReduceOp>(
+                        user);
            });
   };
   for (auto [index, value] : llvm::enumerate(arguments))
@@ -478,8 +512,7 @@ StringRef Outliner::kindName(const Group &group, ArrayRef<Operation *> ops) {
 
 KernelOp Outliner::makeKernel(const Group &group, ArrayRef<Operation *> ops,
                               ArrayRef<Value> arguments,
-                              ArrayRef<Value> results,
-                              ArrayRef<int64_t> tied) {
+                              ArrayRef<Value> results, ArrayRef<int64_t> tied) {
   OpBuilder builder(module.getContext());
   SmallVector<Type> inputs, outputs;
   for (Value value : arguments)
@@ -544,9 +577,8 @@ void Outliner::outline(const Group &group, ArrayRef<Operation *> ops) {
   for (Operation *op : ops) {
     addArguments(op);
     for (Value result : op->getResults())
-      if (isUsedOutside(result, [&](Operation *user) {
-            return inside.contains(user);
-          }))
+      if (isUsedOutside(result,
+                        [&](Operation *user) { return inside.contains(user); }))
         results.push_back(result);
   }
   Operation *root = group.units.front()->ops.front();
@@ -560,8 +592,7 @@ void Outliner::outline(const Group &group, ArrayRef<Operation *> ops) {
   OpBuilder builder(root);
   auto launch = builder.create<LaunchOp>(
       root->getLoc(), kernel.getResultTypes(),
-      FlatSymbolRefAttr::get(kernel.getSymNameAttr()),
-      arguments.getArrayRef());
+      FlatSymbolRefAttr::get(kernel.getSymNameAttr()), arguments.getArrayRef());
   for (auto [old, replacement] : llvm::zip(results, launch.getResults())) {
     if (auto state = stateOf.find(old); state != stateOf.end()) {
       Attribute symbol = state->second;

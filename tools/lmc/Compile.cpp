@@ -59,7 +59,8 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
                    const Resolved &resolved) {
   Builder b(module.getContext());
   const PipelineOptions &p = resolved.pipeline;
-  module->setAttr("lm.sequence", b.getI64IntegerAttr(p.sequence));
+  if (p.train)
+    module->setAttr("lm.sequence", b.getI64IntegerAttr(p.sequence));
   module->setAttr("lm.micro_batch", b.getI64IntegerAttr(p.microBatch));
   module->setAttr("lm.micro_batches", b.getI64IntegerAttr(p.microBatches));
   module->setAttr("lm.global_batch", b.getI64IntegerAttr(p.globalBatch));
@@ -78,10 +79,12 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
   auto text = [&](StringRef name, const std::string &value) {
     return b.getNamedAttr(name, b.getStringAttr(value));
   };
-  module->setAttr("lm.settings",
-                  b.getDictionaryAttr({text("mode", settings.mode),
-                                       text("target", settings.target),
-                                       text("model", settings.model)}));
+  SmallVector<NamedAttribute> named{text("mode", settings.mode),
+                                    text("target", settings.target),
+                                    text("model", settings.model)};
+  if (!p.train)
+    named.push_back(text("page_size", std::to_string(settings.pageSize)));
+  module->setAttr("lm.settings", b.getDictionaryAttr(named));
 }
 
 // Tokens per sample, from the module that import built.
@@ -180,6 +183,11 @@ int lmc::compile(const CompileSettings &settings) {
   importOptions.train = resolved.pipeline.train;
   if (!importOptions.train && settings.maxLength)
     importOptions.sequence = settings.maxLength;
+  importOptions.maxTokens = settings.maxTokens;
+  importOptions.maxLogits = settings.maxLogits;
+  importOptions.maxSequences = settings.maxSequences;
+  importOptions.pageSize = settings.pageSize;
+  importOptions.cachePages = settings.cachePages;
   importOptions.resetAtDocument =
       settings.resetAtDocument || resolved.train.reset_at_document();
   importOptions.strict = settings.strict;
@@ -187,7 +195,8 @@ int lmc::compile(const CompileSettings &settings) {
       frontend::importModel(settings.model, importOptions, context);
   if (!module)
     return kWrongInput;
-  resolved.pipeline.sequence = sequenceOf(*module);
+  if (resolved.pipeline.train)
+    resolved.pipeline.sequence = sequenceOf(*module);
   setAttributes(*module, settings, resolved);
 
   for (auto [index, phase] : llvm::enumerate(allPhases())) {
