@@ -35,21 +35,21 @@ Value ModelBuilder::embed() {
   int64_t width = spec.has_embedding_width() ? spec.embedding_width() : D;
   Location loc = at("wte", spec, ModelSpec::kVocabularyFieldNumber);
   tokenTable = weight(Role::TokenTable, "wte.weight", {V, width}, loc, scope);
-  Value x = builder.create<lm::EmbeddingOp>(loc, f32({B, T, width}), tokenTable,
+  Value x = builder.create<lm::EmbeddingOp>(loc, f32(rows({width})), tokenTable,
                                             tokens);
   if (width != D) {
     loc = at("wte.proj", spec, ModelSpec::kEmbeddingWidthFieldNumber);
     x = linear(x,
                weight(Role::TokenProjection, "wte.proj.weight", {width, D}, loc,
                       scope),
-               Value(), 1, {B, T, D}, loc);
+               Value(), 1, rows({D}), loc);
   }
   if (spec.positions().has_learned()) {
     loc = at("wpe", spec.positions().learned());
     Value table = weight(Role::PositionTable, "wpe.weight",
                          {spec.max_positions(), D}, loc, scope);
     Value added =
-        builder.create<lm::EmbeddingOp>(loc, f32({B, T, D}), table, positions);
+        builder.create<lm::EmbeddingOp>(loc, f32(rows({D})), table, positions);
     x = builder.create<arith::AddFOp>(loc, x, added);
   }
   return dropout(
@@ -66,7 +66,7 @@ Value ModelBuilder::norm(const Norm &norm, Value x, const std::string &name,
       builder.getF32FloatAttr(static_cast<float>(norm.epsilon()));
   if (norm.kind() == Norm::RMS_NORM)
     return builder
-        .create<lm::RmsNormOp>(loc, TypeRange{x.getType(), f32({B, T})}, x,
+        .create<lm::RmsNormOp>(loc, TypeRange{x.getType(), f32(rows({}))}, x,
                                weight, epsilon)
         .getOutput();
   Value bias;
@@ -74,13 +74,57 @@ Value ModelBuilder::norm(const Norm &norm, Value x, const std::string &name,
     bias = parameter(Role::NormBias, name + ".bias", {D}, {"zeros", 0}, loc,
                      scope, index);
   return builder
-      .create<lm::LayerNormOp>(loc,
-                               TypeRange{x.getType(), f32({B, T}), f32({B, T})},
-                               x, weight, bias, epsilon)
+      .create<lm::LayerNormOp>(
+          loc, TypeRange{x.getType(), f32(rows({})), f32(rows({}))}, x, weight,
+          bias, epsilon)
       .getOutput();
 }
 
-// Queries, keys and values are one linear map to [B, T, G, R + 2, K]: for each
+// Attention within the samples of a batch.
+Value ModelBuilder::lookAround(const Attention &attention, Value qkv,
+                               Location loc) {
+  int64_t G = attention.kv_heads(), R = attention.heads() / G,
+          K = attention.head_dim();
+  return builder
+      .create<lm::AttentionOp>(
+          loc, TypeRange{f32({B, T, G, R, K}), f32({B, G, R, T})}, qkv,
+          segments,
+          builder.getF32FloatAttr(static_cast<float>(attention.scale())),
+          builder.getBoolAttr(attention.causal()),
+          builder.getI64IntegerAttr(attention.window()))
+      .getOutput();
+}
+
+// Attention to the cache, which takes in the step's own keys and values first.
+// Null after a diagnostic.
+Value ModelBuilder::lookBack(const Attention &attention, Value qkv,
+                             const std::string &name, Location loc) {
+  if (!attention.causal()) {
+    emitError(loc) << "attention that sees later tokens cannot be computed "
+                      "token by token; only causal models have an inference "
+                      "plan";
+    failed = true;
+    return Value();
+  }
+  int64_t G = attention.kv_heads(), R = attention.heads() / G,
+          K = attention.head_dim();
+  RankedTensorType type = f32({cachePages() * options.pageSize, G, 2, K});
+  std::string cacheName = name + ".cache";
+  OpBuilder(forward).create<lm::StateOp>(loc, cacheName, "cache", type,
+                                         FlatSymbolRefAttr(), StringAttr(),
+                                         ElementsAttr());
+  auto symbol = FlatSymbolRefAttr::get(&context, cacheName);
+  Value cache = argument(type, lm::kStateAttr, symbol, loc);
+  cache = builder.create<lm::CacheWriteOp>(loc, type, cache, qkv, slots);
+  caches.push_back({cache, symbol});
+  return builder.create<lm::PagedAttentionOp>(
+      loc, f32(rows({G, R, K})), qkv, cache, positions, sequences, pages,
+      builder.getF32FloatAttr(static_cast<float>(attention.scale())),
+      builder.getI64IntegerAttr(options.pageSize),
+      builder.getI64IntegerAttr(attention.window()));
+}
+
+// Queries, keys and values are one linear map to [..., G, R + 2, K]: for each
 // key/value head its queries, its key, its value.
 Value ModelBuilder::attention(const Attention &attention, Value x, Scope &scope,
                               bool residual) {
@@ -93,7 +137,7 @@ Value ModelBuilder::attention(const Attention &attention, Value x, Scope &scope,
                            {D, G, R + 2, K}, loc, scope);
   Value qkvBias = bias(attention.qkv_bias(), Role::QkvBias, name + ".qkv.bias",
                        {G, R + 2, K}, loc, scope);
-  Value qkv = linear(x, qkvWeight, qkvBias, 1, {B, T, G, R + 2, K}, loc);
+  Value qkv = linear(x, qkvWeight, qkvBias, 1, rows({G, R + 2, K}), loc);
 
   if (spec.positions().has_rotary()) {
     const Rotary &rotary = spec.positions().rotary();
@@ -106,22 +150,17 @@ Value ModelBuilder::attention(const Attention &attention, Value x, Scope &scope,
   }
 
   loc = at(name, attention);
-  Value mixed =
-      builder
-          .create<lm::AttentionOp>(
-              loc, TypeRange{f32({B, T, G, R, K}), f32({B, G, R, T})}, qkv,
-              segments,
-              builder.getF32FloatAttr(static_cast<float>(attention.scale())),
-              builder.getBoolAttr(attention.causal()),
-              builder.getI64IntegerAttr(attention.window()))
-          .getOutput();
+  Value mixed = options.train ? lookAround(attention, qkv, loc)
+                              : lookBack(attention, qkv, name, loc);
+  if (!mixed)
+    return Value();
 
   loc = at(name + ".out", attention);
   Value outWeight = weight(Role::OutWeight, name + ".out.weight", {G, R, K, D},
                            loc, scope, residual ? residualScale : 1, 3);
   Value outBias = bias(attention.out_bias(), Role::OutBias, name + ".out.bias",
                        {D}, loc, scope);
-  Value out = linear(mixed, outWeight, outBias, 3, {B, T, D}, loc);
+  Value out = linear(mixed, outWeight, outBias, 3, rows({D}), loc);
   return residual ? dropout(out, residualRate, name, loc) : out;
 }
 
@@ -153,7 +192,7 @@ Value ModelBuilder::mlp(const Mlp &mlp, Value x, Scope &scope, bool residual) {
         weight(weightRole, name + "." + part + ".weight", {D, F}, loc, scope);
     Value b = bias(mlp.up_bias(), biasRole, name + "." + part + ".bias", {F},
                    loc, scope);
-    return linear(x, w, b, 1, {B, T, F}, loc);
+    return linear(x, w, b, 1, rows({F}), loc);
   };
   Location loc = at(name + ".activation", mlp, Mlp::kActivationFieldNumber);
   Value inner;
@@ -175,7 +214,7 @@ Value ModelBuilder::mlp(const Mlp &mlp, Value x, Scope &scope, bool residual) {
                             loc, scope, residual ? residualScale : 1);
   Value downBias = bias(mlp.down_bias(), Role::DownBias, name + ".down.bias",
                         {D}, loc, scope);
-  Value out = linear(inner, downWeight, downBias, 1, {B, T, D}, loc);
+  Value out = linear(inner, downWeight, downBias, 1, rows({D}), loc);
   return residual ? dropout(out, residualRate, name, loc) : out;
 }
 
@@ -254,8 +293,9 @@ Value ModelBuilder::layer(const Layer &layer, Value x, Scope &scope) {
   Location loc = at(scope.prefix, layer);
   Value h = layer.has_norm() ? normed(layer.norm(), x) : x;
   Value y = h;
-  if (layer.has_attention())
-    y = attention(layer.attention(), h, scope, layer.residual());
+  if (layer.has_attention() &&
+      !(y = attention(layer.attention(), h, scope, layer.residual())))
+    return Value();
   if (layer.has_mlp()) {
     Value z = mlp(layer.mlp(), h, scope, layer.residual());
     if (!z)
@@ -279,17 +319,17 @@ Value ModelBuilder::head(Value x) {
     Value w = weight(Role::HeadWeight, "head.weight", {D, V}, loc, scope);
     headBias =
         bias(spec.head().bias(), Role::HeadBias, "head.bias", {V}, loc, scope);
-    return linear(x, w, headBias, 1, {B, T, V}, loc);
+    return linear(x, w, headBias, 1, rows({V}), loc);
   }
   Value logits = builder.create<lm::ContractOp>(
-      loc, f32({B, T, V}), x, tokenTable, ArrayRef<int64_t>{2},
+      loc, f32(rows({V})), x, tokenTable, ArrayRef<int64_t>{numRowDims()},
       ArrayRef<int64_t>{1});
   headBias =
       bias(spec.head().bias(), Role::HeadBias, "head.bias", {V}, loc, scope);
   if (!headBias)
     return logits;
   Value repeated = builder.create<lm::BroadcastOp>(
-      loc, logits.getType(), headBias, ArrayRef<int64_t>{2});
+      loc, logits.getType(), headBias, ArrayRef<int64_t>{numRowDims()});
   return builder.create<arith::AddFOp>(loc, logits, repeated);
 }
 
@@ -322,10 +362,20 @@ OwningOpRef<ModuleOp> ModelBuilder::build() {
   module->getOperation()->setAttr("lm.vocabulary",
                                   builder.getI64IntegerAttr(V));
   builder.setInsertionPointToEnd(module->getBody());
-  forward = builder.create<func::FuncOp>(loc, "forward",
-                                         builder.getFunctionType({}, {}));
-  if (!options.train)
-    forward->setAttr("plan.program", builder.getStringAttr("score"));
+  forward = builder.create<func::FuncOp>(
+      loc, options.train ? "forward" : "step", builder.getFunctionType({}, {}));
+  if (!options.train) {
+    forward->setAttr("plan.program", builder.getStringAttr("step"));
+    auto integer = [&](StringRef name, int64_t value) {
+      return builder.getNamedAttr(name, builder.getI64IntegerAttr(value));
+    };
+    module->getOperation()->setAttr(
+        lm::kSizesAttr,
+        builder.getDictionaryAttr({integer("tokens", options.maxTokens),
+                                   integer("logits", maxLogits())}));
+    module->getOperation()->setAttr("lm.sequence",
+                                    builder.getI64IntegerAttr(T));
+  }
   builder.setInsertionPointToStart(forward.addEntryBlock());
 
   addInputs();
@@ -350,6 +400,9 @@ OwningOpRef<ModuleOp> ModelBuilder::build() {
       }
     }
   }
+  // The head is wide: it runs on the rows that are asked for.
+  if (!options.train)
+    x = builder.create<lm::EmbeddingOp>(loc, x.getType(), x, logitRows);
   if (spec.has_final_norm())
     x = norm(spec.final_norm(), x, "norm", Scope(), 0);
   Value logits = head(x);

@@ -21,8 +21,14 @@ class TrainSpec;
 struct ImportOptions {
   int64_t batch = 1;    // samples per micro-batch
   int64_t sequence = 0; // tokens per sample; 0: the model's max_positions
-  // Loss and weight sums for training; else the logits.
+  // Loss and weight sums for training; else the step of inference, whose
+  // `sequence` is the longest one.
   bool train = true;
+  int64_t maxTokens = 512;  // of an inference step
+  int64_t maxLogits = 0;    // rows of logits of a step; 0: some
+  int64_t maxSequences = 8; // at once
+  int64_t pageSize = 16;    // tokens of a page of the cache
+  int64_t cachePages = 0;   // 0: maxSequences of the longest
   // Attention takes the input `segments`.
   bool resetAtDocument = false;
   // An unknown key of a config.json is an error.

@@ -28,6 +28,31 @@ RankedTensorType ModelBuilder::i32(Shape shape) {
   return RankedTensorType::get(shape, builder.getI32Type());
 }
 
+SmallVector<int64_t> ModelBuilder::rows(Shape rest) {
+  SmallVector<int64_t> shape{B, T};
+  if (!options.train)
+    shape = {ShapedType::kDynamic};
+  shape.append(rest.begin(), rest.end());
+  return shape;
+}
+
+int64_t ModelBuilder::pagesPerSequence() const {
+  return (T + options.pageSize - 1) / options.pageSize;
+}
+
+int64_t ModelBuilder::cachePages() const {
+  int64_t most = options.maxSequences * pagesPerSequence();
+  return options.cachePages ? std::min(options.cachePages, most) : most;
+}
+
+// Enough for a row of each sequence, and for scoring at a good rate.
+int64_t ModelBuilder::maxLogits() const {
+  int64_t some = std::min<int64_t>(options.maxTokens, 128);
+  int64_t wanted = options.maxLogits ? options.maxLogits
+                                     : std::max(some, options.maxSequences);
+  return std::min(wanted, options.maxTokens);
+}
+
 Location ModelBuilder::at(StringRef name,
                           const google::protobuf::Message &message, int field) {
   Place place = sources.of(message, field);
@@ -62,18 +87,32 @@ Value ModelBuilder::scalar(StringRef name, Type elementType,
 }
 
 void ModelBuilder::addInputs() {
-  tokens = input("tokens", i32({B, T}));
-  if (options.train) {
-    targets = input("targets", i32({B, T}));
-    tokenWeights = input("token_weights", f32({B, T}));
+  if (!options.train) {
+    auto perRow = [&](StringRef name, StringRef size) {
+      Value value = input(name, i32({ShapedType::kDynamic}));
+      NamedAttrList list(argumentAttributes.back());
+      list.append(lm::kSizeAttr, builder.getStringAttr(size));
+      argumentAttributes.back() = list.getDictionary(&context);
+      return value;
+    };
+    tokens = perRow("tokens", "tokens");
+    positions = perRow("positions", "tokens");
+    sequences = perRow("sequences", "tokens");
+    slots = perRow("slots", "tokens");
+    logitRows = perRow("logit_rows", "logits");
+    pages = input("pages", i32({options.maxSequences, pagesPerSequence()}));
+    return;
   }
+  tokens = input("tokens", i32({B, T}));
+  targets = input("targets", i32({B, T}));
+  tokenWeights = input("token_weights", f32({B, T}));
   positions = input("positions", i32({B, T}));
   if (options.resetAtDocument)
     segments = input("segments", i32({B, T}));
 
   double embedding = spec.dropout().embedding();
   double residual = spec.dropout().residual();
-  if (!options.train || (embedding == 0 && residual == 0))
+  if (embedding == 0 && residual == 0)
     return;
   seedLow = scalar("seed.lo", builder.getI32Type(), {});
   seedHigh = scalar("seed.hi", builder.getI32Type(), {});
@@ -202,13 +241,19 @@ bool ModelBuilder::finish(ValueRange results, ArrayRef<StringRef> outputs) {
   }
   if (failed)
     return false;
-  builder.create<func::ReturnOp>(forward.getLoc(), results);
+  SmallVector<Value> all(results);
   SmallVector<DictionaryAttr> resultAttributes;
   for (StringRef name : outputs)
     resultAttributes.push_back(builder.getDictionaryAttr(
         builder.getNamedAttr(lm::kOutputAttr, builder.getStringAttr(name))));
+  for (auto [value, state] : caches) {
+    all.push_back(value);
+    resultAttributes.push_back(
+        builder.getDictionaryAttr(builder.getNamedAttr(lm::kStateAttr, state)));
+  }
+  builder.create<func::ReturnOp>(forward.getLoc(), all);
   forward.setFunctionType(builder.getFunctionType(
-      forward.getBody().getArgumentTypes(), results.getTypes()));
+      forward.getBody().getArgumentTypes(), ValueRange(all).getTypes()));
   forward.setAllArgAttrs(argumentAttributes);
   forward.setAllResultAttrs(resultAttributes);
   return succeeded(verify(*module));

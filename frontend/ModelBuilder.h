@@ -52,6 +52,13 @@ private:
   //===--- ModelBuilder.cpp: types, arguments, parameters ----------------===//
   mlir::RankedTensorType f32(Shape shape);
   mlir::RankedTensorType i32(Shape shape);
+  // Dims of a value that has one row per token: [B, T, rest...] in training,
+  // [?, rest...] in a step of inference.
+  llvm::SmallVector<int64_t> rows(Shape rest);
+  int64_t numRowDims() const { return options.train ? 2 : 1; }
+  int64_t pagesPerSequence() const;
+  int64_t cachePages() const;
+  int64_t maxLogits() const;
   Location at(llvm::StringRef name, const google::protobuf::Message &message,
               int field = 0);
   Value argument(mlir::Type type, llvm::StringRef attribute,
@@ -82,6 +89,9 @@ private:
              const Scope &scope, int64_t index);
   Value attention(const Attention &attention, Value x, Scope &scope,
                   bool residual);
+  Value lookAround(const Attention &attention, Value qkv, Location loc);
+  Value lookBack(const Attention &attention, Value qkv, const std::string &name,
+                 Location loc);
   Value activation(const Mlp &mlp, Value x, const std::string &name,
                    Scope &scope, Location loc);
   Value mlp(const Mlp &mlp, Value x, Scope &scope, bool residual);
@@ -107,6 +117,8 @@ private:
   std::vector<std::pair<llvm::GlobPattern, bool>> frozenPatterns; // used?
   std::map<int64_t, Value> rotaryTables;                          // by width
   Value tokens, targets, tokenWeights, positions, segments;
+  Value sequences, slots, pages, logitRows; // of a step of inference
+  llvm::SmallVector<std::pair<Value, mlir::FlatSymbolRefAttr>> caches; // new
   Value seedLow, seedHigh, step, embeddingRate, residualRate;
   Value tokenTable;
   bool failed = false;

@@ -27,6 +27,10 @@ inline constexpr llvm::StringLiteral kStateAttr = "lm.state";
 inline constexpr llvm::StringLiteral kInputAttr = "lm.input";
 inline constexpr llvm::StringLiteral kOutputAttr = "lm.output";
 inline constexpr llvm::StringLiteral kScalarAttr = "lm.scalar";
+// Of an argument with a dynamic leading dim: the name of that size. The
+// module's kSizesAttr has the bound of each: {tokens = 512, logits = 64}.
+inline constexpr llvm::StringLiteral kSizeAttr = "lm.size";
+inline constexpr llvm::StringLiteral kSizesAttr = "lm.sizes";
 
 // Number of elements of the dims [begin, end).
 int64_t product(llvm::ArrayRef<int64_t> shape);

@@ -381,7 +381,8 @@ def Lm_RopeOp : Lm_Layer<"rope", [Differentiable, Shardable]> {
   let summary = "rotate pairs of a head's elements by position";
   let description = [{
     input [B, T, G, S, K]; the first `num_rotated` of the S slots (queries and
-    the key) are rotated, the others pass. positions [B, T]; table [P, r] holds
+    the key) are rotated, the others pass. positions [B, T] (an inference step
+    has one dim of tokens instead of B, T); table [P, r] holds
     r/2 cosines, then r/2 sines, r <= K the rotated width. Pair i is elements
     (i, i + r/2) in layout `half`, (2i, 2i + 1) in layout `interleaved`.
     `inverse` turns the other way: the gradient. Su et al., "RoFormer".
@@ -433,6 +434,59 @@ def Lm_AttentionGradOp : Lm_Layer<"attention_grad", [Shardable, Costed]> {
     $qkv `,` $output `,` $logsumexp `,` $gradient (`segments` $segments^)?
     attr-dict `:` functional-type(operands, results)
   }];
+}
+
+def Lm_CacheWriteOp : Lm_Layer<"cache_write"> {
+  let summary = "put the keys and values of tokens into the cache";
+  let description = [{
+    cache [C, G, 2, K] holds a key and a value per row and key/value head;
+    token t's, the last two slots of qkv [T, G, R+2, K], become row slots[t].
+    A slot outside [0, C) writes nothing. The result is the new cache: tied to
+    the old one, which has no later reader.
+
+    Constraints: (C1) qkv, slots and cache agree in T, G and K; (C2) the result
+    is of the cache's type.
+
+    ```mlir
+    %new = lm.cache_write %cache, %qkv, %slots
+      : (tensor<64x2x2x16xf32>, tensor<?x2x4x16xf32>, tensor<?xi32>) -> tensor<64x2x2x16xf32>
+    ```
+  }];
+  let arguments = (ins Lm_Float:$cache, Lm_Float:$qkv, Lm_Index:$slots);
+  let results = (outs Lm_Float:$output);
+  let assemblyFormat = "operands attr-dict `:` functional-type(operands, results)";
+  let hasVerifier = 1;
+}
+
+def Lm_PagedAttentionOp : Lm_Layer<"paged_attention"> {
+  let summary = "attention of tokens to what the cache holds of their sequences";
+  let description = [{
+    Token t of qkv [T, G, R+2, K] stands at positions[t] of the sequence
+    sequences[t] and sees that sequence's positions up to its own, of these
+    the last `window` ones (when window > 0). Position p of sequence s is row
+    pages[s, p / page_size] * page_size + p mod page_size of the cache
+    [C, G, 2, K]; the token's own key and value are in it already. Result
+    [T, G, R, K]. A token's bits depend on its sequence alone: neither on the
+    other tokens of the step nor on where its pages lie. Kwon et al.,
+    "PagedAttention".
+
+    Constraints: (C1) qkv has 4 dims and at least 3 slots; cache, positions
+    and sequences agree with it in T, G and K; (C2) the page size is positive
+    and divides C; (C3) result shape as said.
+
+    ```mlir
+    %y = lm.paged_attention %qkv, %cache, %positions, %sequences, %pages
+      {page_size = 16 : i64, scale = 2.500000e-01 : f32}
+      : (tensor<?x2x4x16xf32>, tensor<64x2x2x16xf32>, tensor<?xi32>, tensor<?xi32>,
+         tensor<3x8xi32>) -> tensor<?x2x2x16xf32>
+    ```
+  }];
+  let arguments = (ins Lm_Float:$qkv, Lm_Float:$cache, Lm_Index:$positions,
+      Lm_Index:$sequences, Lm_Index:$pages, F32Attr:$scale, I64Attr:$page_size,
+      DefaultValuedAttr<I64Attr, "0">:$window);
+  let results = (outs Lm_Float:$output);
+  let assemblyFormat = "operands attr-dict `:` functional-type(operands, results)";
+  let hasVerifier = 1;
 }
 
 def Lm_CrossEntropyOp : Lm_Layer<"cross_entropy",

@@ -216,14 +216,20 @@ LogicalResult RmsNormOp::verify() {
 LogicalResult RopeOp::verify() {
   ArrayRef<int64_t> shape = shapeOf(getInput());
   ArrayRef<int64_t> table = shapeOf(getTable());
-  if (shape.size() != 5 || table.size() != 2 || table[1] % 2 != 0 ||
-      table[1] > shape[4])
+  ArrayRef<int64_t> tokens = shapeOf(getPositions());
+  if (shape.size() != tokens.size() + 3 ||
+      shape.take_front(tokens.size()) != tokens)
+    return emitOpError() << "positions " << text(tokens)
+                         << " must be the input's dims " << text(shape)
+                         << " without the last three";
+  size_t slots = shape.size() - 2;
+  if (table.size() != 2 || table[1] % 2 != 0 || table[1] > shape.back())
     return emitOpError() << "table " << text(table)
                          << " must be [P, r] with r even and at most K of "
                          << text(shape) << " (C1)";
-  if (static_cast<int64_t>(getNumRotated()) > shape[3])
-    return emitOpError() << "rotates " << getNumRotated() << " of " << shape[3]
-                         << " slots (C2)";
+  if (static_cast<int64_t>(getNumRotated()) > shape[slots])
+    return emitOpError() << "rotates " << getNumRotated() << " of "
+                         << shape[slots] << " slots (C2)";
   if (getLayout() != "half" && getLayout() != "interleaved")
     return emitOpError() << "layout is '" << getLayout()
                          << "', expected 'half' or 'interleaved'";
@@ -241,6 +247,50 @@ LogicalResult AttentionOp::verify() {
     return failure();
   return expectShape(*this, "logsumexp", getLogsumexp(),
                      {s[0], s[2], s[3] - 2, s[1]});
+}
+
+// The keys and values of qkv's tokens fit into the cache.
+static LogicalResult verifyCache(Operation *op, Value qkv, Value cache,
+                                 ValueRange perToken) {
+  ArrayRef<int64_t> s = shapeOf(qkv), c = shapeOf(cache);
+  if (s.size() != 4 || s[2] < 3)
+    return op->emitOpError() << "qkv has shape " << text(s)
+                             << ", expected [T, G, R+2, K] with R >= 1 (C1)";
+  if (c.size() != 4 ||
+      failed(expectShape(op, "cache (C1)", cache, {c[0], s[1], 2, s[3]})))
+    return c.size() == 4 ? failure()
+                         : op->emitOpError() << "cache has shape " << text(c)
+                                             << ", expected [C, G, 2, K] (C1)";
+  for (Value value : perToken)
+    if (failed(expectShape(op, "a number per token (C1)", value, {s[0]})))
+      return failure();
+  return success();
+}
+
+LogicalResult CacheWriteOp::verify() {
+  if (failed(verifyCache(*this, getQkv(), getCache(), getSlots())))
+    return failure();
+  if (getOutput().getType() != getCache().getType())
+    return emitOpError() << "result is of type " << getOutput().getType()
+                         << ", the cache of " << getCache().getType()
+                         << " (C2)";
+  return success();
+}
+
+LogicalResult PagedAttentionOp::verify() {
+  if (failed(verifyCache(*this, getQkv(), getCache(),
+                         {getPositions(), getSequences()})))
+    return failure();
+  if (shapeOf(getPages()).size() != 2)
+    return emitOpError() << "pages have shape " << text(shapeOf(getPages()))
+                         << ", expected [S, P] (C1)";
+  int64_t size = getPageSize(), rows = shapeOf(getCache())[0];
+  if (size < 1 || rows % size != 0)
+    return emitOpError() << "pages of " << size << " tokens do not part "
+                         << rows << " rows of the cache (C2)";
+  ArrayRef<int64_t> s = shapeOf(getQkv());
+  return expectShape(*this, "result (C3)", getOutput(),
+                     {s[0], s[1], s[2] - 2, s[3]});
 }
 
 LogicalResult CrossEntropyOp::verify() {

@@ -13,35 +13,59 @@ namespace lmc::lm {
 inline constexpr llvm::StringLiteral kProgramAttr = "plan.program";
 inline constexpr llvm::StringLiteral kSavedAttr = "lm.saved";
 
-// Appends an argument of `type` with `{name = value}`.
-inline mlir::BlockArgument appendArgument(mlir::func::FuncOp function,
-                                          mlir::Type type, llvm::StringRef name,
-                                          mlir::Attribute value,
-                                          mlir::Location loc) {
-  mlir::Builder b(function.getContext());
-  unsigned index = function.getNumArguments();
-  function.insertArgument(
-      index, type, b.getDictionaryAttr(b.getNamedAttr(name, value)), loc);
-  return function.getArgument(index);
-}
+// Adds arguments to a program. The signature is rewritten once, by `finish`: to
+// rewrite it for each argument takes time in the square of their number, and a
+// program has some for every parameter.
+class ProgramArguments {
+public:
+  explicit ProgramArguments(mlir::func::FuncOp function) : function(function) {
+    for (mlir::BlockArgument argument : function.getArguments()) {
+      attributes.push_back(function.getArgAttrDict(argument.getArgNumber()));
+      remember(argument);
+    }
+  }
 
-// The argument with `{name = value}`, or null.
-inline mlir::Value findArgument(mlir::func::FuncOp function,
-                                llvm::StringRef name, mlir::Attribute value) {
-  for (unsigned i = 0, e = function.getNumArguments(); i < e; ++i)
-    if (function.getArgAttr(i, name) == value)
-      return function.getArgument(i);
-  return {};
-}
+  mlir::BlockArgument add(mlir::Type type, mlir::DictionaryAttr dictionary,
+                          mlir::Location loc) {
+    attributes.push_back(dictionary);
+    remember(function.getBody().front().addArgument(type, loc));
+    return function.getBody().front().getArguments().back();
+  }
 
-// The argument for the state or run-time number `value`, added if missing.
-inline mlir::Value getOrAddArgument(mlir::func::FuncOp function,
-                                    mlir::Type type, llvm::StringRef name,
-                                    mlir::Attribute value, mlir::Location loc) {
-  if (mlir::Value found = findArgument(function, name, value))
-    return found;
-  return appendArgument(function, type, name, value, loc);
-}
+  // The argument with `{name = value}`, added if there is none.
+  mlir::Value getOrAdd(mlir::Type type, llvm::StringRef name,
+                       mlir::Attribute value, mlir::Location loc) {
+    mlir::Builder b(function.getContext());
+    auto found = known.find({b.getStringAttr(name), value});
+    if (found != known.end())
+      return found->second;
+    return add(type, b.getDictionaryAttr(b.getNamedAttr(name, value)), loc);
+  }
+
+  void finish() {
+    mlir::Builder b(function.getContext());
+    function.setFunctionType(
+        b.getFunctionType(function.getBody().front().getArgumentTypes(),
+                          function.getFunctionType().getResults()));
+    function.setArgAttrsAttr(b.getArrayAttr(attributes));
+  }
+
+private:
+  void remember(mlir::BlockArgument argument) {
+    auto dictionary = mlir::dyn_cast_or_null<mlir::DictionaryAttr>(
+        attributes[argument.getArgNumber()]);
+    if (!dictionary)
+      attributes[argument.getArgNumber()] = dictionary =
+          mlir::DictionaryAttr::get(function.getContext());
+    for (mlir::NamedAttribute attribute : dictionary)
+      known[{attribute.getName(), attribute.getValue()}] = argument;
+  }
+
+  mlir::func::FuncOp function;
+  mlir::SmallVector<mlir::Attribute> attributes;
+  llvm::DenseMap<std::pair<mlir::Attribute, mlir::Attribute>, mlir::Value>
+      known;
+};
 
 // A result to be: a value and the attribute that ties it to the world.
 struct TiedResult {
@@ -66,7 +90,7 @@ inline void setResults(mlir::func::FuncOp function,
   mlir::Operation *terminator = function.getBody().back().getTerminator();
   terminator->setOperands(values);
   function.setFunctionType(
-      b.getFunctionType(function.getArgumentTypes(), types));
+      b.getFunctionType(function.getBody().front().getArgumentTypes(), types));
   function.setResAttrsAttr(b.getArrayAttr(attributes));
 }
 

@@ -20,14 +20,19 @@ public:
 
   static Type typeOf(Value v) { return mlir::cast<Type>(v.getType()); }
 
-  Value constant(Type type, double value) {
+  Value constant(Type type, double number) {
     mlir::Attribute element;
     if (mlir::isa<mlir::FloatType>(type.getElementType()))
-      element = b.getFloatAttr(type.getElementType(), value);
+      element = b.getFloatAttr(type.getElementType(), number);
     else
-      element = b.getIntegerAttr(type.getElementType(), int64_t(value));
-    return b.create<mlir::arith::ConstantOp>(
-        loc, mlir::DenseElementsAttr::get(type, element));
+      element = b.getIntegerAttr(type.getElementType(), int64_t(number));
+    // A constant has a static shape; where rows are counted at run time, one
+    // number is repeated.
+    Type constant =
+        type.hasStaticShape() ? type : Type::get({}, type.getElementType());
+    Value value = b.create<mlir::arith::ConstantOp>(
+        loc, mlir::DenseElementsAttr::get(constant, element));
+    return type.hasStaticShape() ? value : broadcastScalar(value, type);
   }
   Value add(Value x, Value y) {
     return b.create<mlir::arith::AddFOp>(loc, x, y);

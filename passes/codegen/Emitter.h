@@ -34,6 +34,8 @@ LMC_KERNEL_KIND(Scatter)
 LMC_KERNEL_KIND(Attention)
 LMC_KERNEL_KIND(AttentionGrad)
 LMC_KERNEL_KIND(Rope)
+LMC_KERNEL_KIND(CacheWrite)
+LMC_KERNEL_KIND(PagedAttention)
 #undef LMC_KERNEL_KIND
 
 // The grid and the loops of any kind.

@@ -320,8 +320,11 @@ Value Evaluator::computeGather(lm::EmbeddingOp op, Level level) {
     op.emitOpError() << "must gather from an argument of the kernel";
     return {};
   }
-  Value valid = builder.create<arith::CmpIOp>(
-      b.loc, arith::CmpIPredicate::ult, index, b.i32(table.getDimSize(0)));
+  // The rows of a table that a step computes are counted at run time; who
+  // gives the indices keeps them below.
+  int64_t numRows = table.isDynamicDim(0) ? INT32_MAX : table.getDimSize(0);
+  Value valid = builder.create<arith::CmpIOp>(b.loc, arith::CmpIPredicate::ult,
+                                              index, b.i32(numRows));
   Value safe = b.toI64(b.select(valid, index, b.i32(0)));
   // The row's elements are the columns.
   int64_t width = 1;

@@ -45,10 +45,15 @@ LogicalResult codegen::planKernel(plan::KernelOp kernel, KernelFacts &facts) {
     return planAttentionGrad(kernel, facts);
   if (kind == "rope")
     return planRope(kernel, facts);
+  if (kind == "cache_write")
+    return planCacheWrite(kernel, facts);
+  if (kind == "paged_attention")
+    return planPagedAttention(kernel, facts);
   return kernel.emitOpError()
          << "has kind '" << kind
          << "', but there are emitters for flat, row, column_reduce, "
-            "contraction, scatter, attention, attention_grad and rope";
+            "contraction, scatter, attention, attention_grad, rope, "
+            "cache_write and paged_attention";
 }
 
 LogicalResult codegen::emitKernel(EmitContext &context) {
@@ -65,6 +70,10 @@ LogicalResult codegen::emitKernel(EmitContext &context) {
     return emitAttention(context);
   if (kind == "attention_grad")
     return emitAttentionGrad(context);
+  if (kind == "cache_write")
+    return emitCacheWrite(context);
+  if (kind == "paged_attention")
+    return emitPagedAttention(context);
   return emitRope(context);
 }
 

@@ -18,9 +18,11 @@ inline mlir::Value firstRow(mlir::OpBuilder &builder, mlir::Location loc,
   lm::TensorMath m(builder, loc);
   mlir::Value index;
   for (llvm::StringRef axis : axes) {
+    lm::ProgramArguments arguments(function);
     mlir::Value coordinate =
-        lm::getOrAddArgument(function, type, lm::kScalarAttr,
-                             builder.getStringAttr("coordinate." + axis), loc);
+        arguments.getOrAdd(type, lm::kScalarAttr,
+                           builder.getStringAttr("coordinate." + axis), loc);
+    arguments.finish();
     if (!index) {
       index = coordinate;
       continue;

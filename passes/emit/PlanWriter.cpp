@@ -206,8 +206,14 @@ LogicalResult PlanWriter::writePort(Op op, plan::Port *port) {
     return failure();
   port->set_name(op.getName().str());
   port->set_dtype(*dtype);
+  // A leading dim that is counted at run time is given at its bound.
+  int64_t rowBytes = type.getElementTypeBitWidth() / 8;
   for (int64_t size : type.getShape())
-    port->add_shape(size);
+    rowBytes *= ShapedType::isDynamic(size) ? 1 : size;
+  for (int64_t size : type.getShape())
+    port->add_shape(ShapedType::isDynamic(size)
+                        ? op.getSlice().getBytes() / rowBytes
+                        : size);
   port->set_micro_batches(op.getMicroBatches());
   if (op.getName() == "tokens" || op.getName() == "targets")
     port->set_vocabulary(plan.vocabulary());

@@ -4,6 +4,8 @@
 #include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
 
+#include <optional>
+
 namespace lmc::lm {
 #define GEN_PASS_DEF_BUILDUPDATE
 #include "passes/lm/Passes.h.inc"
@@ -31,16 +33,17 @@ public:
     builder.setInsertionPointToStart(function.addEntryBlock());
     builder.create<func::ReturnOp>(loc);
     builder.setInsertionPoint(function.getBody().front().getTerminator());
+    arguments.emplace(function);
   }
 
   Value state(StringRef name, RankedTensorType type) {
-    return getOrAddArgument(function, type, kStateAttr,
-                            FlatSymbolRefAttr::get(builder.getContext(), name),
-                            loc);
+    return arguments->getOrAdd(
+        type, kStateAttr, FlatSymbolRefAttr::get(builder.getContext(), name),
+        loc);
   }
   Value scalar(StringRef name) {
-    return getOrAddArgument(function, scalarType(), kScalarAttr,
-                            builder.getStringAttr(name), loc);
+    return arguments->getOrAdd(scalarType(), kScalarAttr,
+                               builder.getStringAttr(name), loc);
   }
   RankedTensorType scalarType() {
     return RankedTensorType::get({}, builder.getF32Type());
@@ -52,13 +55,17 @@ public:
   void output(Value value, StringRef name) {
     results.push_back({value, kOutputAttr, builder.getStringAttr(name)});
   }
-  void finish() { setResults(function, results); }
+  void finish() {
+    arguments->finish();
+    setResults(function, results);
+  }
 
   OpBuilder builder;
   Location loc;
 
 private:
   func::FuncOp function;
+  std::optional<ProgramArguments> arguments;
   SmallVector<TiedResult> results;
 };
 

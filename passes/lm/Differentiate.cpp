@@ -117,8 +117,8 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
   }
 
   // Sums over micro-batches of the scalar outputs, as states.
-  void accumulateOutputs(func::FuncOp function, OpBuilder &builder,
-                         SymbolTable &symbols,
+  void accumulateOutputs(func::FuncOp function, ProgramArguments &arguments,
+                         OpBuilder &builder, SymbolTable &symbols,
                          SmallVectorImpl<TiedResult> &results) {
     Operation *terminator = function.getBody().front().getTerminator();
     for (unsigned i = 0, e = function.getNumResults(); i < e; ++i) {
@@ -126,8 +126,9 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
       if (!output)
         continue;
       Value value = terminator->getOperand(i);
-      Value old = accumulatorFor(function, symbols, output.getValue(), {},
-                                 cast<RankedTensorType>(value.getType()));
+      Value old =
+          accumulatorFor(function, arguments, symbols, output.getValue(), {},
+                         cast<RankedTensorType>(value.getType()));
       Value sum = builder.create<AccumulateOp>(value.getLoc(), old, value);
       results.push_back({sum, kStateAttr, FlatSymbolRefAttr::get(output)});
     }
@@ -135,9 +136,9 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
 
   // The argument that holds the accumulator `name`; the state is declared
   // where it is not yet.
-  Value accumulatorFor(func::FuncOp function, SymbolTable &symbols,
-                       StringRef name, StringAttr parameter,
-                       RankedTensorType type) {
+  Value accumulatorFor(func::FuncOp function, ProgramArguments &arguments,
+                       SymbolTable &symbols, StringRef name,
+                       StringAttr parameter, RankedTensorType type) {
     OpBuilder b(function);
     if (!symbols.lookup(name)) {
       auto state = b.create<StateOp>(
@@ -148,9 +149,9 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
           /*values=*/nullptr);
       symbols.insert(state, Block::iterator(function));
     }
-    return getOrAddArgument(function, type, kStateAttr,
-                            FlatSymbolRefAttr::get(&getContext(), name),
-                            function.getLoc());
+    return arguments.getOrAdd(type, kStateAttr,
+                              FlatSymbolRefAttr::get(&getContext(), name),
+                              function.getLoc());
   }
 
   LogicalResult finishEvaluate(func::FuncOp function, SymbolTable &symbols) {
@@ -162,7 +163,9 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
     function->setAttr(kProgramAttr, StringAttr::get(&getContext(), "evaluate"));
     OpBuilder builder(function.getBody().front().getTerminator());
     SmallVector<TiedResult> results;
-    accumulateOutputs(function, builder, symbols, results);
+    ProgramArguments arguments(function);
+    accumulateOutputs(function, arguments, builder, symbols, results);
+    arguments.finish();
     setResults(function, results);
     return success();
   }
@@ -196,9 +199,12 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
     }
 
     SmallVector<TiedResult> results;
+    ProgramArguments arguments(function);
     for (unsigned i = 0, e = function.getNumArguments(); i < e; ++i)
-      collectGradient(function, i, builder, symbols, gradients, results);
-    accumulateOutputs(function, builder, symbols, results);
+      collectGradient(function, i, arguments, builder, symbols, gradients,
+                      results);
+    accumulateOutputs(function, arguments, builder, symbols, results);
+    arguments.finish();
     setResults(function, results);
     symbols.remove(function);
     function.setName("step");
@@ -209,8 +215,8 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
   // Adds the gradients of the parameter in argument `index`, one behind the
   // other, to its accumulator.
   void collectGradient(func::FuncOp function, unsigned index,
-                       OpBuilder &builder, SymbolTable &symbols,
-                       const GradientMap &gradients,
+                       ProgramArguments &arguments, OpBuilder &builder,
+                       SymbolTable &symbols, const GradientMap &gradients,
                        SmallVectorImpl<TiedResult> &results) {
     auto state =
         function.getArgAttrOfType<FlatSymbolRefAttr>(index, kStateAttr);
@@ -227,8 +233,8 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
     }
     std::string name = (parameter.getSymName() + ".gradient").str();
     Value sum =
-        accumulatorFor(function, symbols, name, parameter.getSymNameAttr(),
-                       parameter.getTensorType());
+        accumulatorFor(function, arguments, symbols, name,
+                       parameter.getSymNameAttr(), parameter.getTensorType());
     bool first = true;
     for (Value part : found->second) {
       // Each part is added right behind its producer, so that it need not be

@@ -39,19 +39,20 @@ func::FuncOp buildPart(func::FuncOp step, const Part &part,
   Operation *terminator = builder.create<func::ReturnOp>(step.getLoc());
   builder.setInsertionPoint(terminator);
   IRMapping mapping;
+  ProgramArguments arguments(function);
   for (Value value : part.arguments) {
-    unsigned index = function.getNumArguments();
     DictionaryAttr attributes;
     if (auto argument = dyn_cast<BlockArgument>(value))
       attributes = step.getArgAttrDict(argument.getArgNumber());
     else
       attributes = builder.getDictionaryAttr(
           builder.getNamedAttr(kSavedAttr, saved.lookup(value)));
-    function.insertArgument(index, value.getType(), attributes, value.getLoc());
-    mapping.map(value, function.getArgument(index));
+    mapping.map(value,
+                arguments.add(value.getType(), attributes, value.getLoc()));
   }
   for (Operation *op : part.ops)
     builder.clone(*op, mapping);
+  arguments.finish();
   SmallVector<TiedResult> results(part.results);
   for (TiedResult &result : results)
     result.value = mapping.lookup(result.value);

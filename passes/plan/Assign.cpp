@@ -62,7 +62,7 @@ private:
   LogicalResult findAllHomes();
   LogicalResult collectPorts();
   LogicalResult addPort(Program &program, Ports &ports, StringRef name,
-                        Type type);
+                        Value value);
   bool fitsOneLineOfTime();
 
   void placeStates();
@@ -189,7 +189,8 @@ LogicalResult Assigner::findAllHomes() {
 }
 
 LogicalResult Assigner::addPort(Program &program, Ports &ports, StringRef name,
-                                Type type) {
+                                Value value) {
+  Type type = value.getType();
   Port port{type, program.isPerMicroBatch ? microBatches : 1, 0, 0};
   if (&ports == &scalars)
     port.microBatches = 1;
@@ -203,28 +204,26 @@ LogicalResult Assigner::addPort(Program &program, Ports &ports, StringRef name,
            << "uses \"" << name << "\" " << port.microBatches
            << " times in a step, another program " << entry->second.microBatches
            << " times";
-  FailureOr<int64_t> bytes = getTensorBytes(program.function, type);
-  if (failed(bytes))
-    return failure();
-  entry->second.bytes = *bytes * port.microBatches;
+  entry->second.bytes = program.homes.sizes.bytesOf(value) * port.microBatches;
   return success();
 }
 
 LogicalResult Assigner::collectPorts() {
   for (Program &program : programs) {
     func::FuncOp function = program.function;
-    for (auto [i, type] : llvm::enumerate(function.getArgumentTypes())) {
+    for (auto [i, value] : llvm::enumerate(function.getArguments())) {
       if (auto name = function.getArgAttrOfType<StringAttr>(i, lm::kInputAttr))
-        if (failed(addPort(program, inputs, name.getValue(), type)))
+        if (failed(addPort(program, inputs, name.getValue(), value)))
           return failure();
       if (auto name = function.getArgAttrOfType<StringAttr>(i, lm::kScalarAttr))
-        if (failed(addPort(program, scalars, name.getValue(), type)))
+        if (failed(addPort(program, scalars, name.getValue(), value)))
           return failure();
     }
-    for (auto [i, type] : llvm::enumerate(function.getResultTypes()))
+    Operation *end = function.getBody().front().getTerminator();
+    for (auto [i, value] : llvm::enumerate(end->getOperands()))
       if (auto name =
               function.getResultAttrOfType<StringAttr>(i, lm::kOutputAttr))
-        if (failed(addPort(program, outputs, name.getValue(), type)))
+        if (failed(addPort(program, outputs, name.getValue(), value)))
           return failure();
     for (unsigned i = 0, e = function.getNumArguments(); i < e; ++i)
       if (auto state =
@@ -460,6 +459,11 @@ void Assigner::buildDeclarations() {
        {std::pair(kMicroBatch, microBatches), std::pair(kSlot, slots)})
     if (count > 1)
       builder.create<SymbolOp>(loc, name, name, 0, count - 1, IntegerAttr());
+  if (auto sizes = module->getAttrOfType<DictionaryAttr>(lm::kSizesAttr))
+    for (NamedAttribute size : sizes)
+      builder.create<SymbolOp>(loc, size.getName().getValue(), "size", 0,
+                               cast<IntegerAttr>(size.getValue()).getInt(),
+                               IntegerAttr());
   for (auto &[name, port] : scalars)
     builder.create<ScalarOp>(
         loc, name, port.type,
@@ -502,10 +506,14 @@ void Assigner::buildRun(const Program &program, const Step &step,
   if (accumulates)
     integers.push_back(microBatches > 1 ? linear(0).plus(1, kMicroBatch)
                                         : linear(0));
+  LinearAttr rows;
+  if (StringRef size = program.homes.sizes.rowsOf(launch); !size.empty()) {
+    rows = linear(0).plus(1, size);
+    integers.push_back(rows);
+  }
   builder.create<RunOp>(
       step.loc, launch.getKernelAttr(), builder.getArrayAttr(operands),
-      integers.empty() ? nullptr : builder.getArrayAttr(integers),
-      LinearAttr());
+      integers.empty() ? nullptr : builder.getArrayAttr(integers), rows);
 }
 
 // Axes are indices into the mesh, slowest first.

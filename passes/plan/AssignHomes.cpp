@@ -26,6 +26,10 @@ public:
   }
 
   FailureOr<ProgramHomes> run() {
+    FailureOr<RowSizes> sizes = RowSizes::infer(function, context.symbols);
+    if (failed(sizes))
+      return failure();
+    result.sizes = std::move(*sizes);
     if (failed(numberOperations()) || failed(placeArguments()))
       return failure();
     for (Operation &op : function.getBody().front().without_terminator())
@@ -66,10 +70,7 @@ private:
   void markWritten(Place place, Operation *op);
   Place copyTo(Location loc, Place source, Place target, int64_t bytes);
 
-  int64_t bytesOf(Value value) {
-    auto type = cast<RankedTensorType>(value.getType());
-    return type.getNumElements() * type.getElementTypeBitWidth() / 8;
-  }
+  int64_t bytesOf(Value value) const { return result.sizes.bytesOf(value); }
   Place placeOf(Value value) const {
     return result.resolve(places.lookup(value));
   }
@@ -88,18 +89,6 @@ private:
 };
 
 } // namespace
-
-FailureOr<int64_t> lmc::plan::getTensorBytes(Operation *op, Type type) {
-  auto tensor = dyn_cast<RankedTensorType>(type);
-  if (!tensor || !tensor.hasStaticShape() ||
-      !tensor.getElementType().isIntOrFloat() ||
-      tensor.getElementTypeBitWidth() % 8 != 0)
-    return op->emitOpError()
-           << "has a value of type " << type
-           << "; only tensors of static shape with whole bytes per element "
-              "can be given bytes";
-  return tensor.getNumElements() * tensor.getElementTypeBitWidth() / 8;
-}
 
 // The launch result that `value` is, with its kernel's tie; -1 where not tied.
 static int64_t tiedOperand(SymbolTable &symbols, Value value) {
@@ -133,15 +122,17 @@ LogicalResult HomeFinder::numberOperations() {
                << ", its kernel " << kernel.getFunctionType();
     }
     for (Value value : op.getResults())
-      if (failed(getTensorBytes(&op, value.getType())))
+      if (failed(getTensorBytes(&op, value.getType(),
+                                result.sizes.nameOf(value).empty() ? 0 : 1)))
         return failure();
     if (isa<lm::ReshapeOp, lm::SliceRowsOp>(op))
       continue; // a view reads nothing itself
     for (Value operand : op.getOperands())
       lastRead[operand] = indices[&op];
   }
-  for (Type type : function.getArgumentTypes())
-    if (failed(getTensorBytes(function, type)))
+  for (Value argument : function.getArguments())
+    if (failed(getTensorBytes(function, argument.getType(),
+                              result.sizes.nameOf(argument).empty() ? 0 : 1)))
       return failure();
   Operation *end = function.getBody().front().getTerminator();
   for (auto [number, value] : llvm::enumerate(end->getOperands()))
@@ -217,10 +208,8 @@ void HomeFinder::takeInto(int child, Place parent) {
 bool HomeFinder::isWholeScratch(Value value) const {
   Place place = placeOf(value);
   const Home &home = result.homes[place.home];
-  auto type = cast<RankedTensorType>(value.getType());
   return home.kind == Home::Scratch && place.offset == 0 &&
-         home.bytes ==
-             type.getNumElements() * type.getElementTypeBitWidth() / 8;
+         home.bytes == bytesOf(value);
 }
 
 Place HomeFinder::copyTo(Location loc, Place source, Place target,

@@ -11,6 +11,7 @@
 #define LMC_PASSES_PLAN_ASSIGNHOMES_H
 
 #include "dialects/plan/Plan.h"
+#include "passes/plan/RowSizes.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "llvm/ADT/StringMap.h"
@@ -59,6 +60,7 @@ struct Step {
 
 struct ProgramHomes {
   mlir::func::FuncOp function;
+  RowSizes sizes;
   std::vector<Home> homes;
   std::vector<Step> steps;
   llvm::StringMap<Place> saved; // forward: where each saved value lies
@@ -82,9 +84,6 @@ struct HomesContext {
   // Where forward put the saved values; null for forward itself.
   const ProgramHomes *forward = nullptr;
 };
-
-// The bytes of a static tensor; fails with an error at `op`.
-mlir::FailureOr<int64_t> getTensorBytes(mlir::Operation *op, mlir::Type type);
 
 mlir::FailureOr<ProgramHomes> findHomes(mlir::func::FuncOp function,
                                         const HomesContext &context);

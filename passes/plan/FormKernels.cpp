@@ -76,6 +76,8 @@ bool Outliner::lastUse(Value value, Operation *root,
 int64_t Outliner::findTie(const Group &group, Value result,
                           ArrayRef<Value> arguments, Operation *root,
                           const SmallPtrSetImpl<Operation *> &inside) {
+  if (auto write = result.getDefiningOp<lm::CacheWriteOp>())
+    return llvm::find(arguments, write.getCache()) - arguments.begin();
   auto state = stateOf.find(result);
   if (state == stateOf.end() || group.kind == Kind::Row ||
       group.kind == Kind::Own)

@@ -19,6 +19,21 @@ static ArrayRef<int64_t> shapeOf(Value value) {
   return typeOf(value).getShape();
 }
 
+// Elements of a shape, for comparison; a row count that is known at run time
+// only is a large number.
+static int64_t countElements(ArrayRef<int64_t> shape) {
+  int64_t count = 1;
+  for (int64_t size : shape)
+    count *= ShapedType::isDynamic(size) ? int64_t(1) << 32 : size;
+  return count;
+}
+
+// Brings a kernel of its own, which reads what lies in memory.
+static bool bringsKernel(Operation *op) {
+  return isa<lm::RopeOp, lm::AttentionOp, lm::AttentionGradOp, lm::CacheWriteOp,
+             lm::PagedAttentionOp>(op);
+}
+
 static bool isView(Operation *op) {
   return isa<lm::ReshapeOp, lm::SliceRowsOp, lm::ConcatRowsOp>(op);
 }
@@ -67,7 +82,7 @@ static int64_t splitOf(lm::BroadcastOp op) {
 static LogicalResult classify(Unit &unit) {
   auto largest = [&](Value value) {
     if (unit.shape.empty() ||
-        lm::product(shapeOf(value)) > lm::product(unit.shape))
+        countElements(shapeOf(value)) > countElements(unit.shape))
       unit.shape.assign(shapeOf(value).begin(), shapeOf(value).end());
   };
   for (Operation *op : unit.ops) {
@@ -79,7 +94,7 @@ static LogicalResult classify(Unit &unit) {
                                               contract.getLhsDims().size());
     } else if (isa<lm::EmbeddingGradOp>(op)) {
       unit.kind = Kind::Scatter;
-    } else if (isa<lm::RopeOp, lm::AttentionOp, lm::AttentionGradOp>(op)) {
+    } else if (bringsKernel(op)) {
       unit.kind = Kind::Own;
     } else if (auto embedding = dyn_cast<lm::EmbeddingOp>(op)) {
       unit.kind = Kind::Row;
@@ -180,8 +195,8 @@ LogicalResult ProgramKernels::findUnits() {
       continue;
     bool exists = llvm::any_of(op.getUsers(), [](Operation *user) {
       return standsAlone(user) || user->hasTrait<OpTrait::IsTerminator>() ||
-             isa<lm::ContractOp, lm::AttentionOp, lm::AttentionGradOp,
-                 lm::RopeOp, lm::EmbeddingGradOp>(user);
+             bringsKernel(user) ||
+             isa<lm::ContractOp, lm::EmbeddingGradOp>(user);
     });
     if (isRepeated(&op) && !exists)
       continue;
@@ -249,6 +264,18 @@ bool ProgramKernels::readable(Value value, const Group &group,
           }));
 }
 
+// A kernel gathers rows of memory, not of a value that it is about to write.
+bool ProgramKernels::isTableFromWithin(
+    Operation *op, Value operand, const Group &group,
+    const SmallPtrSetImpl<Unit *> &joining) const {
+  auto gather = dyn_cast<lm::EmbeddingOp>(op);
+  if (!gather || gather.getTable() != operand || !operand.getDefiningOp())
+    return false;
+  Unit *unit = unitOf(operand.getDefiningOp());
+  return unit && (unit->group < 0 || joining.contains(unit) ||
+                  llvm::is_contained(group.units, unit));
+}
+
 bool ProgramKernels::tryJoin(Group &group, int index, Unit *unit) {
   SmallPtrSet<Unit *, 8> joining;
   SmallVector<Unit *> work{unit};
@@ -260,7 +287,8 @@ bool ProgramKernels::tryJoin(Group &group, int index, Unit *unit) {
     SmallVector<Unit *> pulled;
     for (Operation *op : next->ops)
       for (Value operand : op->getOperands())
-        if (!readable(operand, group, joining, pulled))
+        if (isTableFromWithin(op, operand, group, joining) ||
+            !readable(operand, group, joining, pulled))
           return false;
     for (Unit *p : pulled)
       if (joining.insert(p).second)

@@ -89,6 +89,9 @@ private:
   bool readable(mlir::Value value, const Group &group,
                 const llvm::SmallPtrSetImpl<Unit *> &joining,
                 mlir::SmallVectorImpl<Unit *> &pulled) const;
+  bool isTableFromWithin(mlir::Operation *op, mlir::Value operand,
+                         const Group &group,
+                         const llvm::SmallPtrSetImpl<Unit *> &joining) const;
   bool tryJoin(Group &group, int index, Unit *unit);
   void grow(Group &group, int index);
 

@@ -4,48 +4,45 @@
 #include "runtime/train/Batches.h"
 
 #include <cmath>
-#include <cstring>
 
 namespace lmc::runtime {
 
-static Status checkTokens(const plan::Plan &plan, const int32_t *tokens,
-                          int64_t count) {
+Status checkTokens(int64_t vocabulary, const int32_t *tokens, int64_t count) {
   for (int64_t i = 0; i < count; ++i)
-    if (tokens[i] < 0 || tokens[i] >= plan.vocabulary())
+    if (tokens[i] < 0 || tokens[i] >= vocabulary)
       return wrongInput("token {} is {}, beyond the vocabulary of {}", i,
-                        tokens[i], plan.vocabulary())
+                        tokens[i], vocabulary)
           .help("make the tokens with the tokenizer of this model");
   return Status();
 }
 
-Status scoreSequence(Executor &executor, const int32_t *tokens, int64_t count,
+Status scoreSequence(StepModel &model, const int32_t *tokens, int64_t count,
                      const LogitRows &rows) {
-  const plan::Plan &plan = executor.plan();
-  LMC_RETURN_IF_ERROR(checkTokens(plan, tokens, count));
-  const plan::Port *tokenPort = findInput(plan, "tokens");
-  const plan::Port *positionPort = findInput(plan, "positions");
-  const plan::Port *logitPort = findOutput(plan, "logits");
-  int schedule = executor.findSchedule("score");
-  if (!tokenPort || !positionPort || !logitPort || schedule < 0)
-    return wrongInput("the plan cannot give logits")
-        .help("compile with --mode=infer");
-  int64_t length = plan.sequence_length();
-  if (count > length)
+  LMC_RETURN_IF_ERROR(checkTokens(model.vocabulary(), tokens, count));
+  if (count > model.maxLength())
     return wrongInput("a sequence has {} tokens, the plan takes {}", count,
-                      length)
+                      model.maxLength())
         .help("compile with --max-length={}", count);
-  std::vector<int32_t> padded(size_t(length), 0), positions(size_t(length), 0);
-  std::memcpy(padded.data(), tokens, size_t(count) * 4);
-  for (int64_t i = 0; i < length; ++i)
-    positions[size_t(i)] = int32_t(i);
-  executor.device().write(executor.address(tokenPort->slice()), padded.data(),
-                          length * 4);
-  executor.device().write(executor.address(positionPort->slice()),
-                          positions.data(), length * 4);
-  LMC_RETURN_IF_ERROR(executor.run(schedule));
-  rows(0, count,
-       reinterpret_cast<const float *>(executor.address(logitPort->slice())));
-  return Status();
+  int row = model.cache().open(count);
+  if (row < 0)
+    return wrongInput("a sequence of {} tokens needs {} pages of the cache, "
+                      "which has {}",
+                      count, model.cache().pagesFor(count),
+                      model.cache().numFreePages())
+        .help("compile with --cache-pages={}", model.cache().pagesFor(count));
+  int64_t chunk = std::min(model.maxTokens(), model.maxLogits());
+  Status status;
+  for (int64_t first = 0; first < count && status.ok(); first += chunk) {
+    model.begin();
+    int64_t end = std::min(first + chunk, count);
+    for (int64_t i = first; i < end; ++i)
+      model.add(row, i, tokens[i], /*wantsLogits=*/true);
+    status = model.run();
+    if (status.ok())
+      rows(first, end - first, model.logits(0));
+  }
+  model.cache().close(row);
+  return status;
 }
 
 /// log(sum of exp) - logit of the target.
@@ -86,18 +83,19 @@ evaluateWithSchedule(Executor &executor, const TokenData &data, int schedule) {
 
 static StatusOr<Loss>
 evaluateWithLogits(Executor &executor, const TokenData &data, int64_t length) {
-  int64_t vocabulary = executor.plan().vocabulary();
+  LMC_ASSIGN_OR_RETURN(StepModel model, StepModel::create(executor));
+  int64_t vocabulary = model.vocabulary();
   Loss result;
   std::vector<int32_t> tokens(size_t(length) + 1);
   for (int64_t first = 0; first + length < data.size(); first += length) {
     for (int64_t i = 0; i <= length; ++i)
       tokens[size_t(i)] = data.token(first + i);
-    if (Status status = checkTokens(executor.plan(), tokens.data(), length + 1);
+    if (Status status = checkTokens(vocabulary, tokens.data(), length + 1);
         !status.ok())
       return std::move(status).note("in the sample from token {} of {} on",
                                     first, data.path());
     LMC_RETURN_IF_ERROR(scoreSequence(
-        executor, tokens.data(), length,
+        model, tokens.data(), length,
         [&](int64_t row, int64_t count, const float *logits) {
           for (int64_t i = 0; i < count; ++i) {
             int64_t target = row + i + 1;

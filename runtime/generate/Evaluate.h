@@ -3,7 +3,7 @@
 #define LMC_RUNTIME_GENERATE_EVALUATE_H
 
 #include "runtime/data/TokenData.h"
-#include "runtime/exec/Executor.h"
+#include "runtime/generate/StepModel.h"
 
 #include <functional>
 
@@ -13,10 +13,13 @@ namespace lmc::runtime {
 using LogitRows =
     std::function<void(int64_t first, int64_t count, const float *logits)>;
 
-/// Runs one sequence through an inference plan and hands out its logits in
-/// order. WrongInput for a token beyond the vocabulary or a sequence beyond
-/// the plan's length.
-Status scoreSequence(Executor &executor, const int32_t *tokens, int64_t count,
+/// WrongInput for a token beyond the vocabulary.
+Status checkTokens(int64_t vocabulary, const int32_t *tokens, int64_t count);
+
+/// Runs one sequence through an inference plan, in steps as large as it allows,
+/// and hands out its logits in order. WrongInput for a token beyond the
+/// vocabulary or a sequence beyond the plan's length.
+Status scoreSequence(StepModel &model, const int32_t *tokens, int64_t count,
                      const LogitRows &rows);
 
 struct Loss {

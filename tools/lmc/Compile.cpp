@@ -89,7 +89,8 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
                    const Resolved &resolved, const Plugins &plugins) {
   Builder b(module.getContext());
   const PipelineOptions &p = resolved.pipeline;
-  module->setAttr("lm.sequence", b.getI64IntegerAttr(p.sequence));
+  if (p.train)
+    module->setAttr("lm.sequence", b.getI64IntegerAttr(p.sequence));
   module->setAttr("lm.micro_batch", b.getI64IntegerAttr(p.microBatch));
   module->setAttr("lm.micro_batches", b.getI64IntegerAttr(p.microBatches));
   module->setAttr("lm.global_batch", b.getI64IntegerAttr(p.globalBatch));
@@ -111,6 +112,8 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
   llvm::SmallVector<NamedAttribute> cameFrom = {text("mode", settings.mode),
                                                 text("target", settings.target),
                                                 text("model", settings.model)};
+  if (!p.train)
+    cameFrom.push_back(text("page_size", std::to_string(settings.pageSize)));
   if (std::string loaded = plugins.describe(); !loaded.empty())
     cameFrom.push_back(text("plugins", loaded));
   if (!settings.passes.empty())
@@ -240,6 +243,11 @@ int lmc::compile(const CompileSettings &settings) {
   importOptions.train = resolved.pipeline.train;
   if (!importOptions.train && settings.maxLength)
     importOptions.sequence = settings.maxLength;
+  importOptions.maxTokens = settings.maxTokens;
+  importOptions.maxLogits = settings.maxLogits;
+  importOptions.maxSequences = settings.maxSequences;
+  importOptions.pageSize = settings.pageSize;
+  importOptions.cachePages = settings.cachePages;
   importOptions.resetAtDocument =
       settings.resetAtDocument || resolved.train.reset_at_document();
   importOptions.strict = settings.strict;
@@ -247,7 +255,8 @@ int lmc::compile(const CompileSettings &settings) {
       frontend::importModel(settings.model, importOptions, context);
   if (!module)
     return kWrongInput;
-  resolved.pipeline.sequence = sequenceOf(*module);
+  if (resolved.pipeline.train)
+    resolved.pipeline.sequence = sequenceOf(*module);
   setAttributes(*module, settings, resolved, plugins);
 
   for (auto [index, phase] : llvm::enumerate(allPhases())) {

@@ -26,6 +26,8 @@ struct CompileSettings {
   int64_t maxSequences = 8;         // at once
   int64_t maxLength = 0;            // of one; 0: the model's longest
   int64_t pageSize = 16;            // tokens of a page of the cache
+  int64_t cachePages = 0;           // 0: for max-sequences of max-length
+  int64_t maxLogits = 0;            // rows of logits of a step; 0: up to 128
   std::vector<std::string> plugins; // paths
   std::vector<std::string> passes;  // after-PHASE:PASS
   bool resetAtDocument = false;

@@ -51,6 +51,14 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
                 "inference: tokens of one page of the cache")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  c->add_option("--cache-pages", s.cachePages,
+                "inference: pages of the cache (default: enough for "
+                "max-sequences of max-length)")
+      ->check(CLI::PositiveNumber);
+  c->add_option("--max-logits", s.maxLogits,
+                "inference: tokens of one step whose logits are computed "
+                "(default: up to 128)")
+      ->check(CLI::PositiveNumber);
   c->add_flag("--reset-at-document", s.resetAtDocument,
               "a token sees only tokens of its own document");
   c->add_flag("--strict", s.strict,

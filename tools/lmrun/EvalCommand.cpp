@@ -18,6 +18,7 @@ struct EvalFlags {
 } // namespace
 
 static Status writeLogits(Executor &executor, const EvalFlags &flags) {
+  LMC_ASSIGN_OR_RETURN(StepModel model, StepModel::create(executor));
   LMC_ASSIGN_OR_RETURN(TokenArray tokens, readTokenArray(flags.input));
   if (tokens.shape.size() == 1)
     tokens.shape.insert(tokens.shape.begin(), 1);
@@ -30,11 +31,11 @@ static Status writeLogits(Executor &executor, const EvalFlags &flags) {
       NpyWriter writer,
       NpyWriter::create(flags.output, {samples, length, vocabulary}));
   for (int64_t sample = 0; sample < samples; ++sample)
-    if (Status status = scoreSequence(
-            executor, tokens.values.data() + sample * length, length,
-            [&](int64_t, int64_t count, const float *logits) {
-              writer.write(logits, count * vocabulary);
-            });
+    if (Status status =
+            scoreSequence(model, tokens.values.data() + sample * length, length,
+                          [&](int64_t, int64_t count, const float *logits) {
+                            writer.write(logits, count * vocabulary);
+                          });
         !status.ok())
       return std::move(status).prepend(
           fmt::format("sample {} of {}", sample, flags.input));
