@@ -163,8 +163,10 @@ LogicalResult BorderChecker::checkRun(plan::RunOp op) {
            << " operands to a kernel of " << wanted.size() << " pointers";
   for (auto [index, attr] : llvm::enumerate(op.getOperands())) {
     auto operand = cast<plan::OperandAttr>(attr);
+    // Rows that are known at run time only are given at their bound.
+    bool sized = cast<RankedTensorType>(wanted[index].type).hasStaticShape();
     if (operand.getAccess() != wanted[index].access ||
-        operand.getSlice().getBytes() != bytesOf(wanted[index].type))
+        (sized && operand.getSlice().getBytes() != bytesOf(wanted[index].type)))
       return op.emitOpError() // B3
              << "gives operand " << index << " as "
              << operand.getAccess().getValue() << " of "
@@ -175,11 +177,14 @@ LogicalResult BorderChecker::checkRun(plan::RunOp op) {
       kernel.getBody()
           .walk([](lm::AccumulateOp) { return WalkResult::interrupt(); })
           .wasInterrupted();
+  bool takesRows = llvm::any_of(wanted, [](const Wanted &one) {
+    return !cast<RankedTensorType>(one.type).hasStaticShape();
+  });
   size_t given = op.getIntegers() ? op.getIntegers()->size() : 0;
-  if (given != size_t(accumulates))
-    return op.emitOpError()
-           << "gives " << given // B3
-           << " integers to a kernel that takes " << int(accumulates);
+  size_t takes = size_t(accumulates) + size_t(takesRows);
+  if (given != takes)
+    return op.emitOpError() << "gives " << given // B3
+                            << " integers to a kernel that takes " << takes;
   return success();
 }
 
