@@ -2,8 +2,10 @@
 // each stands where it does.
 #include "passes/Pipeline.h"
 
+#include "passes/dist/Passes.h"
 #include "passes/lm/Passes.h"
 #include "passes/plan/Passes.h"
+#include "passes/verify/Passes.h"
 
 #include "mlir/Transforms/Passes.h"
 
@@ -12,6 +14,7 @@ using namespace lmc;
 
 static constexpr std::pair<Phase, llvm::StringLiteral> kPhases[] = {
     {Phase::Import, "import"},   {Phase::Differentiate, "differentiate"},
+    {Phase::Shard, "shard"},     {Phase::Partition, "partition"},
     {Phase::Kernels, "kernels"}, {Phase::Schedule, "schedule"},
     {Phase::Assign, "assign"},   {Phase::Emit, "emit"},
 };
@@ -55,7 +58,25 @@ static void addDifferentiate(OpPassManager &manager,
   lm::BuildUpdateOptions update;
   update.seed = seed;
   manager.addPass(lm::createBuildUpdate(update));
-  // Both sides of the loss are in one function now; later they are not.
+}
+
+// Shard: the strategy marks a few tensors, propagation does the rest. States
+// and programs of the whole step are there, so that they agree.
+static void addShard(OpPassManager &manager, const PipelineOptions &options) {
+  dist::MarkShardingsOptions mark;
+  mark.sizes = options.mesh;
+  manager.addPass(dist::createMarkShardings(mark));
+  manager.addPass(dist::createPropagateShardings());
+}
+
+// Partition: from here on, shapes are one rank's.
+static void addPartition(OpPassManager &manager,
+                         const PipelineOptions &options) {
+  manager.addPass(dist::createPartition());
+  if (!options.train)
+    return;
+  // Chunks are of local rows. Both sides of the loss are in one function now;
+  // later they are not.
   lm::ChunkLossOptions chunk;
   chunk.chunkBytes = options.lossChunkBytes;
   manager.addPass(lm::createChunkLoss(chunk));
@@ -78,6 +99,10 @@ void lmc::addPhase(OpPassManager &manager, Phase phase,
     return;
   case Phase::Differentiate:
     return addDifferentiate(manager, options);
+  case Phase::Shard:
+    return addShard(manager, options);
+  case Phase::Partition:
+    return addPartition(manager, options);
   case Phase::Kernels:
     return addKernels(manager);
   case Phase::Schedule:
@@ -85,6 +110,8 @@ void lmc::addPhase(OpPassManager &manager, Phase phase,
     return;
   case Phase::Assign:
     manager.addPass(plan::createAssign());
+    // Emit and the runtime take offsets as they are.
+    manager.addPass(verify::createVerifyAssigned());
     return;
   }
 }

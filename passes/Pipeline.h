@@ -3,6 +3,7 @@
 #define LMC_PASSES_PIPELINE_H
 
 #include "mlir/Pass/PassManager.h"
+#include "llvm/ADT/SmallVector.h"
 
 #include <optional>
 #include <string>
@@ -13,6 +14,8 @@ namespace lmc {
 enum class Phase {
   Import,
   Differentiate,
+  Shard,
+  Partition,
   Kernels,
   Schedule,
   Assign,
@@ -29,6 +32,8 @@ struct PipelineOptions {
   int64_t microBatches = 1; // per step
   int64_t globalBatch = 1;  // samples per step
   int64_t sequence = 1;     // tokens per sample
+  // Sizes of the mesh axes pp, dp, fsdp, cp, ep, tp.
+  llvm::SmallVector<int64_t> mesh = {1, 1, 1, 1, 1, 1};
   int64_t lossChunkBytes = int64_t(128) << 20;
 };
 

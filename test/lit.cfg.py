@@ -12,7 +12,7 @@ config.test_source_root = os.path.join(config.lmc_source, "test")
 config.test_exec_root = os.path.join(config.lmc_build, "test")
 # Not lit's: goldens and data are read by tests, the others have a run script.
 config.excludes = ["goldens", "data", "bench", "numerics", "fuzz", "faults",
-                   "mesh"]
+                   "mesh", "plugin"]
 
 programs = os.path.join(config.lmc_build, "bin")
 config.environment["PATH"] = os.pathsep.join(

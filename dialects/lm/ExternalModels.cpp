@@ -13,8 +13,7 @@ using Gradients = SmallVectorImpl<Value>;
 
 // `Derive` turns (math, op, gradient of the result) into operand gradients.
 template <typename Op, void (*Derive)(TensorMath &, Op, Value, Gradients &)>
-struct Model
-    : Differentiable::ExternalModel<Model<Op, Derive>, Op> {
+struct Model : Differentiable::ExternalModel<Model<Op, Derive>, Op> {
   LogicalResult buildBackward(Operation *op, OpBuilder &builder,
                               ArrayRef<Value> resultGradients, ArrayRef<bool>,
                               Gradients &gradients) const {

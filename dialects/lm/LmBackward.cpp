@@ -62,10 +62,9 @@ LogicalResult LinearOp::buildBackward(OpBuilder &builder,
                    gradients);
   if (getBias()) {
     TensorMath m(builder, getLoc());
-    gradients.push_back(
-        wanted[2] ? m.sumLeading(resultGradients[0],
-                                 typeOf(getBias()).getRank())
-                  : Value());
+    gradients.push_back(wanted[2] ? m.sumLeading(resultGradients[0],
+                                                 typeOf(getBias()).getRank())
+                                  : Value());
   }
   return success();
 }
@@ -102,8 +101,8 @@ LogicalResult ReduceOp::buildBackward(OpBuilder &builder,
 LogicalResult ReshapeOp::buildBackward(OpBuilder &builder,
                                        ArrayRef<Value> resultGradients,
                                        ArrayRef<bool>, Gradients &gradients) {
-  gradients.push_back(builder.create<ReshapeOp>(
-      getLoc(), getInput().getType(), resultGradients[0]));
+  gradients.push_back(builder.create<ReshapeOp>(getLoc(), getInput().getType(),
+                                                resultGradients[0]));
   return success();
 }
 

@@ -53,8 +53,7 @@ LogicalResult SiluOp::decompose(OpBuilder &builder, Results &results) {
 LogicalResult ReluOp::decompose(OpBuilder &builder, Results &results) {
   TensorMath m(builder, getLoc());
   Value zero = m.constant(typeOf(getInput()), 0.0);
-  Value positive =
-      m.compare(arith::CmpFPredicate::OGT, getInput(), zero);
+  Value positive = m.compare(arith::CmpFPredicate::OGT, getInput(), zero);
   results.push_back(m.select(positive, getInput(), zero));
   return success();
 }
@@ -101,8 +100,7 @@ LogicalResult LayerNormInputGradOp::decompose(OpBuilder &builder,
   auto type = typeOf(getInput());
   double reciprocal = 1.0 / type.getShape().back();
   Value rstd = m.broadcastPrefix(getRstd(), type);
-  Value n =
-      m.mul(m.sub(getInput(), m.broadcastPrefix(getMean(), type)), rstd);
+  Value n = m.mul(m.sub(getInput(), m.broadcastPrefix(getMean(), type)), rstd);
   Value h = m.mul(getGradient(), m.broadcastSuffix(getWeight(), type));
   Value meanH = m.mul(m.reduceLast("sum", h), reciprocal);
   Value meanHN = m.mul(m.reduceLast("sum", m.mul(h, n)), reciprocal);
@@ -127,8 +125,8 @@ LogicalResult RmsNormOp::decompose(OpBuilder &builder, Results &results) {
   TensorMath m(builder, getLoc());
   Value x = getInput();
   auto type = typeOf(x);
-  Value meanSquare = m.mul(m.reduceLast("sum", m.mul(x, x)),
-                           1.0 / type.getShape().back());
+  Value meanSquare =
+      m.mul(m.reduceLast("sum", m.mul(x, x)), 1.0 / type.getShape().back());
   Value one = m.constant(typeOf(meanSquare), 1.0);
   Value rstd =
       m.div(one, m.sqrt(m.add(meanSquare, getEpsilon().convertToDouble())));
@@ -146,8 +144,8 @@ LogicalResult RmsNormInputGradOp::decompose(OpBuilder &builder,
   Value rstd = m.broadcastPrefix(getRstd(), type);
   Value n = m.mul(getInput(), rstd);
   Value h = m.mul(getGradient(), m.broadcastSuffix(getWeight(), type));
-  Value mean = m.mul(m.reduceLast("sum", m.mul(h, n)),
-                     1.0 / type.getShape().back());
+  Value mean =
+      m.mul(m.reduceLast("sum", m.mul(h, n)), 1.0 / type.getShape().back());
   results.push_back(
       m.mul(rstd, m.sub(h, m.mul(n, m.broadcastPrefix(mean, type)))));
   return success();
@@ -165,10 +163,8 @@ LogicalResult RmsNormWeightGradOp::decompose(OpBuilder &builder,
 // [v = target] as a condition of the logits' shape.
 static Value isTarget(OpBuilder &builder, Location loc, TensorMath &m,
                       Value targets, RankedTensorType type) {
-  auto indexType =
-      RankedTensorType::get(type.getShape(), builder.getI32Type());
-  Value column =
-      builder.create<IotaOp>(loc, indexType, type.getRank() - 1);
+  auto indexType = RankedTensorType::get(type.getShape(), builder.getI32Type());
+  Value column = builder.create<IotaOp>(loc, indexType, type.getRank() - 1);
   return builder.create<arith::CmpIOp>(loc, arith::CmpIPredicate::eq, column,
                                        m.broadcastPrefix(targets, indexType));
 }
@@ -178,13 +174,11 @@ LogicalResult CrossEntropyOp::decompose(OpBuilder &builder, Results &results) {
   auto type = typeOf(getLogits());
   Value maximum = m.reduceLast("max", getLogits());
   Value shifted = m.sub(getLogits(), m.broadcastPrefix(maximum, type));
-  Value logsumexp =
-      m.add(maximum, m.log(m.reduceLast("sum", m.exp(shifted))));
-  Value picked =
-      m.select(isTarget(builder, getLoc(), m, getTargets(), type), getLogits(),
-               m.constant(type, 0.0));
-  Value loss = m.mul(getWeights(),
-                     m.sub(logsumexp, m.reduceLast("sum", picked)));
+  Value logsumexp = m.add(maximum, m.log(m.reduceLast("sum", m.exp(shifted))));
+  Value picked = m.select(isTarget(builder, getLoc(), m, getTargets(), type),
+                          getLogits(), m.constant(type, 0.0));
+  Value loss =
+      m.mul(getWeights(), m.sub(logsumexp, m.reduceLast("sum", picked)));
   results.append({loss, logsumexp});
   return success();
 }
@@ -195,9 +189,8 @@ LogicalResult CrossEntropyGradOp::decompose(OpBuilder &builder,
   auto type = typeOf(getLogits());
   Value probability =
       m.exp(m.sub(getLogits(), m.broadcastPrefix(getLogsumexp(), type)));
-  Value oneHot =
-      m.select(isTarget(builder, getLoc(), m, getTargets(), type),
-               m.constant(type, 1.0), m.constant(type, 0.0));
+  Value oneHot = m.select(isTarget(builder, getLoc(), m, getTargets(), type),
+                          m.constant(type, 1.0), m.constant(type, 0.0));
   results.push_back(m.mul(m.sub(probability, oneHot),
                           m.broadcastPrefix(getCoefficient(), type)));
   return success();
@@ -219,8 +212,7 @@ LogicalResult AdamwUpdateOp::decompose(OpBuilder &builder, Results &results) {
   Value direction =
       m.add(m.div(mHat, m.add(m.sqrt(vHat), scalar(getEpsilon()))),
             m.mul(scalar(getDecay()), getParameter()));
-  Value newParameter =
-      m.sub(getParameter(), m.mul(scalar(getLr()), direction));
+  Value newParameter = m.sub(getParameter(), m.mul(scalar(getLr()), direction));
   Value finite = m.compare(arith::CmpFPredicate::ONE, scalar(getFinite()),
                            m.constant(type, 0.0));
   results.append({m.select(finite, newParameter, getParameter()),

@@ -190,10 +190,12 @@ static LogicalResult verifyNorm(Operation *op, Value input, ValueRange vectors,
   ArrayRef<int64_t> shape = shapeOf(input);
   if (shape.empty())
     return op->emitOpError() << "needs an input of at least one dim";
-  for (Value vector : vectors) // (C1)
+  // layer_norm C1, rms_norm C1
+  for (Value vector : vectors)
     if (failed(expectShape(op, "weight or bias", vector, shape.take_back())))
       return failure();
-  for (Value statistic : statistics) // (C2)
+  // layer_norm C2, rms_norm C2
+  for (Value statistic : statistics)
     if (failed(expectShape(op, "statistic", statistic, shape.drop_back())))
       return failure();
   return expectShape(op, "result", output, shape);

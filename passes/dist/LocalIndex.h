@@ -3,8 +3,8 @@
 #define LMC_PASSES_DIST_LOCALINDEX_H
 
 #include "dialects/dist/Dist.h"
+#include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
-#include "passes/lm/ProgramSignature.h"
 
 namespace lmc::dist {
 
@@ -18,9 +18,11 @@ inline mlir::Value firstRow(mlir::OpBuilder &builder, mlir::Location loc,
   lm::TensorMath m(builder, loc);
   mlir::Value index;
   for (llvm::StringRef axis : axes) {
-    mlir::Value coordinate = lm::getOrAddArgument(
-        function, type, lm::kScalarAttr,
-        builder.getStringAttr("coordinate." + axis), loc);
+    lm::ProgramArguments arguments(function);
+    mlir::Value coordinate =
+        arguments.getOrAdd(type, lm::kScalarAttr,
+                           builder.getStringAttr("coordinate." + axis), loc);
+    arguments.finish();
     if (!index) {
       index = coordinate;
       continue;
@@ -42,8 +44,7 @@ inline mlir::Value shiftIndices(mlir::OpBuilder &builder, mlir::Location loc,
   lm::TensorMath m(builder, loc);
   mlir::Value first = firstRow(builder, loc, function, axes, localSize, mesh);
   return builder.create<mlir::arith::SubIOp>(
-      loc, indices,
-      m.broadcastScalar(first, lm::TensorMath::typeOf(indices)));
+      loc, indices, m.broadcastScalar(first, lm::TensorMath::typeOf(indices)));
 }
 
 } // namespace lmc::dist

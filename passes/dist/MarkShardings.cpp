@@ -22,10 +22,10 @@ struct ColumnRule {
   unsigned dim;
 };
 constexpr ColumnRule kColumns[] = {
-    {"wte.weight", 0},     // vocabulary
-    {"head.weight", 1},    // vocabulary
+    {"wte.weight", 0},      // vocabulary
+    {"head.weight", 1},     // vocabulary
     {"attn.qkv.weight", 1}, // key/value heads
-    {"mlp.up.weight", 1},  // inner width
+    {"mlp.up.weight", 1},   // inner width
     {"mlp.gate.weight", 1},
 };
 
@@ -37,16 +37,16 @@ struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
     if (sizes.empty())
       return;
     if (sizes.size() != std::size(kAxes)) {
-      module.emitError() << "needs " << std::size(kAxes)
-                         << " axis sizes, has " << sizes.size();
+      module.emitError() << "needs " << std::size(kAxes) << " axis sizes, has "
+                         << sizes.size();
       return signalPassFailure();
     }
     Builder b(&getContext());
-    auto mesh = MeshAttr::getChecked(
-        [&] { return module.emitError(); }, &getContext(),
-        b.getStrArrayAttr(SmallVector<StringRef>(std::begin(kAxes),
-                                                 std::end(kAxes))),
-        b.getDenseI64ArrayAttr(sizes));
+    auto mesh =
+        MeshAttr::getChecked([&] { return module.emitError(); }, &getContext(),
+                             b.getStrArrayAttr(SmallVector<StringRef>(
+                                 std::begin(kAxes), std::end(kAxes))),
+                             b.getDenseI64ArrayAttr(sizes));
     if (!mesh)
       return signalPassFailure();
     if (mesh.getNumRanks() == 1)
@@ -82,8 +82,7 @@ struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
       for (StringRef axis : {"dp", "fsdp"})
         if (mesh.getSize(axis) > 1)
           dims[0].push_back(axis);
-      function.setArgAttr(i, kShardingAttr,
-                          makeSharding(&getContext(), dims));
+      function.setArgAttr(i, kShardingAttr, makeSharding(&getContext(), dims));
       ++numMarked;
     }
   }

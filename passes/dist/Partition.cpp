@@ -49,11 +49,13 @@ private:
   LogicalResult checkOperand(Operation *op, unsigned index,
                              const lm::ShardingRule &rule,
                              ArrayRef<Axes> factorAxes);
+  LogicalResult checkWhole(Operation *op);
   LogicalResult finishResults();
   Value reduced(Value value, StringRef kind, const PartialAxes &axes);
   void reduceStates();
   LogicalResult localize(Value value);
-  const PartialAxes &partialOf(Value value) { return partial[value]; }
+  // A copy: asking for another value may move the entries.
+  PartialAxes partialOf(Value value) const { return partial.lookup(value); }
 
   func::FuncOp function;
   MeshAttr mesh;
@@ -94,10 +96,12 @@ Value ProgramPartition::reduced(Value value, StringRef kind,
     return known;
   OpBuilder b(function.getContext());
   b.setInsertionPointAfterValue(value);
-  auto op = b.create<AllReduceOp>(value.getLoc(), value.getType(), b.getStringAttr(kind), value,
+  auto op = b.create<AllReduceOp>(value.getLoc(), value.getType(),
+                                  b.getStringAttr(kind), value,
                                   b.getStrArrayAttr(axes.getArrayRef()),
                                   /*tied=*/UnitAttr());
-  dims[op.getOutput()] = dims[value];
+  DimAxes axesOfDims = dims[value]; // a new entry may move the others
+  dims[op.getOutput()] = std::move(axesOfDims);
   ++allReduces;
   return known = op.getOutput();
 }
@@ -112,8 +116,7 @@ LogicalResult ProgramPartition::checkOperand(Operation *op, unsigned index,
     if (have == factorAxes[factor])
       continue;
     auto list = [](const Axes &axes) {
-      return axes.empty() ? std::string("no axis")
-                          : llvm::join(axes, ", ");
+      return axes.empty() ? std::string("no axis") : llvm::join(axes, ", ");
     };
     return op->emitOpError()
            << "needs dim " << dim << " of operand " << index << " split by "
@@ -123,9 +126,33 @@ LogicalResult ProgramPartition::checkOperand(Operation *op, unsigned index,
   return success();
 }
 
+// An operation without a rule computes right on whole tensors alone.
+LogicalResult ProgramPartition::checkWhole(Operation *op) {
+  if (op->getNumOperands() == 0 || op->hasTrait<OpTrait::IsTerminator>())
+    return success();
+  auto axesOf = [&](Value value) {
+    Axes axes;
+    for (const Axes &each : dims.lookup(value))
+      llvm::append_range(axes, each);
+    return axes;
+  };
+  for (ValueRange values :
+       {ValueRange(op->getOperands()), ValueRange(op->getResults())})
+    for (Value value : values)
+      if (Axes axes = axesOf(value); !axes.empty())
+        return op->emitOpError()
+               << "has no sharding rule, and one of its tensors is split by "
+               << llvm::join(axes, ", ")
+               << "; help: implement Shardable, or give an elementwise "
+                  "operation the trait SameOperandsAndResultType";
+  return success();
+}
+
 LogicalResult ProgramPartition::visit(Operation *op) {
   std::optional<lm::ShardingRule> rule = ruleOf(op);
   if (!rule) {
+    if (failed(checkWhole(op)))
+      return failure();
     for (OpOperand &operand : op->getOpOperands())
       if (!partialOf(operand.get()).empty() &&
           !op->hasTrait<OpTrait::IsTerminator>())
@@ -159,10 +186,10 @@ LogicalResult ProgramPartition::visit(Operation *op) {
     if (!isa<lm::AccumulateOp>(op) || operand.getOperandNumber() == 1)
       needed.push_back(&operand);
   bool alike = isLinear(op) && llvm::all_of(needed, [&](OpOperand *operand) {
-    const PartialAxes &axes = partialOf(operand->get());
-    const PartialAxes &first = partialOf(needed.front()->get());
-    return axes.getArrayRef() == first.getArrayRef();
-  });
+                 const PartialAxes &axes = partialOf(operand->get());
+                 const PartialAxes &first = partialOf(needed.front()->get());
+                 return axes.getArrayRef() == first.getArrayRef();
+               });
   if (alike)
     passed = partialOf(needed.front()->get());
   else
@@ -179,8 +206,7 @@ LogicalResult ProgramPartition::visit(Operation *op) {
     operand.set(shiftIndices(b, op->getLoc(), function, old, axes,
                              localSize(size, axes, mesh), mesh));
     // The new operations lie as the indices do.
-    Operation *made = before ? before->getNextNode()
-                             : &op->getBlock()->front();
+    Operation *made = before ? before->getNextNode() : &op->getBlock()->front();
     for (; made != op; made = made->getNextNode())
       for (Value result : made->getResults())
         dims[result] = cast<RankedTensorType>(result.getType()).getRank() == 0
@@ -216,7 +242,8 @@ void ProgramPartition::reduceStates() {
     for (NamedAttribute attribute : function.getResultAttrs(i))
       if (attribute.getName() != kShardingAttr)
         tie = attribute;
-    results.push_back({terminator->getOperand(i), tie.getName(), tie.getValue()});
+    results.push_back(
+        {terminator->getOperand(i), tie.getName(), tie.getValue()});
     if (tie.getName() == lm::kStateAttr)
       returned.insert(tie.getValue());
   }
@@ -248,6 +275,9 @@ LogicalResult ProgramPartition::finishResults() {
     Attribute state =
         function.getResultAttr(operand.getOperandNumber(), lm::kStateAttr);
     PartialAxes axes = partialOf(operand.get());
+    auto reduction = operand.get().getDefiningOp<AllReduceOp>();
+    if (reduction && reduction.getTied())
+      continue;
     auto owned = dyn_cast_or_null<lm::StateOp>(states.lookup(state));
     if (owned && owned.getKind() == "accumulator") {
       auto [found, isNew] = statePartial.try_emplace(state, axes);

@@ -17,7 +17,7 @@ def MarkShardings : Pass<"dist-mark-shardings", "::mlir::ModuleOp"> {
     Ensures: `dist.mesh` on the module, `dist.sharding` on what is marked.
     Leaves alone: everything if the mesh has one rank.
 
-    **Before**
+    **Before** `--dist-mark-shardings=sizes=1,1,1,1,1,2`
     ```mlir
     lm.parameter @h.0.mlp.up.weight : tensor<8x32xf32> {initialization = {kind = "zeros"}}
     ```
@@ -63,7 +63,8 @@ def PropagateShardings : Pass<"dist-propagate-shardings", "::mlir::ModuleOp"> {
     ```
     **After**
     ```mlir
-        %y = lm.linear %x, %w {dist.shardings = [#dist.sharding<[[], ["tp"]], []>]} : ...
+    %y = lm.linear %x, %w {dist.shardings = [#dist.sharding<[[], ["tp"]], []>]} : (tensor<4x8xf32>, tensor<8x6xf32>) -> tensor<4x6xf32>
+    ...
     ```
   }];
   let statistics = [
@@ -89,6 +90,26 @@ def Partition : Pass<"dist-partition", "::mlir::ModuleOp"> {
     Requires: shardings from `dist-propagate-shardings`.
     Ensures: local shapes, `dist.all_reduce` where needed, no `dist.shardings`.
     Leaves alone: modules without `dist.mesh`.
+
+    **Before**
+    ```mlir
+    module attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+      func.func @f(%x: tensor<4x6xf32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>},
+                   %w: tensor<6x8xf32> {dist.sharding = #dist.sharding<[["tp"], []], []>})
+          -> (tensor<4x8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+        %y = lm.linear %x, %w {dist.shardings = [#dist.sharding<[[], []], []>]}
+            : (tensor<4x6xf32>, tensor<6x8xf32>) -> tensor<4x8xf32>
+        return %y : tensor<4x8xf32>
+      }
+    }
+    ```
+    **After**
+    ```mlir
+    ...
+    %part = lm.linear %x, %w : (tensor<4x3xf32>, tensor<3x8xf32>) -> tensor<4x8xf32>
+    %y = dist.all_reduce "sum" %part over ["tp"] : tensor<4x8xf32>
+    return %y : tensor<4x8xf32>
+    ```
   }];
   let statistics = [
     Statistic<"numAllReduces", "all-reduces", "all-reduces made">

@@ -123,17 +123,18 @@ bool Propagation::carry(Operation *op) {
   if (!rule)
     return false;
   SmallVector<Axes> factorAxes(rule->factors.size());
-  auto forEachDim = [&](llvm::function_ref<void(DimAxes &, unsigned, int64_t)>
-                            visit) {
-    auto visitAll = [&](auto range, ArrayRef<lm::ShardingRule::Dims> lists) {
-      for (auto [value, dims] : llvm::zip(range, lists))
-        for (auto [dim, factor] : llvm::enumerate(dims))
-          if (factor >= 0)
-            visit(dimsOf(value), dim, factor);
-    };
-    visitAll(op->getOperands(), rule->operands);
-    visitAll(op->getResults(), rule->results);
-  };
+  auto forEachDim =
+      [&](llvm::function_ref<void(DimAxes &, unsigned, int64_t)> visit) {
+        auto visitAll = [&](auto range,
+                            ArrayRef<lm::ShardingRule::Dims> lists) {
+          for (auto [value, dims] : llvm::zip(range, lists))
+            for (auto [dim, factor] : llvm::enumerate(dims))
+              if (factor >= 0)
+                visit(dimsOf(value), dim, factor);
+        };
+        visitAll(op->getOperands(), rule->operands);
+        visitAll(op->getResults(), rule->results);
+      };
   forEachDim([&](DimAxes &dims, unsigned dim, int64_t factor) {
     if (rule->factors[factor].kind == Kind::Replicated ||
         dims[dim].size() <= factorAxes[factor].size())
@@ -152,7 +153,8 @@ bool Propagation::carry(Operation *op) {
   forEachDim([&](DimAxes &dims, unsigned dim, int64_t factor) {
     const Axes &axes = factorAxes[factor];
     if (axes.empty() || !dims[dim].empty() ||
-        llvm::any_of(axes, [&](StringRef axis) { return usesAxis(dims, axis); }))
+        llvm::any_of(axes,
+                     [&](StringRef axis) { return usesAxis(dims, axis); }))
       return;
     dims[dim] = axes;
     changed = true;
@@ -188,24 +190,24 @@ void Propagation::maskLoss(lm::CrossEntropyOp loss, func::FuncOp function,
   OpBuilder builder(loss);
   loss.getTargetsMutable().assign(shiftIndices(
       builder, loss.getLoc(), function, loss.getTargets(), axes, local, mesh));
-  if (vocabulary % local == 0)
+  int64_t parts = 1;
+  for (StringRef axis : axes)
+    parts *= mesh.getSize(axis);
+  if (vocabulary == parts * local)
     return;
   builder.setInsertionPointAfterValue(logits);
   lm::TensorMath m(builder, loss.getLoc());
-  auto indexType =
-      RankedTensorType::get(type.getShape(), builder.getI32Type());
+  auto indexType = RankedTensorType::get(type.getShape(), builder.getI32Type());
   auto scalar = RankedTensorType::get({}, builder.getI32Type());
-  Value first =
-      firstRow(builder, loss.getLoc(), function, axes, local, mesh);
+  Value first = firstRow(builder, loss.getLoc(), function, axes, local, mesh);
   Value valid = builder.create<arith::SubIOp>(
       loss.getLoc(), m.constant(scalar, double(vocabulary)), first);
-  Value column = builder.create<lm::IotaOp>(loss.getLoc(), indexType,
-                                            type.getRank() - 1);
+  Value column =
+      builder.create<lm::IotaOp>(loss.getLoc(), indexType, type.getRank() - 1);
   Value exists = builder.create<arith::CmpIOp>(
       loss.getLoc(), arith::CmpIPredicate::slt, column,
       m.broadcastScalar(valid, indexType));
-  Value lowest =
-      m.constant(type, -std::numeric_limits<double>::infinity());
+  Value lowest = m.constant(type, -std::numeric_limits<double>::infinity());
   auto masked =
       builder.create<arith::SelectOp>(loss.getLoc(), exists, logits, lowest);
   logits.replaceAllUsesExcept(masked, masked);

@@ -88,6 +88,7 @@ FailureOr<plan::Plan> lmc::emit::emitPlan(ModuleOp module,
            << " that are run; name at least one target CPU";
 
   PlanWriter writer(module, plan);
+  writer.writeMesh();
   if (failed(writer.writeSettings()) || failed(writer.writeDeclarations()) ||
       failed(writer.writeStates()) ||
       failed(writer.writePrograms(*kernels, facts)) ||

@@ -7,6 +7,7 @@ using namespace mlir;
 using namespace lmc::emit;
 namespace plan = lmc::plan;
 namespace lm = lmc::lm;
+namespace dist = lmc::dist;
 
 // Run-time numbers that every training plan knows; a module's lm.scalars goes
 // before it.
@@ -20,6 +21,8 @@ static std::optional<double> getUsualDefault(StringRef name) {
       .Case("clip_norm", 1.0)
       .Cases("bias_correction1", "bias_correction2", "loss_scale", 1.0)
       .Cases("seed.lo", "seed.hi", "step", "dropout", 0.0)
+      // The runtime sets a rank's coordinates.
+      .StartsWith("coordinate.", 0.0)
       .Default(std::nullopt);
 }
 
@@ -147,6 +150,27 @@ LogicalResult PlanWriter::writeSettings() {
   return success();
 }
 
+void PlanWriter::writeMesh() {
+  auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
+  if (!mesh)
+    return;
+  for (auto [axis, size] :
+       llvm::zip(mesh.getAxes(), mesh.getSizes().asArrayRef())) {
+    StringRef name = cast<StringAttr>(axis).getValue();
+    plan::Mesh::Axis *message = plan.mutable_mesh()->add_axes();
+    message->set_name(name.str());
+    message->set_size(size);
+    if (size == 1)
+      continue;
+    coordinates[name] = plan.symbols_size();
+    plan::Symbol *symbol = plan.add_symbols();
+    symbol->set_kind(plan::Symbol::COORDINATE);
+    symbol->set_name(("coordinate." + name).str());
+    symbol->set_axis(plan.mesh().axes_size() - 1);
+    symbol->set_maximum(size - 1);
+  }
+}
+
 LogicalResult PlanWriter::writeScalar(plan::ScalarOp op) {
   auto type = cast<RankedTensorType>(op.getType());
   FailureOr<plan::DataType> dtype = getDataType(op, type.getElementType());
@@ -249,10 +273,27 @@ LogicalResult PlanWriter::writeTensor(Operation *op, Type type,
     return failure();
   state->set_name(SymbolTable::getSymbolName(op).str());
   state->set_dtype(*dtype);
-  for (int64_t size : tensor.getShape()) {
+  auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
+  auto sharding = op->getAttrOfType<dist::ShardingAttr>(dist::kShardingAttr);
+  for (auto [dim, size] : llvm::enumerate(tensor.getShape())) {
     state->add_global_shape(size);
-    state->add_local_shape(size);
-    state->add_local_offset();
+    plan::Linear *offset = state->add_local_offset();
+    if (!mesh || !sharding) {
+      state->add_local_shape(size);
+      continue;
+    }
+    SmallVector<StringRef> axes = sharding.getAxes(dim);
+    int64_t stride = dist::localSize(size, axes, mesh);
+    state->add_local_shape(stride);
+    // The last axis of a dim is its fastest.
+    for (StringRef axis : llvm::reverse(axes)) {
+      if (mesh.getSize(axis) == 1)
+        continue;
+      plan::Linear::Term *term = offset->add_terms();
+      term->set_symbol(coordinates.lookup(axis));
+      term->set_coefficient(stride);
+      stride *= mesh.getSize(axis);
+    }
   }
   auto slice = op->getAttrOfType<plan::SliceAttr>(plan::kSliceAttr);
   if (!slice)

@@ -3,6 +3,7 @@
 #ifndef LMC_PASSES_EMIT_PLANWRITER_H
 #define LMC_PASSES_EMIT_PLANWRITER_H
 
+#include "dialects/dist/Dist.h"
 #include "dialects/lm/Lm.h"
 #include "dialects/plan/Plan.h"
 #include "passes/codegen/Codegen.h"
@@ -20,6 +21,7 @@ public:
       : module(module), plan(plan) {}
 
   // In this order: what comes later refers to what came before.
+  void writeMesh();
   mlir::LogicalResult writeSettings();
   mlir::LogicalResult writeDeclarations();
   mlir::LogicalResult writeStates();
@@ -54,6 +56,7 @@ private:
   plan::Plan &plan;
   llvm::StringMap<uint32_t> symbols, allocations, programs, kernelIndices;
   llvm::StringMap<uint32_t> locations;
+  llvm::StringMap<uint32_t> coordinates; // of an axis: its symbol
   llvm::ArrayRef<codegen::KernelFacts> kernelFacts;
 };
 

@@ -1,8 +1,10 @@
 // The program that ends a step, and the one that ends an evaluation.
 #include "passes/lm/Passes.h"
 
+#include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
-#include "passes/lm/ProgramSignature.h"
+
+#include <optional>
 
 namespace lmc::lm {
 #define GEN_PASS_DEF_BUILDUPDATE
@@ -24,43 +26,46 @@ struct Trained {
 class ProgramBuilder {
 public:
   ProgramBuilder(ModuleOp module, StringRef name)
-      : builder(OpBuilder::atBlockEnd(module.getBody())),
-        loc(module.getLoc()) {
-    function = builder.create<func::FuncOp>(
-        loc, name, builder.getFunctionType({}, {}));
+      : builder(OpBuilder::atBlockEnd(module.getBody())), loc(module.getLoc()) {
+    function = builder.create<func::FuncOp>(loc, name,
+                                            builder.getFunctionType({}, {}));
     function->setAttr(kProgramAttr, builder.getStringAttr(name));
     builder.setInsertionPointToStart(function.addEntryBlock());
     builder.create<func::ReturnOp>(loc);
     builder.setInsertionPoint(function.getBody().front().getTerminator());
+    arguments.emplace(function);
   }
 
   Value state(StringRef name, RankedTensorType type) {
-    return getOrAddArgument(
-        function, type, kStateAttr,
-        FlatSymbolRefAttr::get(builder.getContext(), name), loc);
+    return arguments->getOrAdd(
+        type, kStateAttr, FlatSymbolRefAttr::get(builder.getContext(), name),
+        loc);
   }
   Value scalar(StringRef name) {
-    return getOrAddArgument(function, scalarType(), kScalarAttr,
-                            builder.getStringAttr(name), loc);
+    return arguments->getOrAdd(scalarType(), kScalarAttr,
+                               builder.getStringAttr(name), loc);
   }
   RankedTensorType scalarType() {
     return RankedTensorType::get({}, builder.getF32Type());
   }
   void returnState(Value value, StringRef name) {
-    results.push_back(
-        {value, kStateAttr,
-         FlatSymbolRefAttr::get(builder.getContext(), name)});
+    results.push_back({value, kStateAttr,
+                       FlatSymbolRefAttr::get(builder.getContext(), name)});
   }
   void output(Value value, StringRef name) {
     results.push_back({value, kOutputAttr, builder.getStringAttr(name)});
   }
-  void finish() { setResults(function, results); }
+  void finish() {
+    arguments->finish();
+    setResults(function, results);
+  }
 
   OpBuilder builder;
   Location loc;
 
 private:
   func::FuncOp function;
+  std::optional<ProgramArguments> arguments;
   SmallVector<TiedResult> results;
 };
 
@@ -80,6 +85,13 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
   void runOnOperation() override {
     ModuleOp module = getOperation();
     SymbolTable symbols(module);
+    for (StringRef name : {"loss_sum", "weight_sum"})
+      if (!symbols.lookup<StateOp>(name)) {
+        module.emitError() << "no state @" << name
+                           << "; lm-differentiate makes it of the output "
+                              "with that name of @forward";
+        return signalPassFailure();
+      }
     SmallVector<Trained> trained;
     for (StateOp state : module.getOps<StateOp>())
       if (state.getRole() == "gradient")
@@ -120,8 +132,8 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     SmallVector<Value> gradients;
     Value squares = zero;
     for (Trained t : trained) {
-      gradients.push_back(program.state(t.gradient.getSymName(),
-                                        t.gradient.getTensorType()));
+      gradients.push_back(
+          program.state(t.gradient.getSymName(), t.gradient.getTensorType()));
       squares = m.add(squares, sumOfSquares(m, gradients.back()));
     }
     Value norm = m.mul(m.sqrt(squares), scale);
@@ -131,8 +143,8 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
         m.compare(arith::CmpFPredicate::OEQ, difference, zero), one, zero);
     Value clipNorm = program.scalar("clip_norm");
     Value ratio = m.div(clipNorm, m.add(norm, 1e-6));
-    Value smaller = m.select(
-        m.compare(arith::CmpFPredicate::OLT, ratio, one), ratio, one);
+    Value smaller =
+        m.select(m.compare(arith::CmpFPredicate::OLT, ratio, one), ratio, one);
     Value factor = m.select(
         m.compare(arith::CmpFPredicate::OGT, clipNorm, zero), smaller, one);
     Value multiplier = m.mul(scale, factor);

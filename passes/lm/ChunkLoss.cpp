@@ -1,21 +1,26 @@
 // Head and loss by chunks of rows.
 //
-//     x [B,T,D] --head--> logits [B,T,V] --loss--> loss [B,T]
-//                             |
+//     x [B,T,D] --head--> logits [B,T,V] --row by row--> loss, dlogits
 //     dx <--contract-- dlogits --contract--> dw
 //
 // becomes, for each chunk c of the B*T rows,
 //
-//     logits_c = head(x_c); loss_c = loss(logits_c); dlogits_c; dx_c; dw += ..
+//     logits_c = head(x_c); loss_c, dlogits_c; dx_c; dw += ...
 //
-// and losses and input gradients are the chunks' rows one behind the other.
+// The *region* is what is computed row by row from the logits: the loss and its
+// gradient, whole or as primitives with the collectives of a sharded
+// vocabulary between them. Its *products* leave the logits behind: a product
+// either keeps the rows (dx: the chunks' rows one behind the other) or sums
+// over them (dw, the loss's sum: added chunk by chunk).
 #include "passes/lm/Passes.h"
 
+#include "dialects/dist/Dist.h"
+#include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
-#include "passes/lm/ProgramSignature.h"
 
 #include "mlir/Analysis/SliceAnalysis.h"
 #include "mlir/IR/IRMapping.h"
+#include "llvm/ADT/SetVector.h"
 
 namespace lmc::lm {
 #define GEN_PASS_DEF_CHUNKLOSS
@@ -23,6 +28,7 @@ namespace lmc::lm {
 } // namespace lmc::lm
 
 using namespace mlir;
+using namespace lmc;
 using namespace lmc::lm;
 
 namespace {
@@ -31,26 +37,35 @@ RankedTensorType typeOf(Value value) {
   return cast<RankedTensorType>(value.getType());
 }
 
-// The operations around one loss.
 struct LossRegion {
-  Operation *head;              // produces the logits from `input`
-  CrossEntropyOp loss;
-  CrossEntropyGradOp gradient;  // null in a program without backward
-  SmallVector<Operation *> products; // of dlogits, in order
+  Operation *head = nullptr;
+  int64_t numRowDims = 0;
+  SmallVector<int64_t> logitsShape;
+  SmallVector<Operation *> ops;      // row by row, in order; the head first
+  SmallVector<Operation *> products; // in order
+
+  ArrayRef<int64_t> rowShape() const {
+    return ArrayRef(logitsShape).take_front(numRowDims);
+  }
+  // Whether `value` has the logits' rows as its leading dims.
+  bool hasRows(Value value) const {
+    ArrayRef<int64_t> shape = typeOf(value).getShape();
+    return static_cast<int64_t>(shape.size()) >= numRowDims &&
+           shape.take_front(numRowDims) == rowShape();
+  }
+  bool isLogits(Value value) const {
+    return typeOf(value).getShape() == ArrayRef<int64_t>(logitsShape);
+  }
 };
 
-// The operand that carries the rows of the logits: the first one.
-Value headInput(Operation *head) { return head->getOperand(0); }
-
-// A product of dlogits is by rows (its result keeps them: dx), or sums over
-// them (dw, dbias).
-bool keepsRows(Operation *op, Value dLogits, int64_t numRowDims) {
+bool keepsRows(Operation *op, Value operand, int64_t numRowDims) {
   auto contract = dyn_cast<ContractOp>(op);
-  return contract && contract.getLhs() == dLogits &&
+  return contract && contract.getLhs() == operand &&
+         contract.getRhs() != operand &&
          contract.getLhsDims().front() >= numRowDims;
 }
 
-bool sumsRows(Operation *op, Value dLogits, int64_t numRowDims) {
+bool sumsRows(Operation *op, int64_t numRowDims) {
   SmallVector<int64_t> rows = dimRange(0, numRowDims);
   if (auto contract = dyn_cast<ContractOp>(op))
     return contract.getLhsDims() == ArrayRef<int64_t>(rows) &&
@@ -61,225 +76,305 @@ bool sumsRows(Operation *op, Value dLogits, int64_t numRowDims) {
   return false;
 }
 
-// Finds the region around `loss`; fails if it has another form.
-FailureOr<LossRegion> findRegion(CrossEntropyOp loss) {
-  LossRegion region{loss.getLogits().getDefiningOp(), loss, {}, {}};
-  if (!isa_and_nonnull<LinearOp, ContractOp>(region.head))
-    return failure();
-  int64_t numRowDims = typeOf(loss.getLogits()).getRank() - 1;
-  if (auto contract = dyn_cast<ContractOp>(region.head))
-    if (contract.getLhsDims().front() < numRowDims)
-      return failure();
-  for (Operation *user : loss.getLogits().getUsers()) {
-    if (user == loss)
-      continue;
-    if (region.gradient || !isa<CrossEntropyGradOp>(user))
-      return failure();
-    region.gradient = cast<CrossEntropyGradOp>(user);
+// Whether each row of the results depends on the same row of the operands.
+bool isRowWise(Operation *op, int64_t numRowDims) {
+  if (auto reduce = dyn_cast<ReduceOp>(op))
+    return reduce.getDims().front() >= numRowDims;
+  return isa<CrossEntropyOp, CrossEntropyGradOp, BroadcastOp, IotaOp,
+             dist::AllReduceOp>(op) ||
+         op->hasTrait<OpTrait::ConstantLike>() ||
+         op->hasTrait<OpTrait::Elementwise>() ||
+         op->hasTrait<OpTrait::SameOperandsAndResultType>();
+}
+
+// The region that starts at `head`; fails if logits leave it.
+FailureOr<LossRegion> findRegion(Operation *head) {
+  LossRegion region;
+  region.head = head;
+  RankedTensorType type = typeOf(head->getResult(0));
+  region.numRowDims = type.getRank() - 1;
+  llvm::append_range(region.logitsShape, type.getShape());
+  llvm::SetVector<Operation *> ops, products;
+  ops.insert(head);
+  for (size_t i = 0; i < ops.size(); ++i) {
+    // What it reads of the logits' shape is made again for each chunk.
+    if (ops[i] != head)
+      for (Value operand : ops[i]->getOperands()) {
+        Operation *producer = operand.getDefiningOp();
+        if (!region.isLogits(operand) || (producer && ops.contains(producer)))
+          continue;
+        if (!producer || !isRowWise(producer, region.numRowDims))
+          return failure();
+        ops.insert(producer);
+      }
+    for (Value result : ops[i]->getResults())
+      for (Operation *user : result.getUsers()) {
+        if (ops.contains(user) || !region.hasRows(result))
+          continue;
+        if (keepsRows(user, result, region.numRowDims) ||
+            sumsRows(user, region.numRowDims))
+          products.insert(user);
+        else if (isRowWise(user, region.numRowDims) &&
+                 region.hasRows(user->getResult(0)))
+          ops.insert(user);
+        else if (region.isLogits(result))
+          return failure();
+      }
   }
-  for (Operation *user : loss.getLogsumexp().getUsers())
-    if (user != region.gradient)
-      return failure();
-  if (!region.gradient)
-    return region;
-  Value dLogits = region.gradient.getOutput();
-  for (Operation *user : dLogits.getUsers())
-    if (keepsRows(user, dLogits, numRowDims) ||
-        sumsRows(user, dLogits, numRowDims))
-      region.products.push_back(user);
-    else
-      return failure();
-  llvm::sort(region.products, [](Operation *a, Operation *b) {
+  auto inOrder = [](Operation *a, Operation *b) {
     return a->isBeforeInBlock(b);
-  });
+  };
+  region.ops.assign(ops.begin(), ops.end());
+  region.products.assign(products.begin(), products.end());
+  llvm::sort(region.ops, inOrder);
+  llvm::sort(region.products, inOrder);
   return region;
 }
 
-// Repeats a region chunk by chunk.
+// Repeats a region chunk by chunk, where its last operation stands.
 class Chunker {
 public:
-  Chunker(LossRegion region, int64_t rowsPerChunk)
-      : region(region), rowsPerChunk(rowsPerChunk),
-        builder(region.gradient ? region.gradient.getOperation()
-                                : region.loss.getOperation()),
-        numRowDims(typeOf(region.loss.getLogits()).getRank() - 1) {}
+  Chunker(const LossRegion &region, int64_t rowsPerChunk)
+      : region(region), rowsPerChunk(rowsPerChunk), builder(region.ops.back()),
+        numRowDims(region.numRowDims) {
+    inside.insert(region.ops.begin(), region.ops.end());
+    inside.insert(region.products.begin(), region.products.end());
+  }
 
   void run() {
-    int64_t rows =
-        product(typeOf(region.loss.getLogits()).getShape().drop_back());
-    SmallVector<Value> losses;
-    SmallVector<SmallVector<Value>> kept(region.products.size());
-    SmallVector<Value> sums(region.products.size());
-    for (int64_t offset = 0; offset < rows; offset += rowsPerChunk)
-      addChunk(offset, std::min(rowsPerChunk, rows - offset), losses, kept,
-               sums);
-    replace(region.loss.getLoss(), losses);
-    for (auto [index, op] : llvm::enumerate(region.products))
-      if (!kept[index].empty())
-        replace(op->getResult(0), kept[index]);
-    finishSums(sums);
-    eraseOld();
+    int64_t rows = product(region.rowShape());
+    for (int64_t first = 0; first < rows; first += rowsPerChunk)
+      addChunk(first, std::min(rowsPerChunk, rows - first));
+    for (auto &[whole, parts] : kept) {
+      Value joined =
+          builder.create<ConcatRowsOp>(whole.getLoc(), whole.getType(), parts);
+      whole.replaceUsesWithIf(joined, [&](OpOperand &use) {
+        return !inside.contains(use.getOwner());
+      });
+    }
+    for (auto &[op, sum] : sums)
+      finishSum(op, sum);
+    for (Operation *op : llvm::reverse(region.products))
+      op->erase();
+    for (Operation *op : llvm::reverse(region.ops))
+      if (op->use_empty())
+        op->erase();
   }
 
 private:
-  // Rows [offset, offset + count) of `value`, flattened to one leading dim.
-  Value slice(Value value, int64_t offset, int64_t count) {
-    RankedTensorType type = typeOf(value);
-    SmallVector<int64_t> shape{count};
-    llvm::append_range(shape, type.getShape().drop_front(numRowDims));
-    return builder.create<SliceRowsOp>(
-        value.getLoc(), RankedTensorType::get(shape, type.getElementType()),
-        value, builder.getI64IntegerAttr(offset));
-  }
-
-  RankedTensorType chunkType(Value value, int64_t count) {
+  RankedTensorType chunkType(Value value) {
     RankedTensorType type = typeOf(value);
     SmallVector<int64_t> shape{count};
     llvm::append_range(shape, type.getShape().drop_front(numRowDims));
     return RankedTensorType::get(shape, type.getElementType());
   }
 
-  // `dims` of a tensor whose leading `numRowDims` dims became one.
+  // What stands for `value` in this chunk.
+  Value chunkOf(Value value, bool byRows = true) {
+    if (Value known = mapping.lookupOrNull(value))
+      return known;
+    if (!byRows || !region.hasRows(value))
+      return value;
+    Value rows =
+        builder.create<SliceRowsOp>(value.getLoc(), chunkType(value), value,
+                                    builder.getI64IntegerAttr(first));
+    mapping.map(value, rows);
+    return rows;
+  }
+
+  // Dims of a tensor whose leading `numRowDims` dims became one.
   DenseI64ArrayAttr shifted(ArrayRef<int64_t> dims) {
     SmallVector<int64_t> result;
-    for (int64_t dim : dims)
-      result.push_back(dim - numRowDims + 1);
+    for (int64_t dim : dims) {
+      int64_t chunkDim = std::max<int64_t>(0, dim - numRowDims + 1);
+      if (result.empty() || result.back() != chunkDim)
+        result.push_back(chunkDim);
+    }
     return builder.getDenseI64ArrayAttr(result);
   }
 
-  Value chunkHead(Value x, int64_t count) {
-    Operation *head = builder.clone(*region.head);
-    head->setOperand(0, x);
-    head->getResult(0).setType(chunkType(region.loss.getLogits(), count));
-    if (auto contract = dyn_cast<ContractOp>(head))
-      contract.setLhsDimsAttr(shifted(contract.getLhsDims()));
-    return head->getResult(0);
+  void addChunk(int64_t offset, int64_t size) {
+    first = offset;
+    count = size;
+    mapping.clear();
+    // Slices before everything, so that what follows can become one kernel.
+    for (Operation *op : region.ops)
+      for (Value operand : op->getOperands())
+        if (readsRows(op, operand))
+          chunkOf(operand);
+    for (Operation *op : region.ops)
+      cloneOp(op);
+    for (Operation *op : region.products)
+      addProduct(op);
+    for (Operation *op : region.ops)
+      for (Value result : op->getResults())
+        if (llvm::any_of(result.getUsers(), [&](Operation *user) {
+              return !inside.contains(user);
+            }))
+          kept[result].push_back(mapping.lookup(result));
   }
 
-  void addChunk(int64_t offset, int64_t count, SmallVectorImpl<Value> &losses,
-                SmallVectorImpl<SmallVector<Value>> &kept,
-                SmallVectorImpl<Value> &sums) {
-    CrossEntropyOp loss = region.loss;
-    Value x = slice(headInput(region.head), offset, count);
-    Value logits = chunkHead(x, count);
-    Value targets = slice(loss.getTargets(), offset, count);
-    Value weights = slice(loss.getWeights(), offset, count);
-    // Made before the loss, so that loss and gradient can be one kernel.
-    Value coefficient;
-    if (region.gradient)
-      coefficient = slice(region.gradient.getCoefficient(), offset, count);
-    auto lossChunk = builder.create<CrossEntropyOp>(
-        loss.getLoc(), TypeRange{weights.getType(), weights.getType()},
-        ValueRange{logits, targets, weights});
-    losses.push_back(lossChunk.getLoss());
-    if (!region.gradient)
-      return;
-    Value dLogits = builder.create<CrossEntropyGradOp>(
-        region.gradient.getLoc(), logits.getType(), logits, targets,
-        lossChunk.getLogsumexp(), coefficient);
-    for (auto [index, op] : llvm::enumerate(region.products))
-      addProduct(op, dLogits, offset, count, kept[index], sums[index]);
+  // A factor of the head has no rows, even where its shape looks like it.
+  bool readsRows(Operation *op, Value operand) {
+    Operation *producer = operand.getDefiningOp();
+    if ((producer && inside.contains(producer)) || !region.hasRows(operand))
+      return false;
+    return op != region.head || operand == op->getOperand(0);
   }
 
-  void addProduct(Operation *op, Value dLogits, int64_t offset, int64_t count,
-                  SmallVectorImpl<Value> &kept, Value &sum) {
-    Value old = region.gradient.getOutput();
-    Operation *chunk = builder.clone(*op);
-    if (keepsRows(op, old, numRowDims)) {
-      auto contract = cast<ContractOp>(chunk);
-      contract.getLhsMutable().assign(dLogits);
+  void cloneOp(Operation *op) {
+    Operation *clone = op->clone();
+    for (OpOperand &operand : clone->getOpOperands()) {
+      Value old = op->getOperand(operand.getOperandNumber());
+      operand.set(chunkOf(old, mapping.contains(old) || readsRows(op, old)));
+    }
+    builder.insert(clone);
+    for (auto [old, result] :
+         llvm::zip(op->getResults(), clone->getResults())) {
+      if (region.hasRows(old))
+        result.setType(chunkType(old));
+      mapping.map(old, result);
+    }
+    if (auto contract = dyn_cast<ContractOp>(clone))
       contract.setLhsDimsAttr(shifted(contract.getLhsDims()));
-      chunk->getResult(0).setType(chunkType(op->getResult(0), count));
-      kept.push_back(chunk->getResult(0));
+    else if (auto reduce = dyn_cast<ReduceOp>(clone))
+      reduce.setDimsAttr(shifted(reduce.getDims()));
+    else if (auto broadcast = dyn_cast<BroadcastOp>(clone))
+      broadcast.setDimsAttr(shifted(broadcast.getDims()));
+    else if (auto iota = dyn_cast<IotaOp>(clone))
+      iota.setDim(iota.getDim() - numRowDims + 1);
+    else if (auto constant = dyn_cast<arith::ConstantOp>(clone))
+      constant.setValueAttr(
+          DenseElementsAttr::get(cast<RankedTensorType>(constant.getType()),
+                                 cast<DenseElementsAttr>(constant.getValue())
+                                     .getSplatValue<Attribute>()));
+  }
+
+  void addProduct(Operation *op) {
+    Operation *clone = op->clone();
+    auto contract = dyn_cast<ContractOp>(clone);
+    bool summed = sumsRows(op, numRowDims);
+    for (OpOperand &operand : clone->getOpOperands()) {
+      Value old = op->getOperand(operand.getOperandNumber());
+      operand.set(chunkOf(old, summed || operand.getOperandNumber() == 0));
+    }
+    builder.insert(clone);
+    Value result = clone->getResult(0);
+    if (!summed) {
+      contract.setLhsDimsAttr(shifted(contract.getLhsDims()));
+      result.setType(chunkType(op->getResult(0)));
+      kept[op->getResult(0)].push_back(result);
       return;
     }
     auto row = builder.getDenseI64ArrayAttr({0});
-    OpBuilder::InsertionGuard guard(builder);
-    builder.setInsertionPoint(chunk);
-    for (OpOperand &operand : chunk->getOpOperands())
-      operand.set(operand.get() == old ? dLogits
-                                       : slice(operand.get(), offset, count));
-    if (auto contract = dyn_cast<ContractOp>(chunk)) {
+    if (contract) {
       contract.setLhsDimsAttr(row);
       contract.setRhsDimsAttr(row);
     } else {
-      cast<ReduceOp>(chunk).setDimsAttr(row);
+      cast<ReduceOp>(clone).setDimsAttr(row);
     }
-    builder.setInsertionPointAfter(chunk);
-    sum = addToSum(op, sum, chunk->getResult(0));
+    Value &sum = sums[op];
+    if (sum)
+      sum = builder.create<arith::AddFOp>(op->getLoc(), sum, result);
+    else if (AccumulateOp user = accumulated(op))
+      // Starts from what the whole product would be added to, so that no sum
+      // of its own has to be kept.
+      sum = builder.create<AccumulateOp>(op->getLoc(), user.getAccumulator(),
+                                         result);
+    else
+      sum = result;
   }
 
-  // The sum over chunks starts from what the whole product would be added
-  // to, so that no sum of its own has to be kept.
-  Value addToSum(Operation *op, Value sum, Value part) {
-    Operation *user = op->hasOneUse() ? *op->user_begin() : nullptr;
-    if (!sum && isa_and_nonnull<AccumulateOp>(user) &&
-        cast<AccumulateOp>(user).getAccumulator() != op->getResult(0) &&
-        !cast<AccumulateOp>(user).getAccumulator().getDefiningOp())
-      return builder.create<AccumulateOp>(
-          part.getLoc(), cast<AccumulateOp>(user).getAccumulator(), part);
-    if (!sum)
-      return part;
-    return builder.create<arith::AddFOp>(part.getLoc(), sum, part);
+  // What alone adds the whole product to an accumulator that stands ready.
+  static AccumulateOp accumulated(Operation *op) {
+    auto user = op->hasOneUse() ? dyn_cast<AccumulateOp>(*op->user_begin())
+                                : AccumulateOp();
+    bool ready = user && user.getValue() == op->getResult(0) &&
+                 !user.getAccumulator().getDefiningOp();
+    return ready ? user : AccumulateOp();
   }
 
-  void finishSums(ArrayRef<Value> sums) {
-    for (auto [index, op] : llvm::enumerate(region.products)) {
-      if (!sums[index])
-        continue;
-      Operation *user = op->hasOneUse() ? *op->user_begin() : nullptr;
-      bool started = isa_and_nonnull<AccumulateOp>(user) &&
-                     !cast<AccumulateOp>(user).getAccumulator().getDefiningOp();
-      Value whole = started ? user->getResult(0) : op->getResult(0);
-      whole.replaceAllUsesWith(sums[index]);
-      if (started)
-        user->erase();
+  void finishSum(Operation *op, Value sum) {
+    if (AccumulateOp user = accumulated(op)) {
+      user.getOutput().replaceAllUsesWith(sum);
+      user.erase();
+    } else {
+      op->getResult(0).replaceAllUsesWith(sum);
     }
   }
 
-  void replace(Value whole, ArrayRef<Value> chunks) {
-    Value rows = builder.create<ConcatRowsOp>(whole.getLoc(), whole.getType(),
-                                              chunks);
-    whole.replaceAllUsesWith(rows);
-  }
-
-  void eraseOld() {
-    for (Operation *op : llvm::reverse(region.products))
-      op->erase();
-    if (region.gradient)
-      region.gradient.erase();
-    region.loss.erase();
-    region.head->erase();
-  }
-
-  LossRegion region;
+  const LossRegion &region;
   int64_t rowsPerChunk;
   OpBuilder builder;
   int64_t numRowDims;
+  SmallPtrSet<Operation *, 32> inside;
+  // Of this chunk.
+  int64_t first = 0, count = 0;
+  IRMapping mapping;
+  // Over chunks.
+  llvm::MapVector<Value, SmallVector<Value>> kept;
+  llvm::MapVector<Operation *, Value> sums;
 };
+
+// The product whose rows the loss is computed from.
+Operation *findHead(Operation *loss) {
+  Value logits = loss->getOperand(0);
+  while (Operation *producer = logits.getDefiningOp()) {
+    if (isa<LinearOp, ContractOp>(producer)) {
+      auto contract = dyn_cast<ContractOp>(producer);
+      int64_t rows = typeOf(logits).getRank() - 1;
+      return !contract || contract.getLhsDims().front() >= rows ? producer
+                                                                : nullptr;
+    }
+    // A bias, or the mask of padding.
+    Value next;
+    for (Value operand : producer->getOperands()) {
+      Operation *from = operand.getDefiningOp();
+      if (from && !isa<BroadcastOp, IotaOp>(from) &&
+          !from->hasTrait<OpTrait::ConstantLike>() &&
+          isa<FloatType>(typeOf(operand).getElementType()) &&
+          operand.getType() == logits.getType())
+        next = operand;
+    }
+    if (!next)
+      return nullptr;
+    logits = next;
+  }
+  return nullptr;
+}
 
 struct ChunkLoss : lmc::lm::impl::ChunkLossBase<ChunkLoss> {
   using ChunkLossBase::ChunkLossBase;
 
   void runOnOperation() override {
-    SmallVector<CrossEntropyOp> losses;
-    getOperation().walk([&](CrossEntropyOp op) { losses.push_back(op); });
-    for (CrossEntropyOp loss : losses)
-      chunk(loss);
+    llvm::SetVector<Operation *> heads;
+    getOperation().walk([&](Operation *op) {
+      // The maximum of the logits is what a loss made of primitives reads.
+      auto reduce = dyn_cast<ReduceOp>(op);
+      if (!isa<CrossEntropyOp>(op) && !(reduce && reduce.getKind() == "max"))
+        return;
+      if (Operation *head = findHead(op))
+        heads.insert(head);
+      else
+        missed(op);
+    });
+    for (Operation *head : heads)
+      chunk(head);
   }
 
-  void chunk(CrossEntropyOp loss) {
-    FailureOr<LossRegion> region = findRegion(loss);
-    if (failed(region)) {
-      ++numMissed;
-      loss.emitRemark("the loss is computed whole: its logits are not the "
-                      "result of one linear layer");
-      return;
-    }
-    if (region->gradient)
-      sinkUsers(*region);
-    RankedTensorType type = typeOf(loss.getLogits());
-    int64_t rows = product(type.getShape().drop_back());
+  void missed(Operation *op) {
+    ++numMissed;
+    op->emitRemark("the loss is computed whole: its logits are not the result "
+                   "of one linear layer");
+  }
+
+  void chunk(Operation *head) {
+    FailureOr<LossRegion> region = findRegion(head);
+    if (failed(region))
+      return missed(head);
+    sinkUsers(*region);
+    RankedTensorType type = typeOf(head->getResult(0));
+    int64_t rows = product(region->rowShape());
     int64_t rowBytes = type.getShape().back() *
                        type.getElementType().getIntOrFloatBitWidth() / 8;
     int64_t chunks = std::max<int64_t>(
@@ -290,17 +385,20 @@ struct ChunkLoss : lmc::lm::impl::ChunkLossBase<ChunkLoss> {
     Chunker(*region, rowsPerChunk).run();
   }
 
-  // Moves what the forward computes from the loss to the end of the program.
+  // Moves behind the region what uses it and stands before its end.
   void sinkUsers(LossRegion &region) {
-    Block *block = region.loss->getBlock();
-    SetVector<Operation *> users;
-    getForwardSlice(region.loss.getLoss(), &users);
-    SmallVector<Operation *> ordered;
-    for (Operation &op : *block)
-      if (users.contains(&op))
-        ordered.push_back(&op);
-    for (Operation *op : ordered)
-      op->moveBefore(block->getTerminator());
+    Operation *last = region.ops.back();
+    SmallPtrSet<Operation *, 32> inside(region.ops.begin(), region.ops.end());
+    llvm::SetVector<Operation *> users;
+    for (Operation *op : region.ops)
+      getForwardSlice(op, &users);
+    SmallVector<Operation *> early;
+    for (Operation &op : *last->getBlock())
+      if (users.contains(&op) && !inside.contains(&op) &&
+          op.isBeforeInBlock(last))
+        early.push_back(&op);
+    for (Operation *op : llvm::reverse(early))
+      op->moveAfter(last);
   }
 };
 

@@ -9,8 +9,8 @@
 // its gradients, in the reverse order of its uses.
 #include "passes/lm/Passes.h"
 
+#include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
-#include "passes/lm/ProgramSignature.h"
 
 #include "llvm/ADT/DenseSet.h"
 
@@ -77,9 +77,9 @@ LogicalResult differentiateOp(Operation *op, OpBuilder &builder,
                                           operandGradients)))
     return failure();
   if (operandGradients.size() != op->getNumOperands())
-    return op->emitOpError() << "built " << operandGradients.size()
-                             << " gradients for " << op->getNumOperands()
-                             << " operands";
+    return op->emitOpError()
+           << "built " << operandGradients.size() << " gradients for "
+           << op->getNumOperands() << " operands";
   for (auto [operand, gradient] :
        llvm::zip(op->getOperands(), operandGradients))
     if (gradient && active.contains(operand))
@@ -117,8 +117,8 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
   }
 
   // Sums over micro-batches of the scalar outputs, as states.
-  void accumulateOutputs(func::FuncOp function, OpBuilder &builder,
-                         SymbolTable &symbols,
+  void accumulateOutputs(func::FuncOp function, ProgramArguments &arguments,
+                         OpBuilder &builder, SymbolTable &symbols,
                          SmallVectorImpl<TiedResult> &results) {
     Operation *terminator = function.getBody().front().getTerminator();
     for (unsigned i = 0, e = function.getNumResults(); i < e; ++i) {
@@ -126,19 +126,19 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
       if (!output)
         continue;
       Value value = terminator->getOperand(i);
-      Value old = accumulatorFor(function, symbols, output.getValue(), {},
-                                 cast<RankedTensorType>(value.getType()));
-      Value sum =
-          builder.create<AccumulateOp>(value.getLoc(), old, value);
+      Value old =
+          accumulatorFor(function, arguments, symbols, output.getValue(), {},
+                         cast<RankedTensorType>(value.getType()));
+      Value sum = builder.create<AccumulateOp>(value.getLoc(), old, value);
       results.push_back({sum, kStateAttr, FlatSymbolRefAttr::get(output)});
     }
   }
 
   // The argument that holds the accumulator `name`; the state is declared
   // where it is not yet.
-  Value accumulatorFor(func::FuncOp function, SymbolTable &symbols,
-                       StringRef name, StringAttr parameter,
-                       RankedTensorType type) {
+  Value accumulatorFor(func::FuncOp function, ProgramArguments &arguments,
+                       SymbolTable &symbols, StringRef name,
+                       StringAttr parameter, RankedTensorType type) {
     OpBuilder b(function);
     if (!symbols.lookup(name)) {
       auto state = b.create<StateOp>(
@@ -149,9 +149,9 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
           /*values=*/nullptr);
       symbols.insert(state, Block::iterator(function));
     }
-    return getOrAddArgument(function, type, kStateAttr,
-                            FlatSymbolRefAttr::get(&getContext(), name),
-                            function.getLoc());
+    return arguments.getOrAdd(type, kStateAttr,
+                              FlatSymbolRefAttr::get(&getContext(), name),
+                              function.getLoc());
   }
 
   LogicalResult finishEvaluate(func::FuncOp function, SymbolTable &symbols) {
@@ -163,7 +163,9 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
     function->setAttr(kProgramAttr, StringAttr::get(&getContext(), "evaluate"));
     OpBuilder builder(function.getBody().front().getTerminator());
     SmallVector<TiedResult> results;
-    accumulateOutputs(function, builder, symbols, results);
+    ProgramArguments arguments(function);
+    accumulateOutputs(function, arguments, builder, symbols, results);
+    arguments.finish();
     setResults(function, results);
     return success();
   }
@@ -197,9 +199,12 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
     }
 
     SmallVector<TiedResult> results;
+    ProgramArguments arguments(function);
     for (unsigned i = 0, e = function.getNumArguments(); i < e; ++i)
-      collectGradient(function, i, builder, symbols, gradients, results);
-    accumulateOutputs(function, builder, symbols, results);
+      collectGradient(function, i, arguments, builder, symbols, gradients,
+                      results);
+    accumulateOutputs(function, arguments, builder, symbols, results);
+    arguments.finish();
     setResults(function, results);
     symbols.remove(function);
     function.setName("step");
@@ -210,8 +215,8 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
   // Adds the gradients of the parameter in argument `index`, one behind the
   // other, to its accumulator.
   void collectGradient(func::FuncOp function, unsigned index,
-                       OpBuilder &builder, SymbolTable &symbols,
-                       const GradientMap &gradients,
+                       ProgramArguments &arguments, OpBuilder &builder,
+                       SymbolTable &symbols, const GradientMap &gradients,
                        SmallVectorImpl<TiedResult> &results) {
     auto state =
         function.getArgAttrOfType<FlatSymbolRefAttr>(index, kStateAttr);
@@ -228,8 +233,8 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
     }
     std::string name = (parameter.getSymName() + ".gradient").str();
     Value sum =
-        accumulatorFor(function, symbols, name, parameter.getSymNameAttr(),
-                       parameter.getTensorType());
+        accumulatorFor(function, arguments, symbols, name,
+                       parameter.getSymNameAttr(), parameter.getTensorType());
     bool first = true;
     for (Value part : found->second) {
       // Each part is added right behind its producer, so that it need not be

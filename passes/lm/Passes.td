@@ -31,19 +31,19 @@ def Differentiate : Pass<"lm-differentiate", "::mlir::ModuleOp"> {
     ```
     **After**
     ```mlir
-    lm.parameter @w : tensor<3x2xf32> {initialization = {kind = "zeros"}}
-    func.func @step(%x: tensor<4x3xf32> {lm.input = "x"}, %w: tensor<3x2xf32> {lm.state = @w},
-                    %a: tensor<3x2xf32> {lm.state = @w.gradient}, %s: tensor<f32> {lm.state = @loss_sum})
-        -> (tensor<3x2xf32> {lm.state = @w.gradient}, tensor<f32> {lm.state = @loss_sum}) {
-      %y = lm.linear %x, %w ...
-      %l = lm.reduce "sum" %y ...
-      lm.begin_backward
-      %g = lm.broadcast %seed ...
-      %d = lm.contract %x [0], %g [0] ...
-      %a1 = lm.accumulate %a, %d
-      %s1 = lm.accumulate %s, %l
-      return %a1, %s1
-    }
+    lm.state @w.gradient "accumulator" : tensor<3x2xf32> {parameter = @w, role = "gradient"}
+    ...
+    %y = lm.linear %x, %w : (tensor<4x3xf32>, tensor<3x2xf32>) -> tensor<4x2xf32>
+    %l = lm.reduce "sum" %y dims [0, 1] : tensor<4x2xf32> to tensor<f32>
+    lm.begin_backward
+    %seed = arith.constant dense<1.000000e+00> : tensor<f32>
+    %g = lm.broadcast %seed dims [] : tensor<f32> to tensor<4x2xf32>
+    %d = lm.contract %x [0], %g [0] : (tensor<4x3xf32>, tensor<4x2xf32>) -> tensor<3x2xf32>
+    %a1 = lm.accumulate %a, %d : tensor<3x2xf32>
+    %s1 = lm.accumulate %s, %l : tensor<f32>
+    return %a1, %s1 : tensor<3x2xf32>, tensor<f32>
+    ...
+    lm.state @loss_sum "accumulator" : tensor<f32> {role = "loss_sum"}
     ```
   }];
   let options = [
@@ -76,6 +76,28 @@ def BuildUpdate : Pass<"lm-build-update", "::mlir::ModuleOp"> {
     Requires: the accumulators of `lm-differentiate`.
     Ensures: outputs loss, grad_norm, finite, gradient_scale.
     Leaves alone: all other programs.
+
+    **Before**
+    ```mlir
+    lm.parameter @w : tensor<2xf32> {group = "no_decay", initialization = {kind = "zeros"}}
+    lm.state @w.gradient "accumulator" : tensor<2xf32> {parameter = @w, role = "gradient"}
+    lm.state @loss_sum "accumulator" : tensor<f32> {role = "loss_sum"}
+    lm.state @weight_sum "accumulator" : tensor<f32> {role = "weight_sum"}
+    ```
+    **After**
+    ```mlir
+    lm.state @w.v "moment" : tensor<2xf32> {parameter = @w, role = "v"}
+    lm.state @w.m "moment" : tensor<2xf32> {parameter = @w, role = "m"}
+    ...
+    %squares = arith.mulf %gradient, %gradient : tensor<2xf32>
+    %sum = lm.reduce "sum" %squares dims [0] : tensor<2xf32> to tensor<f32>
+    ...
+    %norm = math.sqrt %all : tensor<f32>
+    %scaled = arith.mulf %norm, %scale : tensor<f32>
+    ...
+    %loss = arith.divf %lossSum, %weightSum : tensor<f32>
+    return %loss : tensor<f32>
+    ```
   }];
   let options = [Option<"seed", "seed", "double", "1.0",
                         "the seed that the backward used">];
@@ -98,6 +120,30 @@ def ChunkLoss : Pass<"lm-chunk-loss", "::mlir::ModuleOp"> {
     Requires: an `lm.cross_entropy` whose logits come from `lm.linear` or
     `lm.contract`. Ensures: no value of the logits' global shape if there is
     more than one chunk. Leaves alone: losses of other forms (counted).
+
+    **Before** `--lm-chunk-loss=chunk-bytes=640`
+    ```mlir
+    func.func @score(%x: tensor<2x16x8xf32>, %w: tensor<8x10xf32>, %t: tensor<2x16xi32>, %s: tensor<2x16xf32>)
+        -> tensor<2x16xf32> {
+      %logits = lm.linear %x, %w : (tensor<2x16x8xf32>, tensor<8x10xf32>) -> tensor<2x16x10xf32>
+      %loss, %lse = lm.cross_entropy %logits, %t, %s
+          : (tensor<2x16x10xf32>, tensor<2x16xi32>, tensor<2x16xf32>) -> (tensor<2x16xf32>, tensor<2x16xf32>)
+      return %loss : tensor<2x16xf32>
+    }
+    ```
+    **After**
+    ```mlir
+    %x0 = lm.slice_rows %x at 0 : tensor<2x16x8xf32> to tensor<16x8xf32>
+    ...
+    %logits0 = lm.linear %x0, %w : (tensor<16x8xf32>, tensor<8x10xf32>) -> tensor<16x10xf32>
+    ...
+    %x1 = lm.slice_rows %x at 16 : tensor<2x16x8xf32> to tensor<16x8xf32>
+    ...
+    %logits1 = lm.linear %x1, %w : (tensor<16x8xf32>, tensor<8x10xf32>) -> tensor<16x10xf32>
+    ...
+    %loss = lm.concat_rows %loss0, %loss1 : (tensor<16xf32>, tensor<16xf32>) -> tensor<2x16xf32>
+    return %loss : tensor<2x16xf32>
+    ```
   }];
   let options = [Option<"chunkBytes", "chunk-bytes", "int64_t", "134217728",
                         "bytes of one chunk's logits at most">];
@@ -105,7 +151,8 @@ def ChunkLoss : Pass<"lm-chunk-loss", "::mlir::ModuleOp"> {
     Statistic<"numChunks", "chunks", "chunks made">,
     Statistic<"numMissed", "missed", "losses left whole">
   ];
-  let dependentDialects = ["::lmc::lm::LmDialect"];
+  let dependentDialects = ["::lmc::lm::LmDialect",
+    "::mlir::arith::ArithDialect"];
 }
 
 def SplitPrograms : Pass<"lm-split-programs", "::mlir::ModuleOp"> {
@@ -118,6 +165,29 @@ def SplitPrograms : Pass<"lm-split-programs", "::mlir::ModuleOp"> {
     Requires: one `lm.begin_backward` in `@step`.
     Ensures: saved values are explicit; `@step` is gone.
     Leaves alone: all other programs.
+
+    **Before**
+    ```mlir
+    func.func @step(%x: tensor<4xf32> {lm.input = "x"}) -> (tensor<4xf32> {lm.state = @s}) {
+      %y = math.exp %x : tensor<4xf32>
+      lm.begin_backward
+      %z = arith.mulf %y, %y : tensor<4xf32>
+      return %z : tensor<4xf32>
+    }
+    ```
+    **After**
+    ```mlir
+    func.func @forward(%x: tensor<4xf32> {lm.input = "x"}) -> (tensor<4xf32> {lm.saved = "saved0"})
+        attributes {plan.program = "forward"} {
+      %y = math.exp %x : tensor<4xf32>
+      return %y : tensor<4xf32>
+    }
+    func.func @backward(%y: tensor<4xf32> {lm.saved = "saved0"}) -> (tensor<4xf32> {lm.state = @s})
+        attributes {plan.program = "backward"} {
+      %z = arith.mulf %y, %y : tensor<4xf32>
+      return %z : tensor<4xf32>
+    }
+    ```
   }];
   let statistics = [
     Statistic<"numSaved", "saved", "values kept for the backward">

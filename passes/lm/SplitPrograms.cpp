@@ -1,11 +1,11 @@
 // Cuts @step into the programs forward and backward.
 #include "passes/lm/Passes.h"
 
-#include "passes/lm/ProgramSignature.h"
+#include "dialects/lm/ProgramSignature.h"
 
-#include "llvm/ADT/SetVector.h"
 #include "mlir/IR/IRMapping.h"
 #include "mlir/IR/Matchers.h"
+#include "llvm/ADT/SetVector.h"
 
 namespace lmc::lm {
 #define GEN_PASS_DEF_SPLITPROGRAMS
@@ -32,27 +32,27 @@ bool isConstant(Operation *op) {
 func::FuncOp buildPart(func::FuncOp step, const Part &part,
                        const llvm::DenseMap<Value, StringAttr> &saved) {
   OpBuilder builder(step);
-  auto function = builder.create<func::FuncOp>(
-      step.getLoc(), part.name, builder.getFunctionType({}, {}));
+  auto function = builder.create<func::FuncOp>(step.getLoc(), part.name,
+                                               builder.getFunctionType({}, {}));
   function->setAttr(kProgramAttr, builder.getStringAttr(part.name));
   builder.setInsertionPointToStart(function.addEntryBlock());
   Operation *terminator = builder.create<func::ReturnOp>(step.getLoc());
   builder.setInsertionPoint(terminator);
   IRMapping mapping;
+  ProgramArguments arguments(function);
   for (Value value : part.arguments) {
-    unsigned index = function.getNumArguments();
     DictionaryAttr attributes;
     if (auto argument = dyn_cast<BlockArgument>(value))
       attributes = step.getArgAttrDict(argument.getArgNumber());
     else
       attributes = builder.getDictionaryAttr(
           builder.getNamedAttr(kSavedAttr, saved.lookup(value)));
-    function.insertArgument(index, value.getType(), attributes,
-                            value.getLoc());
-    mapping.map(value, function.getArgument(index));
+    mapping.map(value,
+                arguments.add(value.getType(), attributes, value.getLoc()));
   }
   for (Operation *op : part.ops)
     builder.clone(*op, mapping);
+  arguments.finish();
   SmallVector<TiedResult> results(part.results);
   for (TiedResult &result : results)
     result.value = mapping.lookup(result.value);
@@ -91,13 +91,13 @@ struct SplitPrograms : lmc::lm::impl::SplitProgramsBase<SplitPrograms> {
     llvm::DenseMap<Value, StringAttr> saved;
     auto use = [&](Part &part, Value value) {
       Operation *producer = value.getDefiningOp();
-      bool crosses = &part == &backward && producer &&
-                     isForward.contains(producer);
+      bool crosses =
+          &part == &backward && producer && isForward.contains(producer);
       if (!producer || crosses)
         part.arguments.insert(value);
       if (crosses && !saved.contains(value)) {
-        auto name = StringAttr::get(&getContext(),
-                                    "saved" + Twine(saved.size()));
+        auto name =
+            StringAttr::get(&getContext(), "saved" + Twine(saved.size()));
         saved[value] = name;
         forward.results.push_back({value, kSavedAttr, name});
         ++numSaved;
@@ -141,9 +141,8 @@ struct SplitPrograms : lmc::lm::impl::SplitProgramsBase<SplitPrograms> {
     SmallVector<Operation *> all;
     for (auto &[producer, copy] : copies)
       all.push_back(copy);
-    llvm::sort(all, [](Operation *a, Operation *b) {
-      return a->isBeforeInBlock(b);
-    });
+    llvm::sort(
+        all, [](Operation *a, Operation *b) { return a->isBeforeInBlock(b); });
     backward.ops.insert(backward.ops.begin(), all.begin(), all.end());
   }
 };

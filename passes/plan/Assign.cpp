@@ -288,10 +288,14 @@ void Assigner::placeStates() {
                     {"gradients", "state", 0, {}},
                     {"caches", "state", 0, {}},
                     {"constants", "constant", 0, {}}};
-  auto typeOf = [](Operation *op) {
-    if (auto parameter = dyn_cast<lm::ParameterOp>(op))
-      return parameter.getTensorType();
-    return cast<lm::StateOp>(op).getTensorType();
+  // Of one rank: a state is declared with its global shape.
+  auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
+  auto typeOf = [&](Operation *op) {
+    auto parameter = dyn_cast<lm::ParameterOp>(op);
+    RankedTensorType type = parameter ? parameter.getTensorType()
+                                      : cast<lm::StateOp>(op).getTensorType();
+    auto sharding = op->getAttrOfType<dist::ShardingAttr>(dist::kShardingAttr);
+    return mesh && sharding ? dist::localType(type, sharding, mesh) : type;
   };
   auto sizeOf = [&](Operation *op) {
     RankedTensorType type = typeOf(op);

@@ -28,13 +28,13 @@ def FormKernels : Pass<"plan-form-kernels", "::mlir::ModuleOp"> {
     ```
     **After**
     ```mlir
-    plan.kernel @contraction_0(%x: tensor<8x4xf32>, %w: tensor<4x6xf32>) -> tensor<8x6xf32>
-        attributes {kind = "contraction", tied = array<i64: -1>} { ... }
-    func.func @f(%x: tensor<8x4xf32> {lm.input = "x"}, %w: tensor<4x6xf32> {lm.state = @w})
-        -> (tensor<8x6xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
-      %y = plan.launch @contraction_0(%x, %w) : ...
-      return %y : tensor<8x6xf32>
-    }
+    %h = lm.contract %x [1], %w [0] : (tensor<8x4xf32>, tensor<4x6xf32>) -> tensor<8x6xf32>
+    %n = arith.negf %h : tensor<8x6xf32>
+    ...
+    plan.yield %s : tensor<8x6xf32>
+    ...
+    %y = plan.launch @contraction_0(%a, %b) : (tensor<8x4xf32>, tensor<4x6xf32>) -> tensor<8x6xf32>
+    return %y : tensor<8x6xf32>
     ```
   }];
   let statistics = [

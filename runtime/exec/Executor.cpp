@@ -57,6 +57,9 @@ Status Executor::prepare() {
                     int64_t(constant.data().size()));
   for (const plan::Scalar &scalar : thePlan.scalars())
     setScalar(scalar.name(), scalar.default_value());
+  for (int i = 0; i < thePlan.mesh().axes_size(); ++i)
+    setScalar("coordinate." + thePlan.mesh().axes(i).name(),
+              double(theCoordinates[size_t(i)]));
 
   std::vector<std::pair<std::vector<uint32_t>, int>> groups;
   PrepareContext context{thePlan, theDevice,      theComm, kernels,

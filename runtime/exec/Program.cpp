@@ -227,6 +227,11 @@ StatusOr<PreparedProgram> Preparer::run() {
     const plan::Instruction &instruction = program.instructions(i);
     Op op{};
     op.instruction = uint32_t(i);
+    auto toLine = [](size_t entries) {
+      return (entries + entriesPerLine - 1) / entriesPerLine * entriesPerLine;
+    };
+    out.pointers.resize(toLine(out.pointers.size()));
+    out.integers.resize(toLine(out.integers.size()));
     op.firstPointer = uint32_t(out.pointers.size());
     op.firstInteger = uint32_t(out.integers.size());
     switch (instruction.kind_case()) {

@@ -17,6 +17,8 @@
 #include "runtime/device/Device.h"
 #include "runtime/plan/plan.pb.h"
 
+#include <new>
+
 namespace lmc::runtime {
 
 struct Op {
@@ -49,10 +51,30 @@ struct PatchTerm {
   int64_t coefficient = 0;
 };
 
+/// Kernels may load their pointers and integers as vectors: each op's part
+/// begins on a cache line.
+template <typename T> struct LineAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t line{64};
+  LineAllocator() = default;
+  template <typename U> LineAllocator(const LineAllocator<U> &) {}
+  T *allocate(size_t count) {
+    return static_cast<T *>(::operator new(count * sizeof(T), line));
+  }
+  void deallocate(T *address, size_t) { ::operator delete(address, line); }
+  template <typename U> bool operator==(const LineAllocator<U> &) const {
+    return true;
+  }
+  template <typename U> bool operator!=(const LineAllocator<U> &) const {
+    return false;
+  }
+};
+inline constexpr size_t entriesPerLine = 8; ///< pointers or integers
+
 struct PreparedProgram {
   std::vector<Op> ops;
-  std::vector<void *> pointers;
-  std::vector<int64_t> integers;
+  std::vector<void *, LineAllocator<void *>> pointers;
+  std::vector<int64_t, LineAllocator<int64_t>> integers;
   std::vector<CollectiveCall> collectives;
   std::vector<Patch> patches;
   std::vector<PatchTerm> terms;

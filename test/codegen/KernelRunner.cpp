@@ -7,6 +7,7 @@
 #include "mlir/IR/BuiltinOps.h"
 #include "mlir/IR/Verifier.h"
 #include "mlir/Parser/Parser.h"
+#include "llvm/Support/FileSystem.h"
 
 #include <gtest/gtest.h>
 
@@ -21,18 +22,21 @@ using namespace lmc;
 using namespace lmc::test;
 
 LoadedObject::LoadedObject(const std::string &bytes) {
-  char path[] = "/tmp/lmc-kernels-XXXXXX";
-  int descriptor = mkstemp(path);
-  if (descriptor < 0)
+  int descriptor = -1;
+  llvm::SmallString<128> path;
+  if (std::error_code error = llvm::sys::fs::createTemporaryFile(
+          "lmc-kernels", "so", descriptor, path)) {
+    ADD_FAILURE() << error.message();
     return;
+  }
   bool written = write(descriptor, bytes.data(), bytes.size()) ==
                  static_cast<ssize_t>(bytes.size());
   close(descriptor);
   if (written)
-    handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!handle)
     ADD_FAILURE() << dlerror();
-  unlink(path);
+  unlink(path.c_str());
 }
 LoadedObject::~LoadedObject() {
   if (handle)

@@ -79,6 +79,10 @@ BAD = [
      {"dialects/lm/Lm.h": '#include "passes/lm/Passes.h"\n'}, "may not know"),
     ("arrows", "a group of passes knows another",
      {"passes/plan/A.cpp": '#include "passes/lm/Passes.h"\n'}, "may not know"),
+    ("arrows", "emit knows the inside of codegen",
+     {"passes/emit/A.cpp": '#include "passes/codegen/Codegen.h"\n'
+                           '#include "passes/codegen/Object.h"\n'},
+     "may not know passes/codegen/Object.h"),
     ("arrows", "a pass knows the plan file",
      {"passes/lm/A.cpp": '#include "runtime/plan/PlanFile.h"\n'},
      "may not know"),

@@ -4,6 +4,7 @@
 #include "frontend/Import.h"
 #include "frontend/TrainSpec.pb.h"
 #include "passes/Pipeline.h"
+#include "passes/Plugin.h"
 #include "passes/Register.h"
 #include "passes/emit/EmitPlan.h"
 #include "runtime/plan/PlanFile.h"
@@ -12,6 +13,7 @@
 #include "dialects/lm/Lm.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Pass/PassManager.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Path.h"
 #include "llvm/Support/raw_ostream.h"
@@ -27,6 +29,32 @@ struct Resolved {
   frontend::TrainSpec train;
 };
 
+constexpr llvm::StringLiteral kAxes[] = {"pp", "dp", "fsdp", "cp", "ep", "tp"};
+
+// The sizes that --mesh names; the other axes have size 1.
+int resolveMesh(const CompileSettings &settings, Resolved &resolved) {
+  llvm::SmallVector<llvm::StringRef> parts;
+  llvm::StringRef(settings.mesh).split(parts, ',', -1, false);
+  for (llvm::StringRef part : parts) {
+    auto [name, number] = part.split('=');
+    const auto *axis = llvm::find(kAxes, name);
+    int64_t size = 0;
+    if (axis == std::end(kAxes))
+      return printError("--mesh names the axis '" + name.str() + "'",
+                        "axes are pp, dp, fsdp, cp, ep, tp");
+    if (number.getAsInteger(10, size) || size < 1 || size > 65536)
+      return printError("--mesh gives " + name.str() + " the size '" +
+                            number.str() + "'",
+                        "a number from 1 to 65536");
+    if (size > 1 && name != "dp" && name != "tp")
+      return printError("axis " + name.str() + " of size " +
+                            std::to_string(size) + " is not supported yet",
+                        "use dp and tp");
+    resolved.pipeline.mesh[axis - kAxes] = size;
+  }
+  return kDone;
+}
+
 int resolveBatch(const CompileSettings &settings, Resolved &resolved) {
   const frontend::TrainSpec &train = resolved.train;
   int64_t global =
@@ -35,28 +63,30 @@ int resolveBatch(const CompileSettings &settings, Resolved &resolved) {
       settings.microBatch ? settings.microBatch : train.micro_batch();
   if (global < 0 || micro < 0)
     return printError("batch sizes must be positive");
+  int64_t dataRanks = resolved.pipeline.mesh[1] * resolved.pipeline.mesh[2];
   if (!global)
-    global = micro ? micro : 1;
+    global = (micro ? micro : 1) * dataRanks;
   if (!micro)
-    micro = global;
-  if (global % micro != 0) {
-    int64_t below = global / micro * micro;
+    micro = std::max<int64_t>(1, global / dataRanks);
+  if (int64_t unit = micro * dataRanks; global % unit != 0) {
+    int64_t below = global / unit * unit;
     return printError(
         "a global batch of " + std::to_string(global) +
-            " samples is no multiple of the micro-batch of " +
-            std::to_string(micro),
+            " samples is no multiple of " + std::to_string(unit) +
+            ": micro-batches of " + std::to_string(micro) + " on " +
+            std::to_string(dataRanks) + " data-parallel ranks",
         (below ? "--global-batch=" + std::to_string(below) + " or " : "") +
-            "--global-batch=" + std::to_string(below + micro));
+            "--global-batch=" + std::to_string(below + unit));
   }
   resolved.pipeline.globalBatch = global;
   resolved.pipeline.microBatch = micro;
-  resolved.pipeline.microBatches = global / micro;
+  resolved.pipeline.microBatches = global / (micro * dataRanks);
   return kDone;
 }
 
 // What emit and the runtime have to know beside the programs.
 void setAttributes(ModuleOp module, const CompileSettings &settings,
-                   const Resolved &resolved) {
+                   const Resolved &resolved, const Plugins &plugins) {
   Builder b(module.getContext());
   const PipelineOptions &p = resolved.pipeline;
   if (p.train)
@@ -79,12 +109,16 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
   auto text = [&](StringRef name, const std::string &value) {
     return b.getNamedAttr(name, b.getStringAttr(value));
   };
-  SmallVector<NamedAttribute> named{text("mode", settings.mode),
-                                    text("target", settings.target),
-                                    text("model", settings.model)};
+  llvm::SmallVector<NamedAttribute> cameFrom = {text("mode", settings.mode),
+                                                text("target", settings.target),
+                                                text("model", settings.model)};
   if (!p.train)
-    named.push_back(text("page_size", std::to_string(settings.pageSize)));
-  module->setAttr("lm.settings", b.getDictionaryAttr(named));
+    cameFrom.push_back(text("page_size", std::to_string(settings.pageSize)));
+  if (std::string loaded = plugins.describe(); !loaded.empty())
+    cameFrom.push_back(text("plugins", loaded));
+  if (!settings.passes.empty())
+    cameFrom.push_back(text("passes", llvm::join(settings.passes, " ")));
+  module->setAttr("lm.settings", b.getDictionaryAttr(cameFrom));
 }
 
 // Tokens per sample, from the module that import built.
@@ -152,6 +186,23 @@ int writePlan(ModuleOp module, const CompileSettings &settings) {
   return kDone;
 }
 
+int loadPlugins(const CompileSettings &settings, DialectRegistry &registry,
+                Plugins &plugins) {
+  PluginComplaint complaint;
+  auto print = [&] {
+    printError(complaint.message, complaint.help);
+    return complaint.kind == PluginComplaint::OtherVersion ? kCorrupt
+                                                           : kWrongInput;
+  };
+  for (const std::string &path : settings.plugins)
+    if (failed(plugins.load(path, registry, complaint)))
+      return print();
+  for (const std::string &pass : settings.passes)
+    if (failed(plugins.addPass(pass, complaint)))
+      return print();
+  return kDone;
+}
+
 } // namespace
 
 int lmc::compile(const CompileSettings &settings) {
@@ -165,19 +216,28 @@ int lmc::compile(const CompileSettings &settings) {
   }
   DialectRegistry registry;
   registerDialects(registry);
+  registerPasses(); // so that --pass finds them by name
+  Plugins plugins;
+  if (int status = loadPlugins(settings, registry, plugins))
+    return status;
   MLIRContext context(registry);
   context.loadAllAvailableDialects();
+  context.printOpOnDiagnostic(false);
   DiagnosticPrinter printer(context);
 
   Resolved resolved;
   if (!settings.config.empty() &&
       failed(frontend::readTrainSpec(settings.config, resolved.train, context)))
     return kWrongInput;
+  if (int status = resolveMesh(settings, resolved))
+    return status;
   if (int status = resolveBatch(settings, resolved))
     return status;
   resolved.pipeline.train = settings.mode == "train";
   frontend::ImportOptions importOptions;
-  importOptions.batch = resolved.pipeline.microBatch;
+  // Shapes are global until partition: one micro-batch of all data ranks.
+  importOptions.batch = resolved.pipeline.microBatch *
+                        resolved.pipeline.mesh[1] * resolved.pipeline.mesh[2];
   importOptions.sequence =
       settings.sequence ? settings.sequence : resolved.train.sequence();
   importOptions.train = resolved.pipeline.train;
@@ -197,13 +257,14 @@ int lmc::compile(const CompileSettings &settings) {
     return kWrongInput;
   if (resolved.pipeline.train)
     resolved.pipeline.sequence = sequenceOf(*module);
-  setAttributes(*module, settings, resolved);
+  setAttributes(*module, settings, resolved, plugins);
 
   for (auto [index, phase] : llvm::enumerate(allPhases())) {
     if (phase == Phase::Emit)
       return writePlan(*module, settings);
     PassManager manager(&context);
     addPhase(manager, phase, resolved.pipeline);
+    plugins.addPasses(manager, phase);
     if (failed(manager.run(*module)))
       return kWrongInput;
     if (int status = dump(*module, settings, phase, index))

@@ -16,17 +16,20 @@ struct CompileSettings {
   std::string targetCpus = "native"; // separated by commas
   std::string config;                // a TrainSpec
   std::string compileTo = "emit";
-  std::string dumpPhases;   // a folder
-  int64_t globalBatch = 0;  // 0: as TrainSpec says, else micro-batch
-  int64_t microBatch = 0;   // 0: the whole batch
-  int64_t sequence = 0;     // 0: the model's longest
-  int64_t threads = 0;      // 0: all cores
-  int64_t maxTokens = 512;  // of an inference step
-  int64_t maxSequences = 8; // at once
-  int64_t maxLength = 0;    // of one; 0: the model's longest
-  int64_t pageSize = 16;    // tokens of a page of the cache
-  int64_t cachePages = 0;   // 0: for max-sequences of max-length
-  int64_t maxLogits = 0;    // rows of logits of a step; 0: up to 128
+  std::string dumpPhases;           // a folder
+  std::string mesh;                 // dp=2,tp=2
+  int64_t globalBatch = 0;          // 0: as TrainSpec says, else micro-batch
+  int64_t microBatch = 0;           // 0: the whole batch
+  int64_t sequence = 0;             // 0: the model's longest
+  int64_t threads = 0;              // 0: all cores
+  int64_t maxTokens = 512;          // of an inference step
+  int64_t maxSequences = 8;         // at once
+  int64_t maxLength = 0;            // of one; 0: the model's longest
+  int64_t pageSize = 16;            // tokens of a page of the cache
+  int64_t cachePages = 0;           // 0: for max-sequences of max-length
+  int64_t maxLogits = 0;            // rows of logits of a step; 0: up to 128
+  std::vector<std::string> plugins; // paths
+  std::vector<std::string> passes;  // after-PHASE:PASS
   bool resetAtDocument = false;
   bool strict = false;
   bool noCache = false;

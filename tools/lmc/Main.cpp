@@ -1,5 +1,6 @@
 // lmc: the compiler's command line.
 #include "tools/lmc/Compile.h"
+#include "tools/lmc/Diagnostics.h"
 #include "tools/lmc/Inspect.h"
 
 #include <CLI/CLI.hpp>
@@ -25,6 +26,9 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
                 "native, x86-64-v3, x86-64-v4, ...")
       ->capture_default_str();
   c->add_option("--config", s.config, "a TrainSpec text proto; flags win");
+  c->add_option("--mesh", s.mesh,
+                "sizes of the mesh axes pp, dp, fsdp, cp, ep, tp that are not "
+                "1, e.g. dp=2,tp=2");
   c->add_option("--global-batch", s.globalBatch,
                 "samples per step (default: the micro-batch)");
   c->add_option("--micro-batch", s.microBatch,
@@ -66,12 +70,38 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
   c->add_option("--threads", s.threads, "compiler threads (default: all)");
   c->add_flag("--no-kernel-cache", s.noCache,
               "compile every kernel anew, keep none");
+  // One value per flag, or the model behind it would be taken for one more.
+  c->add_option("--load-pass-plugin", s.plugins,
+                "a shared object with operations and passes of its own; may "
+                "be given several times")
+      ->type_name("LIB")
+      ->allow_extra_args(false);
+  c->add_option("--pass", s.passes,
+                "run a pass behind a phase; may be given several times")
+      ->type_name("after-PHASE:PASS{OPTION=VALUE}")
+      ->allow_extra_args(false);
   c->footer("Examples:\n"
             "  lmc compile examples/gpt-mini.textproto -o gpt-mini.plan "
             "--micro-batch=8 --seq=256\n"
             "  lmc compile gpt2/ -o gpt2.plan --mode=infer\n"
             "  lmc compile gpt2/ --compile-to=differentiate");
   return c;
+}
+
+// What is wrong with the call; the exit status is the contract's.
+int reportParseError(CLI::App &app, const CLI::ParseError &error) {
+  CLI::App *chosen = &app;
+  for (CLI::App *command : app.get_subcommands())
+    chosen = command;
+  std::string message = error.what();
+  // A misspelt flag is often the reason why another one is missing.
+  if (std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
+      !unknown.empty())
+    message =
+        (unknown[0][0] == '-' ? "unknown flag " : "unexpected argument ") +
+        unknown[0];
+  std::string command = chosen == &app ? "lmc" : "lmc " + chosen->get_name();
+  return lmc::printError(message, command + " --help lists what there is");
 }
 
 } // namespace
@@ -90,7 +120,13 @@ int main(int argc, char **argv) {
       "inspect", "print what a plan holds: parameters, FLOPs, bytes, kernels");
   inspect->add_option("plan", plan, "the plan file")->required();
   inspect->add_flag("--json", json, "as JSON");
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success &request) {
+    return app.exit(request);
+  } catch (const CLI::ParseError &error) {
+    return reportParseError(app, error);
+  }
   if (compile->parsed())
     return lmc::compile(compileSettings);
   if (inspect->parsed())

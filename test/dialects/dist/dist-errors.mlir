@@ -1,0 +1,49 @@
+// RUN: lmc-opt %s --split-input-file --verify-diagnostics
+
+// mesh C1: each axis has a size.
+// expected-error @+1 {{names 2 axes, sizes 1 (C1)}}
+module @mesh_c1 attributes {dist.mesh = #dist.mesh<["dp", "tp"], [2]>} {
+}
+
+// -----
+
+// mesh C2: axes are told apart by their names.
+// expected-error @+1 {{axis "dp" is no unique name (C2)}}
+module @mesh_c2 attributes {dist.mesh = #dist.mesh<["dp", "dp"], [2, 2]>} {
+}
+
+// -----
+
+// mesh C3: an axis has ranks.
+// expected-error @+1 {{axis "tp" has size 0 (C3)}}
+module @mesh_c3 attributes {dist.mesh = #dist.mesh<["dp", "tp"], [2, 0]>} {
+}
+
+// -----
+
+// sharding C1: an axis splits one dim.
+// expected-error @+1 {{axis "tp" occurs twice (C1)}}
+func.func private @sharding_c1(tensor<4x4xf32> {dist.sharding = #dist.sharding<[["tp"], ["tp"]], []>})
+
+// -----
+
+// expected-error @+1 {{axis "tp" occurs twice (C1)}}
+func.func private @sharding_c1_partial(tensor<4xf32> {dist.sharding = #dist.sharding<[["tp"]], ["tp"]>})
+
+// -----
+
+// all_reduce C1: a sum or a maximum.
+func.func @all_reduce_c1(%x: tensor<4xf32>) -> tensor<4xf32> {
+  // expected-error @+1 {{kind is 'mean', expected 'sum' or 'max' (C1)}}
+  %y = dist.all_reduce "mean" %x over ["tp"] : tensor<4xf32>
+  return %y : tensor<4xf32>
+}
+
+// -----
+
+// all_reduce C2: over some axis.
+func.func @all_reduce_c2(%x: tensor<4xf32>) -> tensor<4xf32> {
+  // expected-error @+1 {{names no axis (C2)}}
+  %y = dist.all_reduce "sum" %x over [] : tensor<4xf32>
+  return %y : tensor<4xf32>
+}

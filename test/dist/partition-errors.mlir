@@ -1,0 +1,36 @@
+// RUN: lmc-opt %s --split-input-file --verify-diagnostics --dist-propagate-shardings --dist-partition
+
+// A dim that its axis does not divide, and that is not the vocabulary.
+module attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  // expected-error @+1 {{a dim of size 7 cannot be split into 2 equal parts over axis tp; help: choose a size of the axis that divides 7}}
+  func.func @f(%x: tensor<7xf32> {dist.sharding = #dist.sharding<[["tp"]], []>, lm.input = "x"})
+      -> (tensor<7xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    %y = math.exp %x : tensor<7xf32>
+    return %y : tensor<7xf32>
+  }
+}
+
+// -----
+
+// Two marks that an operation cannot have at once.
+module attributes {dist.mesh = #dist.mesh<["dp", "tp"], [2, 2]>} {
+  func.func @f(%x: tensor<8xf32> {dist.sharding = #dist.sharding<[["tp"]], []>, lm.input = "x"},
+               %z: tensor<8xf32> {dist.sharding = #dist.sharding<[["dp"]], []>, lm.input = "z"})
+      -> (tensor<8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    // expected-error @+1 {{needs dim 0 of operand 1 split by tp, but it is split by dp; this reshard is not supported}}
+    %y = arith.addf %x, %z : tensor<8xf32>
+    return %y : tensor<8xf32>
+  }
+}
+
+// -----
+
+// An operation that does not say how it may be sharded.
+module attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  func.func @f(%x: tensor<8x2xf32> {dist.sharding = #dist.sharding<[["tp"], []], []>, lm.input = "x"})
+      -> (tensor<16xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    // expected-error @+1 {{has no sharding rule, and one of its tensors is split by tp; help: implement Shardable}}
+    %y = lm.reshape %x : tensor<8x2xf32> to tensor<16xf32>
+    return %y : tensor<16xf32>
+  }
+}

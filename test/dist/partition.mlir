@@ -1,0 +1,85 @@
+// RUN: lmc-opt %s --split-input-file --dist-propagate-shardings --dist-partition | FileCheck %s
+
+// A product over a sharded dim is partial, and summed once where it is used.
+// CHECK-LABEL: @mlp
+// CHECK: func.func @f(%[[X:.*]]: tensor<4x8xf32> {{.*}}, %[[UP:.*]]: tensor<8x3xf32> {{.*}}, %[[DOWN:.*]]: tensor<3x8xf32>
+// CHECK: %[[A:.*]] = lm.linear %[[X]], %[[UP]] : {{.*}} -> tensor<4x3xf32>
+// CHECK: %[[B:.*]] = lm.silu %[[A]] : tensor<4x3xf32>
+// CHECK: %[[PART:.*]] = lm.linear %[[B]], %[[DOWN]]
+// CHECK: %[[Y:.*]] = dist.all_reduce "sum" %[[PART]] over ["tp"]
+// CHECK-NOT: dist.all_reduce
+// CHECK: return %[[Y]]
+module @mlp attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  lm.parameter @up : tensor<8x6xf32> {initialization = {kind = "zeros"}, dist.sharding = #dist.sharding<[[], ["tp"]], []>}
+  lm.parameter @down : tensor<6x8xf32> {initialization = {kind = "zeros"}}
+  func.func @f(%x: tensor<4x8xf32> {lm.input = "x"}, %up: tensor<8x6xf32> {lm.state = @up}, %down: tensor<6x8xf32> {lm.state = @down})
+      -> (tensor<4x8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    %a = lm.linear %x, %up : (tensor<4x8xf32>, tensor<8x6xf32>) -> tensor<4x6xf32>
+    %b = lm.silu %a : tensor<4x6xf32>
+    %y = lm.linear %b, %down : (tensor<4x6xf32>, tensor<6x8xf32>) -> tensor<4x8xf32>
+    return %y : tensor<4x8xf32>
+  }
+}
+
+// -----
+
+// A sum passes through an addition: one all-reduce for both.
+// CHECK-LABEL: @linear
+// CHECK: %[[A:.*]] = lm.contract
+// CHECK: %[[B:.*]] = lm.contract
+// CHECK: %[[C:.*]] = arith.addf %[[A]], %[[B]]
+// CHECK: dist.all_reduce "sum" %[[C]] over ["tp"]
+// CHECK-NOT: dist.all_reduce
+// CHECK: return
+module @linear attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  func.func @f(%x: tensor<4x6xf32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>, lm.input = "x"}, %w: tensor<6x8xf32> {lm.input = "w"})
+      -> (tensor<4x8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    %a = lm.contract %x [1], %w [0] : (tensor<4x6xf32>, tensor<6x8xf32>) -> tensor<4x8xf32>
+    %b = lm.contract %x [1], %w [0] : (tensor<4x6xf32>, tensor<6x8xf32>) -> tensor<4x8xf32>
+    %y = arith.addf %a, %b : tensor<4x8xf32>
+    return %y : tensor<4x8xf32>
+  }
+}
+
+// -----
+
+// A gradient stays partial on dp in the program that fills it; `update`
+// reduces it in place before it reads it.
+// CHECK-LABEL: @gradient
+// CHECK: func.func @step
+// CHECK-NOT: dist.all_reduce
+// CHECK: return
+// CHECK: func.func @update(%[[G:.*]]: tensor<8x6xf32>
+// CHECK: %[[SUM:.*]] = dist.all_reduce "sum" %[[G]] over ["dp"] {tied}
+// CHECK: lm.reduce "sum" %[[SUM]]
+// CHECK: return %{{.*}}, %[[SUM]]
+module @gradient attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
+  lm.parameter @w : tensor<8x6xf32> {initialization = {kind = "zeros"}}
+  lm.state @w.gradient "accumulator" : tensor<8x6xf32> {parameter = @w, role = "gradient"}
+  func.func @step(%x: tensor<4x8xf32> {dist.sharding = #dist.sharding<[["dp"], []], []>, lm.input = "x"}, %d: tensor<4x6xf32> {lm.input = "d"},
+      %a: tensor<8x6xf32> {lm.state = @w.gradient}) -> (tensor<8x6xf32> {lm.state = @w.gradient}) attributes {plan.program = "step"} {
+    %g = lm.contract %x [0], %d [0] : (tensor<4x8xf32>, tensor<4x6xf32>) -> tensor<8x6xf32>
+    %s = lm.accumulate %a, %g : tensor<8x6xf32>
+    return %s : tensor<8x6xf32>
+  }
+  func.func @update(%g: tensor<8x6xf32> {lm.state = @w.gradient}) -> (tensor<f32> {lm.output = "sum"}) attributes {plan.program = "update"} {
+    %s = lm.reduce "sum" %g dims [0, 1] : tensor<8x6xf32> to tensor<f32>
+    return %s : tensor<f32>
+  }
+}
+
+// -----
+
+// Rows of a table that lie elsewhere: indices count from the rank's first row
+// and miss all others, and the sum over ranks finds each row once.
+// CHECK-LABEL: @embedding
+// CHECK: %[[SHIFTED:.*]] = arith.subi
+// CHECK: %[[PART:.*]] = lm.embedding %{{.*}}, %[[SHIFTED]] : (tensor<5x8xf32>
+// CHECK: dist.all_reduce "sum" %[[PART]] over ["tp"]
+module @embedding attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  func.func @f(%t: tensor<10x8xf32> {dist.sharding = #dist.sharding<[["tp"], []], []>, lm.input = "t"}, %i: tensor<4xi32> {lm.input = "i"})
+      -> (tensor<4x8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    %y = lm.embedding %t, %i : (tensor<10x8xf32>, tensor<4xi32>) -> tensor<4x8xf32>
+    return %y : tensor<4x8xf32>
+  }
+}

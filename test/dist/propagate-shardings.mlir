@@ -1,0 +1,59 @@
+// RUN: lmc-opt %s --split-input-file --verify-diagnostics --dist-propagate-shardings | FileCheck %s
+
+// Columns of the first layer become rows of the second: one mark is enough.
+// The gradient of a parameter lies as the parameter does.
+// CHECK-LABEL: @mlp
+// CHECK: lm.parameter @down : tensor<6x8xf32> {dist.sharding = #dist.sharding<{{\[\[}}"tp"], []], []>
+// CHECK: lm.state @up.gradient {{.*}}dist.sharding = #dist.sharding<{{\[\[}}], ["tp"]], []>
+// CHECK: lm.linear {{.*}}{dist.shardings = [#dist.sharding<{{\[\[}}], ["tp"]], []>]}
+// CHECK: lm.silu {{.*}}{dist.shardings = [#dist.sharding<{{\[\[}}], ["tp"]], []>]}
+// CHECK: lm.linear {{.*}}{dist.shardings = [#dist.sharding<{{\[\[}}], []], []>]}
+module @mlp attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  lm.parameter @up : tensor<8x6xf32> {initialization = {kind = "zeros"}, dist.sharding = #dist.sharding<[[], ["tp"]], []>}
+  lm.parameter @down : tensor<6x8xf32> {initialization = {kind = "zeros"}}
+  lm.state @up.gradient "accumulator" : tensor<8x6xf32> {parameter = @up, role = "gradient"}
+  func.func @f(%x: tensor<4x8xf32> {lm.input = "x"}, %up: tensor<8x6xf32> {lm.state = @up}, %down: tensor<6x8xf32> {lm.state = @down})
+      -> (tensor<4x8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    %a = lm.linear %x, %up : (tensor<4x8xf32>, tensor<8x6xf32>) -> tensor<4x6xf32>
+    %b = lm.silu %a : tensor<4x6xf32>
+    %y = lm.linear %b, %down : (tensor<4x6xf32>, tensor<6x8xf32>) -> tensor<4x8xf32>
+    return %y : tensor<4x8xf32>
+  }
+}
+
+// -----
+
+// A loss over a sharded vocabulary becomes primitives. 9 columns on 4 ranks
+// are 3 on each, so the last rank has none: columns from 9 on weigh nothing,
+// also where 3 divides 9. Targets count from the rank's first column.
+// CHECK-LABEL: @padded
+// CHECK: %[[LOGITS:.*]] = lm.linear
+// CHECK: %[[FIRST:.*]] = arith.muli %[[COORDINATE:.*]], %{{.*}} : tensor<i32>
+// CHECK: %[[NINE:.*]] = arith.constant {{.*}}dense<9>
+// CHECK: %[[VALID:.*]] = arith.subi %[[NINE]], %[[FIRST]]
+// CHECK: %[[COLUMN:.*]] = lm.iota 1
+// CHECK: %[[LIMIT:.*]] = lm.broadcast %[[VALID]]
+// CHECK: %[[IS:.*]] = arith.cmpi slt, %[[COLUMN]], %[[LIMIT]]
+// CHECK: arith.select %[[IS]], %[[LOGITS]],
+// CHECK: arith.subi %{{.*}} : tensor<4xi32>
+// CHECK-NOT: lm.cross_entropy
+module @padded attributes {dist.mesh = #dist.mesh<["tp"], [4]>} {
+  lm.parameter @w : tensor<8x9xf32> {initialization = {kind = "zeros"}, dist.sharding = #dist.sharding<[[], ["tp"]], []>}
+  func.func @f(%x: tensor<4x8xf32> {lm.input = "x"}, %w: tensor<8x9xf32> {lm.state = @w}, %t: tensor<4xi32> {lm.input = "t"}, %s: tensor<4xf32> {lm.input = "s"})
+      -> (tensor<4xf32> {lm.output = "loss"}) attributes {plan.program = "f"} {
+    %a = lm.linear %x, %w : (tensor<4x8xf32>, tensor<8x9xf32>) -> tensor<4x9xf32>
+    %l, %e = lm.cross_entropy %a, %t, %s : (tensor<4x9xf32>, tensor<4xi32>, tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>)
+    return %l : tensor<4xf32>
+  }
+}
+
+// -----
+
+// Without a mesh nothing has a sharding.
+// CHECK-LABEL: @no_mesh
+// CHECK-NOT: dist.
+module @no_mesh {
+  func.func @f(%x: tensor<4xf32> {lm.input = "x"}) attributes {plan.program = "f"} {
+    return
+  }
+}

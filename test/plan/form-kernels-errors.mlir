@@ -1,0 +1,20 @@
+// RUN: lmc-opt %s --split-input-file --verify-diagnostics --plan-form-kernels
+
+// No kernel reduces a dim in the middle.
+func.func @middle(%x: tensor<2x3x4xf32> {lm.input = "x"}) -> (tensor<2x4xf32> {lm.output = "y"})
+    attributes {plan.program = "f"} {
+  // expected-error @+1 {{reduces dims that are neither the first nor the last ones; no kernel does that}}
+  %y = lm.reduce "sum" %x dims [1] : tensor<2x3x4xf32> to tensor<2x4xf32>
+  return %y : tensor<2x4xf32>
+}
+
+// -----
+
+// Nor does one repeat along a dim in the middle and along the rows at once.
+func.func @mixed(%a: tensor<2x4xf32> {lm.input = "a"}, %x: tensor<2x3x4xf32> {lm.input = "x"})
+    -> (tensor<2x3x4xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+  %b = lm.broadcast %a dims [0, 2] : tensor<2x4xf32> to tensor<2x3x4xf32>
+  // expected-error @+1 {{mixes rows of different lengths; no kernel does that}}
+  %y = arith.addf %b, %x : tensor<2x3x4xf32>
+  return %y : tensor<2x3x4xf32>
+}
