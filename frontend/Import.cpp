@@ -167,6 +167,35 @@ LogicalResult checkOptions(const ModelSpec &spec, const SourceMap &sources,
                        << " or less, or a greater max_positions";
     return error;
   }
+  if (!options.train) {
+    struct Bound {
+      const char *flag;
+      int64_t value, most;
+    };
+    for (Bound bound :
+         {Bound{"--max-tokens", options.maxTokens, kMaxTokens},
+          Bound{"--max-sequences", options.maxSequences, 1 << 16},
+          Bound{"--page-size", options.pageSize, 1 << 16},
+          Bound{"--max-logits", std::max<int64_t>(options.maxLogits, 1),
+                kMaxTokens},
+          Bound{"--cache-pages", std::max<int64_t>(options.cachePages, 1),
+                kMaxTokens}})
+      if (bound.value < 1 || bound.value > bound.most)
+        return emitError(loc) << bound.flag << "=" << bound.value
+                              << " is not within 1 and " << bound.most;
+    // A row of the cache has an i32 for its number.
+    int64_t pages =
+        (options.sequence + options.pageSize - 1) / options.pageSize;
+    if (options.maxSequences * pages > INT32_MAX / options.pageSize) {
+      InFlightDiagnostic error = emitError(loc)
+                                 << options.maxSequences << " sequences of "
+                                 << options.sequence
+                                 << " tokens are more than a cache counts";
+      error.attachNote() << "help: a smaller --max-sequences or --max-length";
+      return error;
+    }
+    return success();
+  }
   if (options.batch > kMaxTokens / options.sequence)
     return emitError(loc) << "a micro-batch of " << options.batch
                           << " samples of " << options.sequence

@@ -54,7 +54,8 @@ private:
   Value reduced(Value value, StringRef kind, const PartialAxes &axes);
   void reduceStates();
   LogicalResult localize(Value value);
-  const PartialAxes &partialOf(Value value) { return partial[value]; }
+  // A copy: asking for another value may move the entries.
+  PartialAxes partialOf(Value value) const { return partial.lookup(value); }
 
   func::FuncOp function;
   MeshAttr mesh;
@@ -99,7 +100,8 @@ Value ProgramPartition::reduced(Value value, StringRef kind,
                                   b.getStringAttr(kind), value,
                                   b.getStrArrayAttr(axes.getArrayRef()),
                                   /*tied=*/UnitAttr());
-  dims[op.getOutput()] = dims[value];
+  DimAxes axesOfDims = dims[value]; // a new entry may move the others
+  dims[op.getOutput()] = std::move(axesOfDims);
   ++allReduces;
   return known = op.getOutput();
 }

@@ -22,3 +22,15 @@ module attributes {dist.mesh = #dist.mesh<["dp", "tp"], [2, 2]>} {
     return %y : tensor<8xf32>
   }
 }
+
+// -----
+
+// An operation that does not say how it may be sharded.
+module attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  func.func @f(%x: tensor<8x2xf32> {dist.sharding = #dist.sharding<[["tp"], []], []>, lm.input = "x"})
+      -> (tensor<16xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    // expected-error @+1 {{has no sharding rule, and one of its tensors is split by tp; help: implement Shardable}}
+    %y = lm.reshape %x : tensor<8x2xf32> to tensor<16xf32>
+    return %y : tensor<16xf32>
+  }
+}

@@ -16,6 +16,7 @@ class Status;
 using CommandBody = std::function<lmc::runtime::Status()>;
 
 CommandBody addEvalCommand(CLI::App &app);
+CommandBody addGenerateCommand(CLI::App &app);
 CommandBody addTrainCommand(CLI::App &app);
 CommandBody addTokenizeCommand(CLI::App &app);
 

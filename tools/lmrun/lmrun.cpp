@@ -58,6 +58,7 @@ int main(int argc, char **argv) {
              "  lmrun tokenize --input book.txt -o book.tok\n"
              "  lmrun train gpt.plan --data book.tok --steps 500");
   CommandBody train = addTrainCommand(app);
+  CommandBody generate = addGenerateCommand(app);
   CommandBody eval = addEvalCommand(app);
   CommandBody tokenize = addTokenizeCommand(app);
   try {
@@ -73,6 +74,8 @@ int main(int argc, char **argv) {
   }
   if (app.got_subcommand("train"))
     return report(train());
+  if (app.got_subcommand("generate"))
+    return report(generate());
   if (app.got_subcommand("eval"))
     return report(eval());
   return report(tokenize());

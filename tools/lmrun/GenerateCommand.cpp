@@ -1,0 +1,179 @@
+// lmrun generate: continues prompts.
+//
+// One text streams to stdout as it is written. Of several, the first that is
+// not complete streams; the others wait for their turn, though all are written
+// at once.
+#include "runtime/base/Log.h"
+#include "runtime/generate/Generator.h"
+#include "runtime/generate/Session.h"
+#include "runtime/generate/Tokenizer.h"
+#include "tools/lmrun/Commands.h"
+
+#include <cstdio>
+#include <iostream>
+#include <iterator>
+
+using namespace lmc::runtime;
+
+namespace {
+struct GenerateFlags {
+  SessionOptions session;
+  std::vector<std::string> prompts;
+  GenerateRequest request;
+  bool noEcho = false, showStats = false;
+};
+
+/// Puts the texts of several requests to stdout, one after the other.
+class TextStream {
+public:
+  TextStream(std::vector<std::string> first) : texts(std::move(first)) {
+    done.resize(texts.size());
+    flush();
+  }
+  void add(size_t index, std::string_view bytes) {
+    texts[index] += bytes;
+    flush();
+  }
+  void finish(size_t index) {
+    done[index] = true;
+    flush();
+  }
+  bool failed() const { return std::ferror(stdout) != 0; }
+
+private:
+  void flush() {
+    while (current < texts.size()) {
+      if (!begun && texts.size() > 1)
+        std::printf("%s--- %zu ---\n", current ? "\n" : "", current + 1);
+      begun = true;
+      std::fwrite(texts[current].data(), 1, texts[current].size(), stdout);
+      texts[current].clear();
+      if (!done[current])
+        break;
+      std::fputc('\n', stdout);
+      ++current;
+      begun = false;
+    }
+    std::fflush(stdout);
+  }
+
+  std::vector<std::string> texts; ///< what is not yet printed
+  std::vector<bool> done;
+  size_t current = 0;
+  bool begun = false;
+};
+} // namespace
+
+static Status generateWith(Executor &executor, const GenerateFlags &flags,
+                           const std::vector<std::string> &prompts) {
+  LMC_ASSIGN_OR_RETURN(StepModel model, StepModel::create(executor));
+  std::unique_ptr<Tokenizer> tokenizer = makeByteTokenizer();
+  if (tokenizer->vocabulary() > model.vocabulary())
+    return wrongInput("the tokenizer ({}) has {} tokens, the model {}",
+                      tokenizer->name(), tokenizer->vocabulary(),
+                      model.vocabulary());
+  std::vector<GenerateRequest> requests;
+  std::vector<std::string> echoed;
+  for (const std::string &prompt : prompts) {
+    GenerateRequest request = flags.request;
+    request.prompt = tokenizer->encode(prompt);
+    request.stopTokens = tokenizer->stopTokens();
+    requests.push_back(std::move(request));
+    echoed.push_back(flags.noEcho ? "" : prompt);
+  }
+  TextStream stream(std::move(echoed));
+  Generator generator(model);
+  LMC_RETURN_IF_ERROR(generator.run(requests, [&](size_t index, int32_t token) {
+    if (token < 0)
+      stream.finish(index);
+    else
+      stream.add(index, tokenizer->bytesOf(token));
+  }));
+  if (stream.failed())
+    return jobFailed("cannot write to stdout");
+  const GenerateStats &stats = generator.stats();
+  if (flags.showStats)
+    logInfo("{} prompt tokens, {} new tokens in {} steps, {:.1f} ms, {:.1f} "
+            "new tokens per second",
+            stats.promptTokens, stats.newTokens, stats.steps,
+            stats.seconds * 1e3,
+            double(stats.newTokens) / std::max(stats.seconds, 1e-9));
+  return Status();
+}
+
+static Status generate(const GenerateFlags &flags) {
+  std::vector<std::string> prompts = flags.prompts;
+  if (prompts.empty()) {
+    std::string text{std::istreambuf_iterator<char>(std::cin), {}};
+    if (!text.empty() && text.back() == '\n')
+      text.pop_back();
+    prompts.push_back(std::move(text));
+  }
+  return runSession(flags.session, [&](Executor &executor) {
+    return generateWith(executor, flags, prompts);
+  });
+}
+
+CommandBody addGenerateCommand(CLI::App &app) {
+  auto flags = std::make_shared<GenerateFlags>();
+  SamplingOptions &sampling = flags->request.sampling;
+  CLI::App *command =
+      app.add_subcommand("generate", "Continue prompts with a trained model.");
+  command
+      ->add_option("plan", flags->session.plan, "Plan made with --mode=infer")
+      ->required()
+      ->type_name("PLAN");
+  command
+      ->add_option("--weights", flags->session.weights,
+                   "A Hugging Face folder, a checkpoint or a safetensors file")
+      ->required()
+      ->type_name("DIR");
+  command
+      ->add_option("--prompt", flags->prompts,
+                   "Text to continue; several are written at once (without "
+                   "one, stdin is the prompt)")
+      ->type_name("TEXT")
+      ->allow_extra_args(false);
+  command
+      ->add_option("--max-tokens", flags->request.maxNewTokens,
+                   "Tokens to write for each prompt")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--temperature", sampling.temperature,
+                   "Divides the logits; 0: always the most likely token")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--top-k", sampling.topK,
+                   "Draw among so many most likely tokens (0: all)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--top-p", sampling.topP,
+                   "Draw among the fewest tokens that have this probability")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  command->add_option("--seed", sampling.seed, "Seed of the draws")
+      ->capture_default_str();
+  command->add_flag("--no-echo", flags->noEcho,
+                    "Print what was written without its prompt");
+  command->add_flag("--stats", flags->showStats,
+                    "Log tokens and time at the end");
+  command
+      ->add_option("--threads", flags->session.threads,
+                   "Threads (0: one per core)")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  command->add_flag("!--no-pin", flags->session.pinThreads,
+                    "Do not pin threads to cores");
+  command->add_flag("--profile", flags->session.profile,
+                    "Measure every kernel and print a table at the end");
+  command->footer(
+      "Examples:\n"
+      "  lmrun generate gpt.plan --weights run1 --prompt \"In the beginning\"\n"
+      "  lmrun generate gpt.plan --weights run1 --prompt A --prompt B "
+      "--temperature 0\n"
+      "  echo Once upon a time | lmrun generate gpt.plan --weights run1");
+  return [flags] { return generate(*flags); };
+}
