@@ -268,6 +268,7 @@ static LogicalResult verifyCache(Operation *op, Value qkv, Value cache,
 }
 
 LogicalResult CacheWriteOp::verify() {
+  // (C1)
   if (failed(verifyCache(*this, getQkv(), getCache(), getSlots())))
     return failure();
   if (getOutput().getType() != getCache().getType())

@@ -237,3 +237,51 @@ func.func @cross_entropy_c1(%x: tensor<4x10xf32>, %t: tensor<5xi32>, %w: tensor<
       : (tensor<4x10xf32>, tensor<5xi32>, tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>)
   return %l : tensor<4xf32>
 }
+
+// -----
+
+// cache_write C1: tokens, heads and widths agree.
+func.func @cache_write_c1(%c: tensor<64x2x2x16xf32>, %q: tensor<?x3x4x16xf32>, %s: tensor<?xi32>) -> tensor<64x2x2x16xf32> {
+  // expected-error @+1 {{(C1)}}
+  %n = lm.cache_write %c, %q, %s : (tensor<64x2x2x16xf32>, tensor<?x3x4x16xf32>, tensor<?xi32>) -> tensor<64x2x2x16xf32>
+  return %n : tensor<64x2x2x16xf32>
+}
+
+// -----
+
+// cache_write C2: the cache stays as large as it is.
+func.func @cache_write_c2(%c: tensor<64x2x2x16xf32>, %q: tensor<?x2x4x16xf32>, %s: tensor<?xi32>) -> tensor<32x2x2x16xf32> {
+  // expected-error @+1 {{(C2)}}
+  %n = lm.cache_write %c, %q, %s : (tensor<64x2x2x16xf32>, tensor<?x2x4x16xf32>, tensor<?xi32>) -> tensor<32x2x2x16xf32>
+  return %n : tensor<32x2x2x16xf32>
+}
+
+// -----
+
+// paged_attention C1: the cache has the heads of the tokens.
+func.func @paged_attention_c1(%q: tensor<?x3x4x16xf32>, %c: tensor<64x2x2x16xf32>, %p: tensor<?xi32>, %s: tensor<?xi32>, %t: tensor<3x8xi32>) -> tensor<?x3x2x16xf32> {
+  // expected-error @+1 {{(C1)}}
+  %y = lm.paged_attention %q, %c, %p, %s, %t {page_size = 16 : i64, scale = 0.25 : f32}
+      : (tensor<?x3x4x16xf32>, tensor<64x2x2x16xf32>, tensor<?xi32>, tensor<?xi32>, tensor<3x8xi32>) -> tensor<?x3x2x16xf32>
+  return %y : tensor<?x3x2x16xf32>
+}
+
+// -----
+
+// paged_attention C2: pages fill the cache.
+func.func @paged_attention_c2(%q: tensor<?x2x4x16xf32>, %c: tensor<64x2x2x16xf32>, %p: tensor<?xi32>, %s: tensor<?xi32>, %t: tensor<3x8xi32>) -> tensor<?x2x2x16xf32> {
+  // expected-error @+1 {{pages of 24 tokens do not part 64 rows of the cache (C2)}}
+  %y = lm.paged_attention %q, %c, %p, %s, %t {page_size = 24 : i64, scale = 0.25 : f32}
+      : (tensor<?x2x4x16xf32>, tensor<64x2x2x16xf32>, tensor<?xi32>, tensor<?xi32>, tensor<3x8xi32>) -> tensor<?x2x2x16xf32>
+  return %y : tensor<?x2x2x16xf32>
+}
+
+// -----
+
+// paged_attention C3: one output per query head.
+func.func @paged_attention_c3(%q: tensor<?x2x4x16xf32>, %c: tensor<64x2x2x16xf32>, %p: tensor<?xi32>, %s: tensor<?xi32>, %t: tensor<3x8xi32>) -> tensor<?x2x3x16xf32> {
+  // expected-error @+1 {{result (C3) has shape}}
+  %y = lm.paged_attention %q, %c, %p, %s, %t {page_size = 16 : i64, scale = 0.25 : f32}
+      : (tensor<?x2x4x16xf32>, tensor<64x2x2x16xf32>, tensor<?xi32>, tensor<?xi32>, tensor<3x8xi32>) -> tensor<?x2x3x16xf32>
+  return %y : tensor<?x2x3x16xf32>
+}
