@@ -133,9 +133,33 @@ LogicalResult BorderChecker::checkSlice(Operation *op, plan::SliceAttr slice,
   return success();
 }
 
+bool isDynamic(Type type) {
+  return !cast<RankedTensorType>(type).hasStaticShape();
+}
+
+// Of one row where the leading dim is dynamic.
 int64_t bytesOf(Type type) {
   auto tensor = cast<RankedTensorType>(type);
-  return tensor.getNumElements() * tensor.getElementTypeBitWidth() / 8;
+  int64_t bytes = tensor.getElementTypeBitWidth() / 8;
+  for (int64_t size : tensor.getShape())
+    bytes *= ShapedType::isDynamic(size) ? 1 : size;
+  return bytes;
+}
+
+// The most rows that a run may be given.
+int64_t boundOf(plan::LinearAttr rows,
+                const llvm::StringMap<plan::SymbolOp> &symbols) {
+  int64_t bound = rows ? rows.getConstant() : 0;
+  if (rows)
+    for (auto [name, coefficient] :
+         llvm::zip(rows.getSymbols(), rows.getCoefficients()))
+      if (auto symbol = symbols.find(name.getValue());
+          symbol != symbols.end()) {
+        plan::SymbolOp op = symbol->second;
+        bound += coefficient *
+                 int64_t(coefficient > 0 ? op.getMaximum() : op.getMinimum());
+      }
+  return bound;
 }
 
 LogicalResult BorderChecker::checkRun(plan::RunOp op) {
@@ -161,30 +185,34 @@ LogicalResult BorderChecker::checkRun(plan::RunOp op) {
     return op.emitOpError()
            << "gives " << op.getOperands().size() // B3
            << " operands to a kernel of " << wanted.size() << " pointers";
+  int64_t bound = boundOf(op.getRowsAttr(), planSymbols);
+  bool takesRows = false;
   for (auto [index, attr] : llvm::enumerate(op.getOperands())) {
     auto operand = cast<plan::OperandAttr>(attr);
-    // Rows that are known at run time only are given at their bound.
-    bool sized = cast<RankedTensorType>(wanted[index].type).hasStaticShape();
+    int64_t expected = bytesOf(wanted[index].type);
+    if (isDynamic(wanted[index].type)) {
+      takesRows = true;
+      // A table that is gathered from has rows of its own.
+      int64_t given = operand.getSlice().getBytes() / expected;
+      expected *= wanted[index].access == "read" && given > 0 ? given : bound;
+    }
     if (operand.getAccess() != wanted[index].access ||
-        (sized && operand.getSlice().getBytes() != bytesOf(wanted[index].type)))
+        operand.getSlice().getBytes() != expected)
       return op.emitOpError() // B3
              << "gives operand " << index << " as "
              << operand.getAccess().getValue() << " of "
              << operand.getSlice().getBytes() << " bytes, its kernel has "
-             << wanted[index].access << " of " << bytesOf(wanted[index].type);
+             << wanted[index].access << " of " << expected;
   }
   bool accumulates =
       kernel.getBody()
           .walk([](lm::AccumulateOp) { return WalkResult::interrupt(); })
           .wasInterrupted();
-  bool takesRows = llvm::any_of(wanted, [](const Wanted &one) {
-    return !cast<RankedTensorType>(one.type).hasStaticShape();
-  });
   size_t given = op.getIntegers() ? op.getIntegers()->size() : 0;
-  size_t takes = size_t(accumulates) + size_t(takesRows);
-  if (given != takes)
+  size_t taken = size_t(accumulates) + size_t(takesRows);
+  if (given != taken)
     return op.emitOpError() << "gives " << given // B3
-                            << " integers to a kernel that takes " << takes;
+                            << " integers to a kernel that takes " << taken;
   return success();
 }
 

@@ -178,6 +178,8 @@ int main(int argc, char **argv) {
   SessionOptions options;
   options.plan = argv[1];
   options.weights = argv[2];
+  // A kernel that leaves its bytes stops the test.
+  options.guardPages = true;
   return report(runSession(options, [&](Executor &executor) {
     return check(executor, argv[3], argv[4]);
   }));

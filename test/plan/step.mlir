@@ -1,6 +1,6 @@
 // A program of inference: rows are counted when the step runs, memory is
 // planned at the bound of each count.
-// RUN: lmc-opt %s --plan-form-kernels --plan-schedule --plan-assign | FileCheck %s
+// RUN: lmc-opt %s --plan-form-kernels --plan-schedule --plan-assign --verify-assigned | FileCheck %s
 
 module attributes {lm.sizes = {tokens = 64 : i64, logits = 4 : i64}} {
   lm.state @cache "cache" : tensor<32x2x2x16xf32>
