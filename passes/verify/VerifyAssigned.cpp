@@ -133,9 +133,24 @@ LogicalResult BorderChecker::checkSlice(Operation *op, plan::SliceAttr slice,
   return success();
 }
 
+// Of a tensor with a dynamic dim: bytes per unit of it.
 int64_t bytesOf(Type type) {
   auto tensor = cast<RankedTensorType>(type);
-  return tensor.getNumElements() * tensor.getElementTypeBitWidth() / 8;
+  int64_t bytes = tensor.getElementTypeBitWidth() / 8;
+  for (int64_t size : tensor.getShape())
+    bytes *= ShapedType::isDynamic(size) ? 1 : size;
+  return bytes;
+}
+
+// A dynamic dim has its bytes at the bound, which the slice alone knows.
+bool holds(plan::SliceAttr slice, Type type) {
+  return cast<RankedTensorType>(type).hasStaticShape()
+             ? slice.getBytes() == bytesOf(type)
+             : slice.getBytes() % bytesOf(type) == 0;
+}
+
+bool isDynamic(Type type) {
+  return !cast<RankedTensorType>(type).hasStaticShape();
 }
 
 LogicalResult BorderChecker::checkRun(plan::RunOp op) {
@@ -164,7 +179,7 @@ LogicalResult BorderChecker::checkRun(plan::RunOp op) {
   for (auto [index, attr] : llvm::enumerate(op.getOperands())) {
     auto operand = cast<plan::OperandAttr>(attr);
     if (operand.getAccess() != wanted[index].access ||
-        operand.getSlice().getBytes() != bytesOf(wanted[index].type))
+        !holds(operand.getSlice(), wanted[index].type))
       return op.emitOpError() // B3
              << "gives operand " << index << " as "
              << operand.getAccess().getValue() << " of "
@@ -175,11 +190,15 @@ LogicalResult BorderChecker::checkRun(plan::RunOp op) {
       kernel.getBody()
           .walk([](lm::AccumulateOp) { return WalkResult::interrupt(); })
           .wasInterrupted();
-  size_t given = op.getIntegers() ? op.getIntegers()->size() : 0;
-  if (given != size_t(accumulates))
-    return op.emitOpError()
-           << "gives " << given // B3
-           << " integers to a kernel that takes " << int(accumulates);
+  // One more for how many rows of a dynamic dim there are.
+  int takes = accumulates;
+  if (llvm::any_of(kernel.getArgumentTypes(), isDynamic) ||
+      llvm::any_of(kernel.getResultTypes(), isDynamic))
+    ++takes;
+  int given = op.getIntegers() ? op.getIntegers()->size() : 0;
+  if (given != takes)
+    return op.emitOpError() << "gives " << given // B3
+                            << " integers to a kernel that takes " << takes;
   return success();
 }
 
