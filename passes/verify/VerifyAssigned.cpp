@@ -133,24 +133,9 @@ LogicalResult BorderChecker::checkSlice(Operation *op, plan::SliceAttr slice,
   return success();
 }
 
-// Of a tensor with a dynamic dim: bytes per unit of it.
 int64_t bytesOf(Type type) {
   auto tensor = cast<RankedTensorType>(type);
-  int64_t bytes = tensor.getElementTypeBitWidth() / 8;
-  for (int64_t size : tensor.getShape())
-    bytes *= ShapedType::isDynamic(size) ? 1 : size;
-  return bytes;
-}
-
-// A dynamic dim has its bytes at the bound, which the slice alone knows.
-bool holds(plan::SliceAttr slice, Type type) {
-  return cast<RankedTensorType>(type).hasStaticShape()
-             ? slice.getBytes() == bytesOf(type)
-             : slice.getBytes() % bytesOf(type) == 0;
-}
-
-bool isDynamic(Type type) {
-  return !cast<RankedTensorType>(type).hasStaticShape();
+  return tensor.getNumElements() * tensor.getElementTypeBitWidth() / 8;
 }
 
 LogicalResult BorderChecker::checkRun(plan::RunOp op) {
@@ -178,8 +163,10 @@ LogicalResult BorderChecker::checkRun(plan::RunOp op) {
            << " operands to a kernel of " << wanted.size() << " pointers";
   for (auto [index, attr] : llvm::enumerate(op.getOperands())) {
     auto operand = cast<plan::OperandAttr>(attr);
+    // Rows that are known at run time only are given at their bound.
+    bool sized = cast<RankedTensorType>(wanted[index].type).hasStaticShape();
     if (operand.getAccess() != wanted[index].access ||
-        !holds(operand.getSlice(), wanted[index].type))
+        (sized && operand.getSlice().getBytes() != bytesOf(wanted[index].type)))
       return op.emitOpError() // B3
              << "gives operand " << index << " as "
              << operand.getAccess().getValue() << " of "
@@ -190,12 +177,11 @@ LogicalResult BorderChecker::checkRun(plan::RunOp op) {
       kernel.getBody()
           .walk([](lm::AccumulateOp) { return WalkResult::interrupt(); })
           .wasInterrupted();
-  // One more for how many rows of a dynamic dim there are.
-  int takes = accumulates;
-  if (llvm::any_of(kernel.getArgumentTypes(), isDynamic) ||
-      llvm::any_of(kernel.getResultTypes(), isDynamic))
-    ++takes;
-  int given = op.getIntegers() ? op.getIntegers()->size() : 0;
+  bool takesRows = llvm::any_of(wanted, [](const Wanted &one) {
+    return !cast<RankedTensorType>(one.type).hasStaticShape();
+  });
+  size_t given = op.getIntegers() ? op.getIntegers()->size() : 0;
+  size_t takes = size_t(accumulates) + size_t(takesRows);
   if (given != takes)
     return op.emitOpError() << "gives " << given // B3
                             << " integers to a kernel that takes " << takes;
