@@ -87,10 +87,10 @@ LogicalResult ReduceOp::verify() {
     return emitOpError() << "kind is '" << getKind()
                          << "', expected 'sum' or 'max' (C3)";
   ArrayRef<int64_t> input = shapeOf(getInput());
-  if (!isIncreasing(getDims(), input.size()))
+  if (getDims().empty() || !isIncreasing(getDims(), input.size()))
     return emitOpError() << "dims " << text(getDims())
-                         << " must increase and lie below " << input.size()
-                         << " (C1)";
+                         << " must be some, increase and lie below "
+                         << input.size() << " (C1)";
   SmallVector<int64_t> expected;
   for (auto [index, size] : llvm::enumerate(input))
     if (!llvm::is_contained(getDims(), static_cast<int64_t>(index)))

@@ -28,7 +28,7 @@ func.func @broadcast_c2(%x: tensor<3xf32>) -> tensor<2x3xf32> {
 
 // reduce C1: dims increase and lie in the operand.
 func.func @reduce_c1(%x: tensor<2x3xf32>) -> tensor<f32> {
-  // expected-error @+1 {{dims [1, 2] must increase and lie below 2 (C1)}}
+  // expected-error @+1 {{dims [1, 2] must be some, increase and lie below 2 (C1)}}
   %y = lm.reduce "sum" %x dims [1, 2] : tensor<2x3xf32> to tensor<f32>
   return %y : tensor<f32>
 }
