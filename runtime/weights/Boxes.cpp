@@ -1,6 +1,7 @@
 // See Boxes.h.
 #include "runtime/weights/Boxes.h"
 #include "runtime/base/Checked.h"
+#include "runtime/plan/PlanFacts.h"
 
 namespace lmc::runtime {
 
@@ -161,13 +162,16 @@ Status loadParameters(Executor &executor, const WeightFiles &weights) {
     return status;
   }
   for (const plan::State &state : executor.plan().states())
-    if (state.kind() == plan::State::PARAMETER)
+    if (state.kind() == plan::State::PARAMETER &&
+        isOnStage(state, executor.stage()))
       loadState(executor, state, weights, /*suffix=*/"");
   return Status();
 }
 
 bool ownsPart(const Executor &executor, const plan::State &state) {
   const plan::Plan &plan = executor.plan();
+  if (state.stages_size() > 0 && state.stages(0) != executor.stage())
+    return false;
   std::vector<bool> cut(executor.coordinates().size());
   auto note = [&](const plan::Linear &linear) {
     for (const plan::Linear::Term &term : linear.terms())
@@ -177,7 +181,9 @@ bool ownsPart(const Executor &executor, const plan::State &state) {
   for (const plan::Linear &offset : state.local_offset())
     note(offset);
   for (size_t axis = 0; axis < cut.size(); ++axis)
-    if (!cut[axis] && executor.coordinates()[axis] != 0)
+    if (!cut[axis] && executor.coordinates()[axis] != 0 &&
+        (state.stages_size() == 0 ||
+         plan.mesh().axes(int(axis)).name() != "pp"))
       return false;
   return true;
 }
