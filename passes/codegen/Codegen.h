@@ -18,7 +18,7 @@ namespace lmc::codegen {
 // What a plan says of one kernel beside its code (plan.proto, Kernel). Units
 // of the grid: ceil(rows / rowsPerUnit) * columns.
 struct KernelFacts {
-  std::string symbol;
+  std::string symbol; // by content: equal kernels share it
   int64_t rows = 0; // of the shapes the kernel was built for
   int64_t rowsPerUnit = 1;
   int64_t columns = 1;
