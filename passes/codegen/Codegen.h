@@ -19,7 +19,7 @@ namespace lmc::codegen {
 // of the grid: ceil(rows / rowsPerUnit) * columns.
 struct KernelFacts {
   std::string symbol; // by content: equal kernels share it
-  int64_t rows = 0; // of the shapes the kernel was built for
+  int64_t rows = 0;   // of the shapes the kernel was built for
   int64_t rowsPerUnit = 1;
   int64_t columns = 1;
   unsigned pointers = 0;        // arguments, then results that are not tied
