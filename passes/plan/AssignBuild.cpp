@@ -68,6 +68,8 @@ void Assigner::buildRun(const Program &program, const Step &step,
     rows = linear(0).plus(1, size);
     integers.push_back(rows);
   }
+  for (int64_t id : launch.getRandomIds().value_or(ArrayRef<int64_t>()))
+    integers.push_back(linear(id));
   builder.create<RunOp>(
       step.loc, launch.getKernelAttr(), builder.getArrayAttr(operands),
       integers.empty() ? nullptr : builder.getArrayAttr(integers), rows);

@@ -224,8 +224,10 @@ LogicalResult BorderChecker::checkRun(plan::RunOp op) {
       kernel.getBody()
           .walk([](lm::AccumulateOp) { return WalkResult::interrupt(); })
           .wasInterrupted();
-  size_t given = op.getIntegers() ? op.getIntegers()->size() : 0;
   size_t taken = size_t(accumulates) + size_t(takesRows);
+  kernel.getBody().walk(
+      [&](lm::RandomUniformOp random) { taken += !random.getId(); });
+  size_t given = op.getIntegers() ? op.getIntegers()->size() : 0;
   if (given != taken)
     return op.emitOpError() << "gives " << given // B3
                             << " integers to a kernel that takes " << taken;

@@ -12,6 +12,7 @@
 
 #include "dialects/lm/Lm.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/IR/Verifier.h"
 #include "mlir/Pass/PassManager.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FileSystem.h"
@@ -271,9 +272,12 @@ int lmc::compile(const CompileSettings &settings) {
     if (phase == Phase::Emit)
       return writePlan(*module, settings);
     PassManager manager(&context);
+    // Once per phase, not per pass: lmc-opt, which tests run, verifies each.
+    manager.enableVerifier(false);
     addPhase(manager, phase, resolved.pipeline);
     plugins.addPasses(manager, phase);
-    if (failed(manager.run(*module)))
+    if (failed(manager.run(*module)) ||
+        (manager.size() > 0 && failed(verify(*module))))
       return kWrongInput;
     if (int status = dump(*module, settings, phase, index))
       return status;
