@@ -280,11 +280,11 @@ bool ControlServer::greet(Connection &connection, std::string_view payload,
   if (rank.present)
     return refuse(
         wrongInput("two processes say that they are rank {}", who.rank));
+  rank.present = true;
   if (decided) // too late: it is over
     return refuse(verdict);
   connection.rank = who.rank;
   connection.stream.maxPayload = 16 << 20;
-  rank.present = true;
   rank.lastSeen = now;
   rank.hello.rank = who.rank;
   connection.stream.send(AckFrame, "");

@@ -29,9 +29,7 @@ StatusOr<std::unique_ptr<Job>> Job::connect(const Place &place,
         ControlServer::Options{place.ranks, place.token, job->options.timeoutMs,
                                rendezvousMs});
   }
-  if (Status status = job->introduce(nowMs() + rendezvousMs); !status.ok())
-    return std::move(status).prepend(
-        fmt::format("rank {} looks for rank 0", place.rank));
+  LMC_RETURN_IF_ERROR(job->introduce(nowMs() + rendezvousMs));
   job->wake = Socket(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!job->wake)
     return jobFailed("cannot make an eventfd: {}", std::strerror(errno));
@@ -42,10 +40,12 @@ StatusOr<std::unique_ptr<Job>> Job::connect(const Place &place,
 /// ends was one of many strangers': it is tried again.
 Status Job::introduce(int64_t deadlineMs) {
   while (true) {
-    LMC_ASSIGN_OR_RETURN(Socket socket,
-                         connectTo(place.host, place.port, deadlineMs));
-    theAddress = addressOf(socket);
-    stream = FrameStream(std::move(socket));
+    StatusOr<Socket> socket = connectTo(place.host, place.port, deadlineMs);
+    if (!socket.ok())
+      return std::move(socket).status().prepend(
+          fmt::format("rank {} looks for rank 0", place.rank));
+    theAddress = addressOf(*socket);
+    stream = FrameStream(*std::move(socket));
     stream.maxPayload = 256 << 20;
     stream.send(IntroduceFrame,
                 encode(Introduction{place.token, place.rank, place.ranks}));
