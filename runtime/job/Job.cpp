@@ -88,6 +88,13 @@ Job::~Job() {
   stream.close();
 }
 
+uint64_t Job::tokenHash() const {
+  uint64_t hash = 14695981039346656037u;
+  for (unsigned char c : place.token)
+    hash = (hash ^ c) * 1099511628211u;
+  return hash;
+}
+
 void Job::wakeLoop() {
   uint64_t one = 1;
   (void)!::write(wake.get(), &one, sizeof one);

@@ -41,7 +41,8 @@ public:
 
   /// This side's address on the way to rank 0: the others reach it there.
   const std::string &address() const { return theAddress; }
-  const std::string &token() const { return place.token; }
+  /// Tells what belongs to this job from what does not.
+  uint64_t tokenHash() const;
 
   /// Tells the others what this rank is about to do, or why it cannot, and
   /// how it is reached; returns when all have done so, with the verdict if
