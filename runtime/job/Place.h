@@ -24,9 +24,10 @@ struct Place {
   int ranks = 1;
   std::string host = "127.0.0.1"; ///< of rank 0
   int port = 0;
-  std::string token;  ///< the same for all ranks of a job and no other
-  std::string source; ///< for people: where this was read
-  int listener = -1;  ///< rank 0: an open socket at the port, if there is one
+  std::string token;   ///< the same for all ranks of a job and no other
+  std::string source;  ///< for people: where this was read
+  bool forked = false; ///< by launch(), not by another launcher
+  int listener = -1;   ///< rank 0: an open socket at the port, if there is one
 };
 
 /// The value of an environment variable, or null.

@@ -166,9 +166,9 @@ Status loadParameters(Executor &executor, const WeightFiles &weights) {
   return Status();
 }
 
-bool ownsPart(const Executor &executor, const plan::State &state) {
-  const plan::Plan &plan = executor.plan();
-  std::vector<bool> cut(executor.coordinates().size());
+bool ownsPart(const plan::Plan &plan, const std::vector<int64_t> &coordinates,
+              const plan::State &state) {
+  std::vector<bool> cut(coordinates.size());
   auto note = [&](const plan::Linear &linear) {
     for (const plan::Linear::Term &term : linear.terms())
       if (term.coefficient() != 0)
@@ -177,7 +177,7 @@ bool ownsPart(const Executor &executor, const plan::State &state) {
   for (const plan::Linear &offset : state.local_offset())
     note(offset);
   for (size_t axis = 0; axis < cut.size(); ++axis)
-    if (!cut[axis] && executor.coordinates()[axis] != 0)
+    if (!cut[axis] && coordinates[axis] != 0)
       return false;
   return true;
 }
@@ -192,13 +192,9 @@ struct StoreContext {
 };
 } // namespace
 
-void storeState(Executor &executor, const plan::State &state,
-                const std::vector<BoxMap> &boxes, DataType dtype, double scale,
-                const std::vector<std::byte *> &buffers) {
-  Device &device = executor.device();
-  if (!device.hostAccessible() || !ownsPart(executor, state))
-    return;
-  LocalTensor tensor = LocalTensor::of(executor, state);
+void storePart(Device &device, const LocalTensor &tensor,
+               const std::vector<BoxMap> &boxes, DataType dtype, double scale,
+               const std::vector<std::byte *> &buffers) {
   constexpr int64_t blockElements = 1 << 16;
   for (size_t b = 0; b < boxes.size(); ++b) {
     StoreContext context{tensor, boxes[b], dtype, scale, buffers[b]};

@@ -17,36 +17,29 @@
 using namespace lmc;
 using namespace lmc::runtime;
 
-namespace {
-struct Reshard {
-  plan::Plan plan;
-  Checkpointer from, to;
-};
-} // namespace
-
-static Status moveRank(Reshard &job, Communicator &comm) {
+static Status moveRank(const plan::Plan &plan, Communicator &comm,
+                       const char *from, const char *to) {
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<CpuDevice> device,
                        CpuDevice::create({}));
+  LMC_ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor,
+                       Executor::create(plan, *device, &comm, comm.rank(), {}));
+  TrainOptions options;
+  options.checkpointFolder = from;
   LMC_ASSIGN_OR_RETURN(
-      std::unique_ptr<Executor> executor,
-      Executor::create(job.plan, *device, &comm, comm.rank(), {}));
-  LMC_ASSIGN_OR_RETURN(std::optional<CheckpointState> state,
-                       job.from.restore(*executor, /*resume=*/true));
+      std::optional<CheckpointState> state,
+      Checkpointer(options).restore(*executor, /*resume=*/true));
   if (!state)
-    return wrongInput("there is no checkpoint");
-  LMC_ASSIGN_OR_RETURN(std::optional<CheckpointState> none,
-                       job.to.restore(*executor, /*resume=*/false));
-  LMC_RETURN_IF_ERROR(job.to.save(*executor, *state));
-  return job.to.finish(*executor);
+    return wrongInput("there is no checkpoint in {}", from);
+  options.checkpointFolder = to;
+  Checkpointer target(options);
+  LMC_RETURN_IF_ERROR(target.restore(*executor, /*resume=*/false).status());
+  LMC_RETURN_IF_ERROR(target.save(*executor, *state));
+  return target.finish(*executor);
 }
 
 static Status run(const char *planPath, const char *from, const char *to) {
   LMC_ASSIGN_OR_RETURN(plan::Plan plan, readPlanFile(planPath));
   LMC_RETURN_IF_ERROR(checkPlan(plan));
-  TrainOptions fromOptions, toOptions;
-  fromOptions.checkpointFolder = from;
-  toOptions.checkpointFolder = to;
-  Reshard job{plan, Checkpointer(fromOptions), Checkpointer(toOptions)};
   int ranks = int(worldSize(plan));
   auto world = makeLocalWorld(ranks);
   std::vector<Status> statuses(static_cast<size_t>(ranks));
@@ -54,7 +47,7 @@ static Status run(const char *planPath, const char *from, const char *to) {
   for (int rank = 0; rank < ranks; ++rank)
     threads.emplace_back([&, rank] {
       auto comm = makeLocalCommunicator(world, rank);
-      statuses[size_t(rank)] = moveRank(job, *comm);
+      statuses[size_t(rank)] = moveRank(plan, *comm, from, to);
       if (!statuses[size_t(rank)].ok())
         comm->abort(statuses[size_t(rank)]);
     });
