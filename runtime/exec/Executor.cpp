@@ -143,6 +143,7 @@ Status Executor::setSize(std::string_view name, int64_t value) {
 }
 
 Status Executor::run(int schedule) {
+  progress.activity.store(Progress::Instruction, std::memory_order_relaxed);
   for (const PreparedCall &call : schedules[size_t(schedule)].calls) {
     for (uint32_t symbol : microBatchSymbols)
       values[symbol] = call.microBatch;
@@ -151,7 +152,9 @@ Status Executor::run(int schedule) {
     if (Status status = runProgram(call.program); !status.ok())
       return status;
   }
-  return theDevice.synchronize();
+  Status status = theDevice.synchronize();
+  progress.activity.store(Progress::Host, std::memory_order_relaxed);
+  return status;
 }
 
 Status Executor::execute(PreparedProgram &program, const Op &op) {
@@ -190,29 +193,36 @@ Status Executor::runProgram(uint32_t index) {
     std::chrono::steady_clock::time_point start;
     if (options.profile)
       start = std::chrono::steady_clock::now();
+    progress.position.store(uint64_t(index) << 32 | op.instruction,
+                            std::memory_order_relaxed);
     if (Status status = execute(program, op); !status.ok())
-      return std::move(status).note("in {}", describe(index, op));
+      return std::move(status).note(
+          "in {}", describeInstruction(thePlan, index, op.instruction));
     if (options.profile) {
       times[index][i].ns += uint64_t(
           std::chrono::nanoseconds(std::chrono::steady_clock::now() - start)
               .count());
       ++times[index][i].calls;
     }
-    opsDone.fetch_add(1, std::memory_order_relaxed);
+    progress.instructions.store(
+        progress.instructions.load(std::memory_order_relaxed) + 1,
+        std::memory_order_relaxed);
   }
   return Status();
 }
 
-std::string Executor::describe(uint32_t index, const Op &op) const {
-  const plan::Program &program = thePlan.programs(int(index));
-  const plan::Instruction &instruction =
-      program.instructions(int(op.instruction));
-  std::string text =
-      fmt::format("program {} (chunk {}), instruction {}", program.name(),
-                  program.chunk(), op.instruction);
-  if (instruction.location() < uint32_t(thePlan.locations_size())) {
+std::string describeInstruction(const plan::Plan &plan, uint32_t index,
+                                uint32_t number) {
+  if (index >= uint32_t(plan.programs_size()) ||
+      number >= uint32_t(plan.programs(int(index)).instructions_size()))
+    return fmt::format("program {}, instruction {}", index, number);
+  const plan::Program &program = plan.programs(int(index));
+  const plan::Instruction &instruction = program.instructions(int(number));
+  std::string text = fmt::format("program {} (chunk {}), instruction {}",
+                                 program.name(), program.chunk(), number);
+  if (instruction.location() < uint32_t(plan.locations_size())) {
     const plan::Location &location =
-        thePlan.locations(int(instruction.location()));
+        plan.locations(int(instruction.location()));
     text += fmt::format(", {} at {}:{}:{}", location.layer(), location.file(),
                         location.line(), location.column());
   }
