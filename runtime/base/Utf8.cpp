@@ -89,7 +89,7 @@ void utf8Append(std::string &out, char32_t code) {
     return;
   }
   int rest = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-  out += char((0xF00 >> rest & 0xFF) | code >> (6 * rest));
+  out += char((0xFF00 >> (rest + 1) & 0xFF) | code >> (6 * rest));
   while (rest-- > 0)
     out += char(0x80 | (code >> (6 * rest) & 0x3F));
 }
