@@ -27,14 +27,14 @@ struct GenerateFlags {
   bool noEcho = false, noSpecial = false, showStats = false;
 };
 
-/// Puts the texts of several requests to stdout, one after the other.
+/// Puts the texts of several requests to stdout, one after the other. Prompts
+/// wait for the first token, so that a refused call prints none.
 class TextStream {
 public:
   TextStream(const std::vector<std::string> &first)
       : characters(first.size()), texts(first.size()), done(first.size()) {
     for (size_t i = 0; i < first.size(); ++i)
       texts[i] = characters[i].add(first[i]);
-    flush();
   }
   void add(size_t index, std::string_view bytes) {
     texts[index] += characters[index].add(bytes);

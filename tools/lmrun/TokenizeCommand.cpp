@@ -42,11 +42,13 @@ static StatusOr<int32_t> findEod(const TokenizeFlags &flags,
   }
   if (!flags.appendEod)
     return -1;
-  std::filesystem::path folder = flags.tokenizer;
-  if (!std::filesystem::is_directory(folder))
-    folder = folder.parent_path();
-  LMC_ASSIGN_OR_RETURN(std::vector<int32_t> ends,
-                       readEndTokens(folder.string()));
+  std::vector<int32_t> ends;
+  if (flags.tokenizer != "bytes") {
+    std::filesystem::path folder = flags.tokenizer;
+    if (!std::filesystem::is_directory(folder))
+      folder = folder.parent_path();
+    LMC_ASSIGN_OR_RETURN(ends, readEndTokens(folder.string()));
+  }
   for (const char *common : {"<|endoftext|>", "<|end_of_text|>"})
     if (ends.empty() && tokenizer.isSpecial(tokenizer.find(common)))
       ends.push_back(tokenizer.find(common));
