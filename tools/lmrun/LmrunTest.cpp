@@ -85,10 +85,12 @@ protected:
   fs::path folder;
 };
 
-// How often to kill; the full test run raises it.
+// How often to kill.
 static int numKills() {
-  const char *text = std::getenv("LMC_TEST_KILLS");
-  return text ? std::atoi(text) : 5;
+  if (const char *text = std::getenv("LMC_TEST_KILLS"))
+    return std::atoi(text);
+  const char *full = std::getenv("LMC_FULL");
+  return full && std::string_view(full) == "1" ? 50 : 5;
 }
 
 TEST_F(LmrunTest, KilledAtRandomItEndsWithTheSameBits) {
