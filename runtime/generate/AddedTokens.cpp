@@ -88,11 +88,13 @@ void AddedTokens::splitBy(const Trie &trie, std::string_view text,
     at = end;
     if (token.singleWord && !isWhole(text, begin, end))
       continue;
-    if (token.lstrip)
+    if (token.lstrip) {
       for (std::string_view last;
            begin > done &&
            isBlank(last = lastCharacter(text.substr(done, begin - done)));)
         begin -= last.size();
+      begin = std::max(begin, done);
+    }
     if (token.rstrip) {
       blankEnd = std::max(blankEnd, end);
       for (std::string_view first;
@@ -100,11 +102,14 @@ void AddedTokens::splitBy(const Trie &trie, std::string_view text,
         blankEnd += first.size();
       end = blankEnd;
     }
+    // Within the blanks that the token before took, one that strips to the
+    // left has nothing left; another counts, and what is behind it is text
+    // once more. So it is in the reference.
+    if (begin >= end)
+      continue;
     if (begin > done)
       parts.push_back({text.substr(done, begin - done), -1});
     parts.push_back({text.substr(begin, end - begin), token.id});
-    // A token within the blanks that the one before it took counts too, and
-    // what is behind it is then text once more: so does the original.
     done = end;
   }
   if (done < text.size())

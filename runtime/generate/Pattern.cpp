@@ -14,7 +14,10 @@ namespace lmc::runtime {
 
 namespace {
 
+/// \w in a class. Alone it has six more in Oniguruma: of the superscripts and
+/// fractions, Latin-1's.
 constexpr std::string_view kWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+constexpr std::string_view kWordAlone = "\\xB2\\xB3\\xB9\\xBC-\\xBE";
 
 /// Properties of which both libraries think alike: the general categories.
 constexpr std::array<std::string_view, 37> kProperties = {
@@ -150,12 +153,13 @@ private:
       out += "\\P{Nd}";
       return;
     case 'w':
-      out += inClass ? std::string(kWord) : fmt::format("[{}]", kWord);
+      out += inClass ? std::string(kWord)
+                     : fmt::format("[{}{}]", kWord, kWordAlone);
       return;
     case 'W':
       if (inClass)
         break;
-      out += fmt::format("[^{}]", kWord);
+      out += fmt::format("[^{}{}]", kWord, kWordAlone);
       return;
     case 'v':
       out += "\\x0B";

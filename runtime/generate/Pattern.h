@@ -8,10 +8,12 @@
 // think differently is refused:
 //
 //     \s+(?!\S)|\w     ->     \p{White_Space}+(?!\P{White_Space})|
-//                             [\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]
+//                             [\p{Alphabetic}\p{M}\p{Nd}\p{Pc}...]
 //
 // Letters are compared without case one by one: ſ is s and K (the Kelvin sign)
-// is k, as in the original.
+// is k, as in the original. Which characters are letters, digits and so on is
+// what Unicode 14 says, as PCRE2 10.42 has it: characters assigned later are
+// none of them here.
 #ifndef LMC_RUNTIME_GENERATE_PATTERN_H
 #define LMC_RUNTIME_GENERATE_PATTERN_H
 

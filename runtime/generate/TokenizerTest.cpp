@@ -365,7 +365,7 @@ static std::string translated(std::string_view pattern) {
 TEST(Pattern, IsTranslatedClassByClass) {
   EXPECT_EQ(translated("\\s+(?!\\S)"), "\\p{White_Space}+(?!\\P{White_Space})");
   EXPECT_EQ(translated("[^\\s\\p{L}]"), "[^\\p{White_Space}\\p{L}]");
-  EXPECT_EQ(translated("\\w"), "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]");
+  EXPECT_EQ(translated("[\\w]"), "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]");
   EXPECT_EQ(translated("\\d\\D\\v\\.\\x41\\x{1F600}\\u00e9"),
             "\\p{Nd}\\P{Nd}\\x0B\\.\\x{41}\\x{1f600}\\x{e9}");
   EXPECT_EQ(translated("(?i:'s)|a{1,3}|b{2}"), "(?i:'s)|a{1,3}|b{2}");
@@ -416,6 +416,16 @@ TEST(Pattern, AgreesWithTheReferenceOnOddCharacters) {
     EXPECT_EQ(cut(*blank, yes)[0], '[') << yes;
   for (const char *no : {"\u180E", "\u200B", "\uFEFF", "\x1C", "\x1F"})
     EXPECT_EQ(cut(*blank, no)[0], '(') << no;
+  auto word = Pattern::create("\\w");
+  ASSERT_TRUE(word.ok());
+  for (const char *yes :
+       {"a", "_", "7", "é", "ª", "²", "¾", "\u0301", "Ⅷ", "Ⓐ"})
+    EXPECT_EQ(cut(*word, yes)[0], '[') << yes;
+  for (const char *no : {"-", "'", "₂", "⅓", "\u200D", "€"})
+    EXPECT_EQ(cut(*word, no)[0], '(') << no;
+  auto inClass = Pattern::create("[\\w]");
+  ASSERT_TRUE(inClass.ok());
+  EXPECT_EQ(cut(*inClass, "é²"), "[é](²)");
   auto letters = Pattern::create("(?i:'s|k)");
   ASSERT_TRUE(letters.ok());
   EXPECT_EQ(cut(*letters, "'ſ"), "['ſ]");

@@ -20,7 +20,8 @@ The archive holds, under tokenizers/:
                   that overlap, strip blanks, or match whole words only
     mixed.json    every other step that is read: Digits, Split at a string and
                   at a pattern with line ends, words and look-behinds, what
-                  matches dropped or alone kept; two merges with one result
+                  matches dropped or alone kept; two merges with one result;
+                  added tokens that take each other's blanks
     gpt2.jsonl, llama3.jsonl, added.jsonl, mixed.jsonl
                   a case per line: {"text": …, "ids": […]}, without what the
                   template adds; "decoded" where that is not the text; of the
@@ -276,6 +277,8 @@ def mixed(text):
         pre_tokenizers.Split("<|", "removed"),
         pre_tokenizers.Split(Regex(r"(?<=\w)\W(?=\w)|^\s|\S$|[\w\d]{2,3}"),
                              "isolated"),
+        pre_tokenizers.Split(Regex(r"(?i)\w+[^\w\s]*$|^\W|(?<!a)b|\d+(?=x)|.\n"),
+                             "isolated"),
         pre_tokenizers.Split(Regex(r"x*"), "isolated"),
         pre_tokenizers.Split(Regex(r"[^\x{300}-\x{36f}\t]+"), "removed",
                              invert=True),
@@ -295,6 +298,11 @@ def mixed(text):
     model["merges"] = [["t", "h"]] + [m for m in model["merges"]] + [
         ["h", "e"], ["t", "he"], ["th", "e"]]
     tokenizer = Tokenizer.from_str(json.dumps(data))
+    # One takes blanks that the next begins with, or is.
+    tokenizer.add_tokens([
+        AddedToken("  ", rstrip=True, normalized=False),
+        AddedToken(" \n", normalized=False),
+        AddedToken("中", lstrip=True, single_word=True)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="!:0 $A:0 a:0", special_tokens=[
             (t, tokenizer.token_to_id(t)) for t in "!a"])
