@@ -33,8 +33,10 @@ public:
   explicit Translator(std::string_view pattern) : pattern(pattern) {}
 
   StatusOr<std::string> run() {
-    while (at < pattern.size() && failure.ok())
+    while (at < pattern.size() && failure.ok()) {
+      refuseOddCase();
       step();
+    }
     if (!failure.ok())
       return failure;
     return std::move(out);
@@ -55,6 +57,20 @@ private:
            pattern[index] <= '9';
   }
 
+  /// Without case a letter may be several in Oniguruma, ß being ss; in PCRE2 it
+  /// never is.
+  void refuseOddCase() {
+    if (!ignoresCase())
+      return;
+    if (uint8_t(pattern[at]) >= 0x80)
+      refuse("a letter beyond ASCII without case", at);
+    for (std::string_view pair : {"ss", "st", "ff", "fi", "fl"})
+      if (at + 1 < pattern.size() && (pattern[at] | 0x20) == pair[0] &&
+          (pattern[at + 1] | 0x20) == pair[1])
+        refuse(fmt::format("\"{}\" without case", pair), at);
+  }
+  bool ignoresCase() const { return !caseless.empty() && caseless.back(); }
+
   void step() {
     switch (pattern[at]) {
     case '\\':
@@ -66,6 +82,11 @@ private:
     case '(':
       group();
       break;
+    case ')':
+      if (caseless.size() > 1)
+        caseless.pop_back();
+      out += pattern[at++];
+      break;
     case '{':
       interval();
       break;
@@ -75,14 +96,15 @@ private:
   }
 
   void group() {
-    if (!next("(?")) {
-      out += pattern[at++];
-      return;
-    }
     // (?i) reaches to the end of the group around it; at the front of the
     // pattern that is the same in both syntaxes.
-    if (at == 0 && next("(?i)"))
+    if (at == 0 && next("(?i)")) {
+      caseless = {true};
       return copy(4);
+    }
+    caseless.push_back(next("(?i:") || (ignoresCase() && !next("(?-i:")));
+    if (!next("(?"))
+      return copy(1);
     for (std::string_view known :
          {"(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?i:", "(?-i:"})
       if (next(known))
@@ -124,6 +146,8 @@ private:
         return refuse("a class within a class", at);
       if (next("&&"))
         return refuse("an intersection of classes", at);
+      if (ignoresCase() && uint8_t(pattern[at]) >= 0x80)
+        return refuse("a letter beyond ASCII without case", at);
       if (pattern[at] == '\\')
         escape(/*inClass=*/true);
       else
@@ -209,6 +233,8 @@ private:
     if (std::find(kProperties.begin(), kProperties.end(), name) ==
         kProperties.end())
       return refuse(fmt::format("the property {}", name.substr(0, 40)), from);
+    if (ignoresCase() && (name == "Lu" || name == "Ll" || name == "Lt"))
+      return refuse(fmt::format("the property {} without case", name), from);
     at = from;
     copy(end + 1 - from);
   }
@@ -231,12 +257,15 @@ private:
     // From 80 on, \xHH is a byte and no character.
     if (!whole || (kind == 'x' && !braces && code >= 0x80))
       return refuse(fmt::format("an odd \"\\{}\"", kind), from);
+    if (ignoresCase() && code >= 0x80)
+      return refuse("a letter beyond ASCII without case", from);
     out += fmt::format("\\x{{{:x}}}", code);
     at = end + braces;
   }
 
   std::string_view pattern;
   size_t at = 0;
+  std::vector<bool> caseless = {false}; ///< of the groups around
   std::string out;
   Status failure;
 };

@@ -11,9 +11,10 @@
 //                             [\p{Alphabetic}\p{M}\p{Nd}\p{Pc}...]
 //
 // Letters are compared without case one by one: ſ is s and K (the Kelvin sign)
-// is k, as in the original. Which characters are letters, digits and so on is
-// what Unicode 14 says, as PCRE2 10.42 has it: characters assigned later are
-// none of them here.
+// is k, as in the original; where it would compare several (ß and ss) the
+// pattern is refused. Which characters are letters, digits and so on is what
+// Unicode 14 says, as PCRE2 10.42 has it: characters assigned later are none of
+// them here.
 #ifndef LMC_RUNTIME_GENERATE_PATTERN_H
 #define LMC_RUNTIME_GENERATE_PATTERN_H
 

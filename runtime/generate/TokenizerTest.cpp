@@ -368,7 +368,8 @@ TEST(Pattern, IsTranslatedClassByClass) {
   EXPECT_EQ(translated("[\\w]"), "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]");
   EXPECT_EQ(translated("\\d\\D\\v\\.\\x41\\x{1F600}\\u00e9"),
             "\\p{Nd}\\P{Nd}\\x0B\\.\\x{41}\\x{1f600}\\x{e9}");
-  EXPECT_EQ(translated("(?i:'s)|a{1,3}|b{2}"), "(?i:'s)|a{1,3}|b{2}");
+  for (const char *same : {"(?i:'s)|a{1,3}|b{2}", "(?i:a(?-i:ß)|(b))ss\\p{Lu}"})
+    EXPECT_EQ(translated(same), same);
   for (const char *odd :
        {"\\b",    "\\h",    "\\1",         "\\R",      "\\X",  "\\k<a>",
         "[a[b]]", "[a&&b]", "[[:alpha:]]", "[\\W]",    "[]a]", "[a",
