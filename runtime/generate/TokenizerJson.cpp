@@ -3,19 +3,13 @@
 #include "runtime/base/Utf8.h"
 #include "runtime/generate/AddedTokens.h"
 #include "runtime/generate/Bpe.h"
+#include "runtime/generate/JsonField.h"
 #include "runtime/generate/PreTokenizer.h"
 #include "runtime/weights/Json.h"
-
-#include <algorithm>
-#include <initializer_list>
 
 namespace lmc::runtime {
 
 using nlohmann::json;
-
-// The largest vocabularies have a few hundred thousand tokens; a greater id is
-// a mistake that would cost memory.
-static constexpr uint64_t kMostTokens = 1 << 22;
 
 static constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
@@ -62,101 +56,6 @@ static std::optional<std::string> bytesOfWritten(std::string_view token) {
 
 namespace {
 
-/// A value of the document with its place. The first thing that is wrong stays
-/// in `failure`; what is read after it does not count.
-class Field {
-public:
-  Field(const json *value, const std::string &file, Status &failure,
-        std::string place = "")
-      : value(value), file(&file), failure(&failure), place(std::move(place)) {}
-
-  bool present() const { return value && !value->is_null(); }
-  const json &raw() const { return *value; }
-
-  Field operator[](const char *key) const {
-    const json *found = nullptr;
-    if (present()) {
-      if (!value->is_object())
-        damaged("is no object");
-      else if (auto at = value->find(key); at != value->end())
-        found = &*at;
-    }
-    return {found, *file, *failure,
-            place.empty() ? key : fmt::format("{}.{}", place, key)};
-  }
-  std::vector<Field> elements() const {
-    std::vector<Field> all;
-    if (!isArray())
-      return all;
-    for (size_t i = 0; i < value->size(); ++i)
-      all.emplace_back(&(*value)[i], *file, *failure,
-                       fmt::format("{}[{}]", place, i));
-    return all;
-  }
-  bool isArray() const {
-    bool good = present() && value->is_array();
-    if (!good)
-      damaged("is no list");
-    return good;
-  }
-  bool isObject() const {
-    bool good = present() && value->is_object();
-    if (!good)
-      damaged("is no object");
-    return good;
-  }
-  bool flag(bool otherwise = false) const {
-    if (!present())
-      return otherwise;
-    if (value->is_boolean())
-      return value->get<bool>();
-    damaged("is neither true nor false");
-    return otherwise;
-  }
-  std::string text() const {
-    if (present() && value->is_string())
-      return value->get<std::string>();
-    damaged("is no string");
-    return "";
-  }
-  int32_t token() const {
-    if (present() && value->is_number_unsigned() &&
-        value->get<uint64_t>() < kMostTokens)
-      return value->get<int32_t>();
-    damaged(fmt::format("is no token from 0 to {}", kMostTokens - 1));
-    return 0;
-  }
-  /// A key that is none of these may change what the tokenizer does.
-  void allow(std::initializer_list<std::string_view> keys) const {
-    if (!isObject())
-      return;
-    for (const auto &[key, ignored] : value->items())
-      if (std::find(keys.begin(), keys.end(), key) == keys.end())
-        unsupported(fmt::format("has the key \"{}\"", key.substr(0, 100)));
-  }
-
-  void damaged(std::string_view what) const {
-    if (failure->ok())
-      *failure =
-          corrupt("{} is no intact tokenizer: {} {}", *file, where(), what);
-  }
-  void unsupported(std::string_view what) const {
-    if (failure->ok())
-      *failure =
-          wrongInput("{}: {} {}, which is not supported", *file, where(), what)
-              .note("supported is byte-level BPE as GPT-2 and Llama 3 "
-                    "have it");
-  }
-
-private:
-  std::string where() const { return place.empty() ? "the document" : place; }
-
-  const json *value;
-  const std::string *file;
-  Status *failure;
-  std::string place;
-};
-
 /// What the document says, in parts.
 struct Parts {
   std::vector<std::string> written; ///< of each token, as the file has it
@@ -173,9 +72,10 @@ struct Parts {
 
 } // namespace
 
-static void readVocabulary(const Field &field, Parts &parts) {
+static void readVocabulary(const JsonField &field, Parts &parts) {
   if (!field.isObject())
     return;
+  parts.ids.reserve(field.raw().size());
   for (const auto &[word, id] : field.raw().items()) {
     if (!id.is_number_unsigned() || id.get<uint64_t>() >= kMostTokens)
       return field.damaged(
@@ -197,7 +97,7 @@ static void readVocabulary(const Field &field, Parts &parts) {
     field.damaged("is empty");
 }
 
-static void readMerges(const Field &field, Parts &parts) {
+static void readMerges(const JsonField &field, Parts &parts) {
   if (!field.isArray())
     return;
   auto find = [&](const std::string &word) {
@@ -225,16 +125,18 @@ static void readMerges(const Field &field, Parts &parts) {
     } else {
       return damaged("no pair of strings");
     }
-    for (const std::string &word : {left, right, left + right})
-      if (find(word) < 0)
+    const std::string words[] = {left, right, left + right};
+    int32_t ids[3];
+    for (int w = 0; w < 3; ++w)
+      if ((ids[w] = find(words[w])) < 0)
         return damaged(fmt::format("a merge of \"{}\" and \"{}\", but the "
                                    "vocabulary lacks \"{}\"",
-                                   left, right, word));
-    parts.merges.push_back({find(left), find(right), find(left + right)});
+                                   left, right, words[w]));
+    parts.merges.push_back({ids[0], ids[1], ids[2]});
   }
 }
 
-static void readModel(const Field &model, Parts &parts) {
+static void readModel(const JsonField &model, Parts &parts) {
   if (!model.isObject())
     return;
   // Early files say nothing of the type.
@@ -246,10 +148,11 @@ static void readModel(const Field &model, Parts &parts) {
   model.allow({"type", "dropout", "unk_token", "continuing_subword_prefix",
                "end_of_word_suffix", "fuse_unk", "byte_fallback",
                "ignore_merges", "vocab", "merges"});
-  if (Field dropout = model["dropout"]; dropout.present() && dropout.raw() != 0)
+  if (JsonField dropout = model["dropout"];
+      dropout.present() && dropout.raw() != 0)
     dropout.unsupported("is not 0");
   for (const char *key : {"continuing_subword_prefix", "end_of_word_suffix"})
-    if (Field affix = model[key]; affix.present() && !affix.text().empty())
+    if (JsonField affix = model[key]; affix.present() && !affix.text().empty())
       affix.unsupported("is not empty");
   if (model["byte_fallback"].flag())
     model["byte_fallback"].unsupported("is true");
@@ -257,7 +160,7 @@ static void readModel(const Field &model, Parts &parts) {
   readVocabulary(model["vocab"], parts);
   readMerges(model["merges"], parts);
   // Only a byte without token would become the unknown one.
-  if (Field unknown = model["unk_token"]; unknown.present())
+  if (JsonField unknown = model["unk_token"]; unknown.present())
     for (char32_t character : makeByteAlphabet()) {
       std::string word;
       utf8Append(word, character);
@@ -267,16 +170,16 @@ static void readModel(const Field &model, Parts &parts) {
     }
 }
 
-static void addSplit(const Field &field, StatusOr<Pattern> pattern,
+static void addSplit(const JsonField &field, StatusOr<Pattern> pattern,
                      bool keepMatches, bool keepGaps, Parts &parts) {
   if (!pattern.ok())
     return field.unsupported("is refused: " + pattern.status().message());
   parts.preTokenizer.addSplit(*std::move(pattern), keepMatches, keepGaps);
 }
 
-static void readSplit(const Field &split, Parts &parts) {
+static void readSplit(const JsonField &split, Parts &parts) {
   split.allow({"type", "pattern", "behavior", "invert"});
-  Field pattern = split["pattern"];
+  JsonField pattern = split["pattern"];
   pattern.allow({"Regex", "String"});
   std::string behavior = split["behavior"].text();
   if (behavior != "Isolated" && behavior != "Removed")
@@ -290,13 +193,13 @@ static void readSplit(const Field &split, Parts &parts) {
              !removed || invert, !removed || !invert, parts);
 }
 
-static void readPreTokenizer(const Field &field, Parts &parts) {
+static void readPreTokenizer(const JsonField &field, Parts &parts) {
   if (!field.present())
     return field.unsupported("is missing");
   std::string type = field["type"].text();
   if (type == "Sequence") {
     field.allow({"type", "pretokenizers"});
-    for (const Field &step : field["pretokenizers"].elements())
+    for (const JsonField &step : field["pretokenizers"].elements())
       readPreTokenizer(step, parts);
     return;
   }
@@ -323,11 +226,11 @@ static void readPreTokenizer(const Field &field, Parts &parts) {
   }
 }
 
-static void readAddedTokens(const Field &list, Parts &parts) {
+static void readAddedTokens(const JsonField &list, Parts &parts) {
   if (!list.present())
     return;
   std::unordered_map<std::string, size_t> seen;
-  for (const Field &field : list.elements()) {
+  for (const JsonField &field : list.elements()) {
     field.allow({"id", "content", "single_word", "lstrip", "rstrip",
                  "normalized", "special"});
     AddedToken token;
@@ -364,13 +267,13 @@ static void readAddedTokens(const Field &list, Parts &parts) {
   }
 }
 
-static void readTemplate(const Field &field, Parts &parts) {
+static void readTemplate(const JsonField &field, Parts &parts) {
   field.allow({"type", "single", "pair", "special_tokens"});
   if (parts.hasTemplate)
     return field.unsupported("is a second template");
   parts.hasTemplate = true;
   int sequences = 0;
-  for (const Field &piece : field["single"].elements()) {
+  for (const JsonField &piece : field["single"].elements()) {
     piece.allow({"SpecialToken", "Sequence"});
     if (piece["Sequence"].present()) {
       if (++sequences > 1 || piece["Sequence"]["id"].text() != "A")
@@ -378,7 +281,7 @@ static void readTemplate(const Field &field, Parts &parts) {
       continue;
     }
     std::string name = piece["SpecialToken"]["id"].text();
-    for (const Field &id :
+    for (const JsonField &id :
          field["special_tokens"][name.c_str()]["ids"].elements()) {
       int32_t token = id.token();
       if (size_t(token) >= parts.used.size() || !parts.used[size_t(token)])
@@ -390,13 +293,13 @@ static void readTemplate(const Field &field, Parts &parts) {
     field["single"].damaged("has no place for the text");
 }
 
-static void readPostProcessor(const Field &field, Parts &parts) {
+static void readPostProcessor(const JsonField &field, Parts &parts) {
   if (!field.present())
     return;
   std::string type = field["type"].text();
   if (type == "Sequence") {
     field.allow({"type", "processors"});
-    for (const Field &step : field["processors"].elements())
+    for (const JsonField &step : field["processors"].elements())
       readPostProcessor(step, parts);
   } else if (type == "TemplateProcessing") {
     readTemplate(field, parts);
@@ -507,22 +410,22 @@ StatusOr<std::unique_ptr<Tokenizer>>
 parseTokenizerJson(std::string_view text, const std::string &file) {
   LMC_ASSIGN_OR_RETURN(json document, parseJson(text, file));
   Status failure;
-  Field root(&document, file, failure);
+  JsonField root(&document, file, failure);
   root.allow({"version", "truncation", "padding", "added_tokens", "normalizer",
               "pre_tokenizer", "post_processor", "decoder", "model"});
-  if (Field version = root["version"];
+  if (JsonField version = root["version"];
       version.present() && version.text() != "1.0")
     version.unsupported(fmt::format("is {}", version.text()));
   Parts parts;
   readModel(root["model"], parts);
-  if (Field normalizer = root["normalizer"]; normalizer.present())
+  if (JsonField normalizer = root["normalizer"]; normalizer.present())
     normalizer.unsupported("is " + normalizer["type"].text());
   readPreTokenizer(root["pre_tokenizer"], parts);
   if (!parts.byteLevel)
     root["pre_tokenizer"].unsupported("has no ByteLevel");
   readAddedTokens(root["added_tokens"], parts);
   readPostProcessor(root["post_processor"], parts);
-  if (Field decoder = root["decoder"];
+  if (JsonField decoder = root["decoder"];
       decoder.present() && decoder["type"].text() != "ByteLevel")
     decoder.unsupported("is " + decoder["type"].text());
   if (!failure.ok())
