@@ -49,8 +49,12 @@ public:
   /// Ops executed so far; other threads may watch it.
   uint64_t progress() const { return opsDone.load(std::memory_order_relaxed); }
 
-  /// A table of where the time went, when profiling.
-  std::string profileReport() const;
+  /// A table of where the time went, when profiling: a line for each kernel of
+  /// a program, or for each kind of kernel.
+  enum class ProfileLines { Kernels, Kinds };
+  std::string profileReport(ProfileLines lines = ProfileLines::Kernels) const;
+  /// Forgets what was measured so far.
+  void resetProfile();
 
 private:
   Executor(const plan::Plan &plan, Device &device, Communicator *comm,
