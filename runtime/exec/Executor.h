@@ -45,6 +45,8 @@ public:
   Communicator *comm() { return theComm; }
   int64_t rank() const { return theRank; }
   const std::vector<int64_t> &coordinates() const { return theCoordinates; }
+  /// This rank's coordinate on pp.
+  int64_t stage() const { return theStage; }
   /// One value per symbol of the plan, with this rank's coordinates.
   const std::vector<int64_t> &symbolValues() const { return values; }
 
@@ -82,6 +84,7 @@ private:
   int64_t theRank;
   Options options;
   std::vector<int64_t> theCoordinates;
+  int64_t theStage = 0;
   std::vector<int64_t> values;
   std::vector<uint32_t> microBatchSymbols, slotSymbols;
   std::vector<PreparedProgram> programs;

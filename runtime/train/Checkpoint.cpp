@@ -2,6 +2,7 @@
 #include "runtime/train/Checkpoint.h"
 #include "runtime/base/Checked.h"
 #include "runtime/base/Log.h"
+#include "runtime/plan/PlanFacts.h"
 #include "runtime/weights/Json.h"
 
 #include <algorithm>
@@ -204,7 +205,8 @@ Checkpointer::restore(Executor &executor, bool resume) {
     return status;
   }
   for (const Load &load : loads)
-    loadState(executor, *load.state, *load.file, load.suffix);
+    if (isOnStage(*load.state, executor.stage()))
+      loadState(executor, *load.state, *load.file, load.suffix);
   return chosen;
 }
 

@@ -168,6 +168,10 @@ static void runLocalRank(void *context) {
 Status runTraining(const plan::Plan &plan, const TrainOptions &options) {
   LMC_RETURN_IF_ERROR(checkCall(plan, options.ranks));
   LMC_ASSIGN_OR_RETURN(TokenData data, TokenData::open(options.dataPath));
+  if (plan.vocabulary() > 0 && data.vocabulary() > plan.vocabulary())
+    logWarning("{} was made with a vocabulary of {}, the model has {}: the run "
+               "will stop at a token beyond it",
+               data.path(), data.vocabulary(), plan.vocabulary());
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<MetricsLog> log,
                        MetricsLog::create(options));
   installStopHandlers(options);

@@ -1,6 +1,7 @@
 // See Boxes.h.
 #include "runtime/weights/Boxes.h"
 #include "runtime/base/Checked.h"
+#include "runtime/plan/PlanFacts.h"
 
 namespace lmc::runtime {
 
@@ -161,7 +162,8 @@ Status loadParameters(Executor &executor, const WeightFiles &weights) {
     return status;
   }
   for (const plan::State &state : executor.plan().states())
-    if (state.kind() == plan::State::PARAMETER)
+    if (state.kind() == plan::State::PARAMETER &&
+        isOnStage(state, executor.stage()))
       loadState(executor, state, weights, /*suffix=*/"");
   return Status();
 }
@@ -176,9 +178,14 @@ bool ownsPart(const plan::Plan &plan, const std::vector<int64_t> &coordinates,
   };
   for (const plan::Linear &offset : state.local_offset())
     note(offset);
-  for (size_t axis = 0; axis < cut.size(); ++axis)
-    if (!cut[axis] && coordinates[axis] != 0)
+  for (size_t axis = 0; axis < cut.size(); ++axis) {
+    if (state.stages_size() > 0 && plan.mesh().axes(int(axis)).name() == "pp") {
+      if (coordinates[axis] != state.stages(0))
+        return false;
+    } else if (!cut[axis] && coordinates[axis] != 0) {
       return false;
+    }
+  }
   return true;
 }
 
