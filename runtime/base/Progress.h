@@ -19,7 +19,15 @@ struct Progress {
   /// The one under way: program of the plan in the upper half, instruction of
   /// the program in the lower.
   std::atomic<uint64_t> position{0};
+  /// What it got from other ranks in the instruction under way.
+  std::atomic<uint64_t> exchanges{0};
   std::atomic<uint32_t> activity{Host};
+
+  /// Of a counter that one thread alone writes.
+  static void count(std::atomic<uint64_t> &counter) {
+    counter.store(counter.load(std::memory_order_relaxed) + 1,
+                  std::memory_order_relaxed);
+  }
 };
 
 } // namespace lmc::runtime

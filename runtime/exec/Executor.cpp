@@ -195,6 +195,7 @@ Status Executor::runProgram(uint32_t index) {
       start = std::chrono::steady_clock::now();
     progress.position.store(uint64_t(index) << 32 | op.instruction,
                             std::memory_order_relaxed);
+    progress.exchanges.store(0, std::memory_order_relaxed);
     if (Status status = execute(program, op); !status.ok())
       return std::move(status).note(
           "in {}", describeInstruction(thePlan, index, op.instruction));
@@ -204,9 +205,7 @@ Status Executor::runProgram(uint32_t index) {
               .count());
       ++times[index][i].calls;
     }
-    progress.instructions.store(
-        progress.instructions.load(std::memory_order_relaxed) + 1,
-        std::memory_order_relaxed);
+    Progress::count(progress.instructions);
   }
   return Status();
 }

@@ -157,7 +157,7 @@ void ControlServer::loop() {
     for (const Rank &rank : ranks)
       early = early || !rank.present; // still to be told
     if (closingSince &&
-        ((!someone && !early) || now - closingSince > (early ? 3000 : 1000)))
+        ((!someone && !early) || now - closingSince > (early ? 3000 : 400)))
       return;
   }
 }
@@ -237,6 +237,7 @@ bool ControlServer::handle(Connection &connection, const Frame &frame,
   case HeartbeatFrame: {
     uint64_t instructions = reader.number();
     rank.position = reader.number();
+    rank.exchanges = reader.number();
     uint32_t activity = uint32_t(reader.number());
     if (instructions != rank.instructions || activity != rank.activity)
       lastMoved = now;
@@ -383,14 +384,14 @@ Status ControlServer::judgeHang(int64_t now) {
   if (now - lastMoved <= options.timeoutMs)
     return Status();
   std::vector<int> waiting, executing, busy;
-  uint64_t fewest = UINT64_MAX;
+  std::pair<uint64_t, uint64_t> fewest(UINT64_MAX, 0);
   for (size_t rank = 0; rank < ranks.size(); ++rank) {
     std::vector<int> &list = ranks[rank].activity == Progress::Waiting ? waiting
                              : ranks[rank].activity == Progress::Instruction
                                  ? executing
                                  : busy;
     list.push_back(int(rank));
-    fewest = std::min(fewest, ranks[rank].instructions);
+    fewest = std::min(fewest, ranks[rank].advance());
   }
   double seconds = double(now - lastMoved) / 1e3;
   if (waiting.empty())
@@ -405,7 +406,7 @@ Status ControlServer::judgeHang(int64_t now) {
   if (busy.empty()) {
     std::vector<int> behind;
     for (size_t rank = 0; rank < ranks.size(); ++rank)
-      if (ranks[rank].instructions == fewest)
+      if (ranks[rank].advance() == fewest)
         behind.push_back(int(rank));
     return makeError(ErrorKind::PeerFailed,
                      "all ranks have been waiting for one another for {:.1f} "

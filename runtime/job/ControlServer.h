@@ -95,8 +95,11 @@ private:
     bool present = false, met = false, gone = false, bye = false;
     Hello hello;
     int64_t lastSeen = 0;
-    uint64_t instructions = 0, position = 0;
+    uint64_t instructions = 0, exchanges = 0, position = 0;
     uint32_t activity = Progress::Host;
+    std::pair<uint64_t, uint64_t> advance() const {
+      return {instructions, exchanges};
+    }
   };
 
   void loop();

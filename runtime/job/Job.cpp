@@ -228,6 +228,7 @@ void Job::loop() {
       Writer writer;
       writer.number(theProgress.instructions.load(std::memory_order_relaxed))
           .number(theProgress.position.load(std::memory_order_relaxed))
+          .number(theProgress.exchanges.load(std::memory_order_relaxed))
           .number(theProgress.activity.load(std::memory_order_relaxed));
       stream.send(HeartbeatFrame, writer.take());
     }
@@ -237,7 +238,7 @@ void Job::loop() {
       conclude(makeError(ErrorKind::PeerFailed,
                          "rank 0 is stopped or out of reach: no sign of life "
                          "for {:.1f} s",
-                         double(now - lastAck) / 1e3)
+                         double(options.timeoutMs) / 1e3)
                    .help("--timeout SECONDS changes how long a rank may be "
                          "silent"));
       break;

@@ -15,7 +15,7 @@
 namespace lmc::runtime {
 
 // Enough for the control plane's second and a rank's last words.
-static constexpr int64_t graceMs = 3000;
+static constexpr int64_t graceMs = 1500;
 
 namespace {
 struct Child {
@@ -50,6 +50,8 @@ static void tell(int pipe, const Status &status) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != starter)
     ::_exit(1);
+  // For ps and top.
+  ::prctl(PR_SET_NAME, fmt::format("lmrun-rank-{}", place.rank).c_str());
   std::signal(SIGINT, SIG_IGN); // the starter hears it, and sends SIGTERM
   auto giveUp = [pipe](const Status &status) {
     tell(pipe, status);

@@ -186,6 +186,7 @@ StatusOr<std::optional<Place>> placeFromEnvironment(const Environment &get) {
   LMC_RETURN_IF_ERROR(status);
   LMC_RETURN_IF_ERROR(overrideRendezvous(any, place));
   place.token += " " + any.text("LMC_JOB_TOKEN");
+  place.hostName = any.text("LMC_HOST_NAME");
   return std::optional<Place>(place);
 }
 

@@ -9,7 +9,8 @@
 //
 // The innermost launcher counts: torchrun or mpirun started by srun are
 // torchrun and Open MPI. LMC_RENDEZVOUS=HOST:PORT overrides where they meet,
-// LMC_JOB_TOKEN adds to what tells this job from others at the same port.
+// LMC_JOB_TOKEN adds to what tells this job from others at the same port, and
+// LMC_HOST_NAME keeps hosts apart that look like one (network namespaces).
 #ifndef LMC_RUNTIME_JOB_PLACE_H
 #define LMC_RUNTIME_JOB_PLACE_H
 
@@ -24,10 +25,11 @@ struct Place {
   int ranks = 1;
   std::string host = "127.0.0.1"; ///< of rank 0
   int port = 0;
-  std::string token;   ///< the same for all ranks of a job and no other
-  std::string source;  ///< for people: where this was read
-  bool forked = false; ///< by launch(), not by another launcher
-  int listener = -1;   ///< rank 0: an open socket at the port, if there is one
+  std::string token;    ///< the same for all ranks of a job and no other
+  std::string hostName; ///< empty: as the machine says
+  std::string source;   ///< for people: where this was read
+  bool forked = false;  ///< by launch(), not by another launcher
+  int listener = -1;    ///< rank 0: an open socket at the port, if there is one
 };
 
 /// The value of an environment variable, or null.

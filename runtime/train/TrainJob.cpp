@@ -266,7 +266,7 @@ Status runTrainingRank(const plan::Plan &plan, const TrainOptions &options,
   StatusOr<TokenData> data =
       ready.ok() ? TokenData::open(options.dataPath) : ready;
   StatusOr<std::unique_ptr<HostCommunicator>> comm =
-      HostCommunicator::create(*job, {options.tcpOnly});
+      HostCommunicator::create(*job, {options.tcpOnly, place.hostName});
   JobFacts facts;
   if (data.ok() && comm.ok())
     facts = factsOf(plan, options, *data);

@@ -36,8 +36,10 @@ public:
 
   /// Returns when `done()` holds; the verdict when the job ends before.
   template <typename Done> Status until(Done done) {
-    if (done())
+    if (done()) {
+      Progress::count(job.progress().exchanges);
       return Status();
+    }
     std::atomic<uint32_t> &activity = job.progress().activity;
     uint32_t before =
         activity.exchange(Progress::Waiting, std::memory_order_relaxed);
@@ -55,7 +57,10 @@ public:
       bell->sleeping.store(0);
     }
     activity.store(before, std::memory_order_relaxed);
-    return isDone ? Status() : job.verdict();
+    if (!isDone)
+      return job.verdict();
+    Progress::count(job.progress().exchanges);
+    return Status();
   }
 
 private:

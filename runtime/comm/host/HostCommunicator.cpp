@@ -13,7 +13,8 @@ static constexpr int spinsWithACoreEach = 2000;
 
 StatusOr<std::unique_ptr<HostCommunicator>>
 HostCommunicator::create(Job &job, Options options) {
-  std::unique_ptr<HostCommunicator> comm(new HostCommunicator(job, options));
+  std::unique_ptr<HostCommunicator> comm(
+      new HostCommunicator(job, std::move(options)));
   LMC_ASSIGN_OR_RETURN(comm->memory, SharedMemory::create(job));
   LMC_ASSIGN_OR_RETURN(comm->links, TcpLinks::create(job, comm->memory->bell(),
                                                      comm->memory->waiter()));
@@ -23,7 +24,7 @@ HostCommunicator::create(Job &job, Options options) {
 HostCommunicator::~HostCommunicator() { job.onVerdict(nullptr); }
 
 std::string HostCommunicator::endpoint() const {
-  return memory->endpoint() + "\n" + links->endpoint();
+  return memory->endpoint(options.hostName) + "\n" + links->endpoint();
 }
 
 Status HostCommunicator::connect() {

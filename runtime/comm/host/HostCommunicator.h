@@ -25,6 +25,8 @@ class HostCommunicator final : public Communicator {
 public:
   struct Options {
     bool tcpOnly = false; ///< also between ranks of one host
+    /// Ranks of different names share no memory, even on one machine.
+    std::string hostName;
   };
   /// Before the job meets. The job outlives the communicator.
   static StatusOr<std::unique_ptr<HostCommunicator>> create(Job &job,
@@ -60,7 +62,8 @@ private:
     std::vector<const std::byte *> sources;
     std::vector<int> taken; ///< the buffer that each member offered
   };
-  HostCommunicator(Job &job, Options options) : job(job), options(options) {}
+  HostCommunicator(Job &job, Options options)
+      : job(job), options(std::move(options)) {}
 
   // HostCollectives.cpp
   Status allReduceShared(Group &group, const CollectiveCall &call,

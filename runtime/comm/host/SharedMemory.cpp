@@ -115,8 +115,8 @@ static std::string hostMark() {
       ::geteuid());
 }
 
-std::string SharedMemory::endpoint() const {
-  return fmt::format("{} {} {}", hostMark(), ::getpid(),
+std::string SharedMemory::endpoint(const std::string &hostName) const {
+  return fmt::format("{}/{} {} {}", hostMark(), hostName, ::getpid(),
                      segments[size_t(me)].fd);
 }
 

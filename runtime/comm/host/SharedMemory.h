@@ -38,7 +38,8 @@ public:
 
   /// How peers find the segment, and whether they can: the part before the
   /// first space is equal for ranks that share memory.
-  std::string endpoint() const;
+  /// `hostName` keeps hosts apart that look like one.
+  std::string endpoint(const std::string &hostName) const;
   static std::string hostOf(const std::string &endpoint);
   Status attach(int peer, const std::string &endpoint);
 
