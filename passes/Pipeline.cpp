@@ -13,10 +13,15 @@ using namespace mlir;
 using namespace lmc;
 
 static constexpr std::pair<Phase, llvm::StringLiteral> kPhases[] = {
-    {Phase::Import, "import"},   {Phase::Differentiate, "differentiate"},
-    {Phase::Shard, "shard"},     {Phase::Partition, "partition"},
-    {Phase::Kernels, "kernels"}, {Phase::Schedule, "schedule"},
-    {Phase::Assign, "assign"},   {Phase::Emit, "emit"},
+    {Phase::Import, "import"},
+    {Phase::Stage, "stage"},
+    {Phase::Differentiate, "differentiate"},
+    {Phase::Shard, "shard"},
+    {Phase::Partition, "partition"},
+    {Phase::Kernels, "kernels"},
+    {Phase::Schedule, "schedule"},
+    {Phase::Assign, "assign"},
+    {Phase::Emit, "emit"},
 };
 
 ArrayRef<Phase> lmc::allPhases() {
@@ -43,6 +48,18 @@ std::optional<Phase> lmc::findPhase(StringRef name) {
   return std::nullopt;
 }
 
+// Stage: every operation of the forward gets its place in the pipeline, while
+// the model still has blocks. The cut itself comes behind differentiation,
+// which needs the whole.
+static void addStage(OpPassManager &manager, const PipelineOptions &options) {
+  if (!options.train)
+    return;
+  dist::MarkStagesOptions mark;
+  mark.stages = options.mesh[0];
+  mark.blocks = options.stageBlocks;
+  manager.addPass(dist::createMarkStages(mark));
+}
+
 // Differentiate: one forward function becomes the programs of a step.
 static void addDifferentiate(OpPassManager &manager,
                              const PipelineOptions &options) {
@@ -54,6 +71,7 @@ static void addDifferentiate(OpPassManager &manager,
   lm::DifferentiateOptions differentiate;
   differentiate.seed = seed;
   manager.addPass(lm::createDifferentiate(differentiate));
+  manager.addPass(dist::createCutStages());
   // The update needs the accumulators that differentiation made.
   lm::BuildUpdateOptions update;
   update.seed = seed;
@@ -97,6 +115,8 @@ void lmc::addPhase(OpPassManager &manager, Phase phase,
   case Phase::Import:
   case Phase::Emit:
     return;
+  case Phase::Stage:
+    return addStage(manager, options);
   case Phase::Differentiate:
     return addDifferentiate(manager, options);
   case Phase::Shard:
@@ -105,9 +125,12 @@ void lmc::addPhase(OpPassManager &manager, Phase phase,
     return addPartition(manager, options);
   case Phase::Kernels:
     return addKernels(manager);
-  case Phase::Schedule:
-    manager.addPass(plan::createSchedule());
+  case Phase::Schedule: {
+    plan::ScheduleOptions schedule;
+    schedule.pipeline = options.pipelineSchedule;
+    manager.addPass(plan::createSchedule(schedule));
     return;
+  }
   case Phase::Assign:
     manager.addPass(plan::createAssign());
     // Emit and the runtime take offsets as they are.

@@ -130,9 +130,12 @@ def Lm_RandomUniformOp : Lm_Primitive<"random_uniform", [Shardable]> {
     64 neighbouring elements; the number is the word's upper 24 bits times
     2^-24. Key words: seed.lo ^ id.lo, seed.hi ^ id.hi; counter words:
     block.lo, block.hi, step, 0.
+
+    The id is not there in a kernel that takes it as an integer at run time,
+    so that kernels of different layers are equal.
   }];
   let arguments = (ins Lm_IntScalar:$seedLow, Lm_IntScalar:$seedHigh,
-                   Lm_IntScalar:$step, I64Attr:$id);
+                   Lm_IntScalar:$step, OptionalAttr<I64Attr>:$id);
   let results = (outs TensorOf<[F32]>:$output);
   let assemblyFormat = "operands attr-dict `:` functional-type(operands, results)";
 }

@@ -31,7 +31,8 @@ def Plan_KernelOp : Plan_Op<"kernel",
     A result i with `tied[i] = j >= 0` is written to the bytes of argument j.
     The native function's pointers are the arguments, then the results that
     are not tied, in order. It takes one integer, the micro-batch, if the body
-    holds an lm.accumulate, then one for `rows` if the leading dim is dynamic.
+    holds an lm.accumulate, then one for `rows` if the leading dim is dynamic,
+    then the id of each lm.random_uniform that has none, in order.
 
     ```mlir
     plan.kernel @residual_norm(%x: tensor<1024x384xf32>, ...) -> (...)
@@ -71,9 +72,11 @@ def Plan_LaunchOp : Plan_Op<"launch", []> {
   let description = [{
     Operands and results are the kernel's. A result that the kernel ties to an
     argument takes the operand's bytes: the operand has no reader after it.
+    `random_ids` are those that the kernel takes as integers.
   }];
   let arguments = (ins FlatSymbolRefAttr:$kernel,
-                   Variadic<AnyRankedTensor>:$inputs);
+                   Variadic<AnyRankedTensor>:$inputs,
+                   OptionalAttr<DenseI64ArrayAttr>:$random_ids);
   let results = (outs Variadic<AnyRankedTensor>:$outputs);
   let assemblyFormat = [{
     $kernel `(` $inputs `)` attr-dict `:` functional-type($inputs, $outputs)
@@ -119,7 +122,7 @@ def Plan_AllocationOp : Plan_Op<"allocation", [Symbol]> {
     ```
   }];
   let arguments = (ins SymbolNameAttr:$sym_name, StrAttr:$contents,
-      I64Attr:$bytes);
+      I64Attr:$bytes, OptionalAttr<DenseI64ArrayAttr>:$stage_bytes);
   let assemblyFormat = "$sym_name custom<Keyword>($contents) $bytes attr-dict";
   let hasVerifier = 1;
 }

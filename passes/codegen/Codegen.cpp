@@ -3,15 +3,19 @@
 // Each kernel is printed, and from its text alone compiled on some thread in a
 // context of that thread's own: contexts are not shared, so threads do not
 // meet, and the text together with target and compiler is the key of the
-// cache.
+// cache. The text has no name: a kernel is called by the digest of its text, so
+// that other models, and the same one after a change elsewhere, find it.
 #include "passes/codegen/Codegen.h"
 #include "passes/codegen/Cache.h"
 #include "passes/codegen/Lowering.h"
 #include "passes/codegen/Object.h"
 
 #include "mlir/Parser/Parser.h"
+#include "llvm/ADT/StringExtras.h"
+#include "llvm/ADT/StringMap.h"
 #include "llvm/IR/LLVMContext.h"
 #include "llvm/IR/Module.h"
+#include "llvm/Support/SHA256.h"
 #include "llvm/Support/raw_ostream.h"
 
 #include <algorithm>
@@ -24,10 +28,10 @@ using namespace lmc::codegen;
 
 FailureOr<KernelFacts> codegen::getKernelFacts(plan::KernelOp kernel) {
   KernelFacts facts;
-  facts.symbol = kernel.getSymName().str();
   facts.pointers = countPointers(kernel);
   facts.takesMicroBatch = codegen::takesMicroBatch(kernel);
   facts.takesRows = codegen::takesRows(kernel);
+  facts.takesRandomIds = randomsWithoutId(kernel).size();
   if (failed(planKernel(kernel, facts)))
     return failure();
   for (Operation &op : kernel.getBody().front())
@@ -39,14 +43,14 @@ FailureOr<KernelFacts> codegen::getKernelFacts(plan::KernelOp kernel) {
 
 namespace {
 
-// What became of one kernel.
+// A kernel, and what became of it.
 struct Compiled {
+  std::string text, symbol;
   std::string object;
   std::string error;
 };
 
-void compileText(const std::string &text, const Target &target,
-                 MLIRContext &context, Compiled &result) {
+void compileText(const Target &target, MLIRContext &context, Compiled &result) {
   std::string messages;
   ScopedDiagnosticHandler handler(&context, [&](Diagnostic &diagnostic) {
     llvm::raw_string_ostream(messages) << diagnostic.str() << '\n';
@@ -56,10 +60,11 @@ void compileText(const std::string &text, const Target &target,
     result.error = messages.empty() ? what : messages;
   };
   auto module = parseSourceString<ModuleOp>(
-      text, ParserConfig(&context, /*verifyAfterParse=*/false));
+      result.text, ParserConfig(&context, /*verifyAfterParse=*/false));
   if (!module)
     return fail("cannot read back the kernel's text");
   auto kernel = *module->getOps<plan::KernelOp>().begin();
+  kernel.setSymName(result.symbol);
   auto built = buildKernelModule(kernel, target.machine);
   if (!built)
     return fail("cannot build its loops");
@@ -76,11 +81,22 @@ void compileText(const std::string &text, const Target &target,
   result.object = std::move(*object);
 }
 
-std::string printKernel(plan::KernelOp kernel) {
+std::string printNameless(plan::KernelOp kernel) {
+  plan::KernelOp copy = kernel.clone();
+  copy.setSymName("kernel");
   std::string text;
   llvm::raw_string_ostream stream(text);
-  kernel->print(stream, OpPrintingFlags().useLocalScope());
+  copy->print(stream, OpPrintingFlags().useLocalScope());
+  copy->erase();
   return text;
+}
+
+std::string symbolOf(StringRef text) {
+  llvm::SHA256 hash;
+  hash.update(text);
+  auto digest = hash.final();
+  return "kernel_" + llvm::toHex(llvm::ArrayRef<uint8_t>(digest).take_front(16),
+                                 /*LowerCase=*/true);
 }
 
 } // namespace
@@ -99,17 +115,25 @@ codegen::compileKernels(ArrayRef<plan::KernelOp> kernels,
   CompiledKernels result;
   result.targetCpu = target->cpu;
   result.cpuFeatures = target->cpuFlags;
-  std::vector<std::string> texts;
+  std::vector<Compiled> compiled;
+  std::vector<plan::KernelOp> origins;  // of `compiled`, for diagnostics
+  llvm::StringMap<std::string> symbols; // by text
   for (plan::KernelOp kernel : kernels) {
     auto facts = getKernelFacts(kernel);
     if (failed(facts))
       return failure();
+    std::string text = printNameless(kernel);
+    auto [symbol, isNew] = symbols.try_emplace(text);
+    if (isNew) {
+      symbol->second = symbolOf(text);
+      compiled.push_back({text, symbol->second, "", ""});
+      origins.push_back(kernel);
+    }
+    facts->symbol = symbol->second;
     result.kernels.push_back(std::move(*facts));
-    texts.push_back(printKernel(kernel));
   }
 
   Cache cache(options.cacheDirectory, *target);
-  std::vector<Compiled> compiled(kernels.size());
   std::atomic<size_t> next{0};
   auto work = [&] {
     DialectRegistry registry;
@@ -118,19 +142,20 @@ codegen::compileKernels(ArrayRef<plan::KernelOp> kernels,
     context.loadAllAvailableDialects();
     while (true) {
       size_t index = next.fetch_add(1);
-      if (index >= texts.size())
+      if (index >= compiled.size())
         return;
-      if (cache.find(texts[index], compiled[index].object))
+      Compiled &one = compiled[index];
+      if (cache.find(one.text, one.object))
         continue;
-      compileText(texts[index], *target, context, compiled[index]);
-      if (compiled[index].error.empty())
-        cache.insert(texts[index], compiled[index].object);
+      compileText(*target, context, one);
+      if (one.error.empty())
+        cache.insert(one.text, one.object);
     }
   };
   unsigned threads = options.threads
                          ? options.threads
                          : std::max(1u, std::thread::hardware_concurrency());
-  threads = std::min<size_t>(threads, texts.size());
+  threads = std::min<size_t>(threads, compiled.size());
   std::vector<std::thread> pool;
   for (unsigned i = 1; i < threads; ++i)
     pool.emplace_back(work);
@@ -140,10 +165,9 @@ codegen::compileKernels(ArrayRef<plan::KernelOp> kernels,
 
   std::vector<std::string> objects;
   for (auto [index, one] : llvm::enumerate(compiled)) {
-    if (!one.error.empty()) {
-      plan::KernelOp kernel = kernels[index];
-      return kernel.emitOpError() << "cannot be compiled: " << one.error;
-    }
+    if (!one.error.empty())
+      return origins[index].emitOpError()
+             << "cannot be compiled: " << one.error;
     objects.push_back(std::move(one.object));
   }
   auto object = linkObjects(objects, error);

@@ -18,15 +18,20 @@ namespace lmc::codegen {
 // What a plan says of one kernel beside its code (plan.proto, Kernel). Units
 // of the grid: ceil(rows / rowsPerUnit) * columns.
 struct KernelFacts {
-  std::string symbol;
-  int64_t rows = 0; // of the shapes the kernel was built for
+  std::string symbol; // by content: equal kernels share it
+  int64_t rows = 0;   // of the shapes the kernel was built for
   int64_t rowsPerUnit = 1;
   int64_t columns = 1;
   unsigned pointers = 0;        // arguments, then results that are not tied
   bool takesMicroBatch = false; // the body holds lm.accumulate
   bool takesRows = false;       // the leading dim is dynamic
+  unsigned takesRandomIds = 0;  // of lm.random_uniform without one
   int64_t stackBytes = 0;
   int64_t flops = 0;
+
+  unsigned integers() const {
+    return unsigned(takesMicroBatch) + unsigned(takesRows) + takesRandomIds;
+  }
 };
 
 struct CompiledKernels {

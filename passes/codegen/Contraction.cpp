@@ -122,7 +122,7 @@ public:
   ProductEmitter(EmitContext &context, const KernelBody &body,
                  const Product &product)
       : context(context), body(body), product(product), b(context.b),
-        ev(body, b, context.pointers, context.microBatch),
+        ev(body, b, context.pointers, context.microBatch, context.randomIds),
         tileRows(context.machine.wide ? 8 : 6),
         tileColumns(context.machine.wide ? 48 : 16),
         vectors(tileColumns / b.lanes) {}

@@ -20,6 +20,7 @@ struct EmitContext {
   mlir::ValueRange pointers;
   mlir::Value microBatch; // i64, null if the kernel takes none
   mlir::Value rows;       // i64, null if the leading dim is static
+  mlir::ValueRange randomIds;
   mlir::Value begin, end; // units
 };
 

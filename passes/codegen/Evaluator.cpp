@@ -15,9 +15,13 @@ static Type elementOf(Value value) {
 }
 
 Evaluator::Evaluator(const KernelBody &body, LoopBuilder &b,
-                     ValueRange pointers, Value microBatch)
+                     ValueRange pointers, Value microBatch,
+                     ValueRange randomIds)
     : body(body), b(b), pointers(pointers.begin(), pointers.end()),
-      microBatch(microBatch) {}
+      microBatch(microBatch) {
+  for (auto [op, id] : llvm::zip(randomsWithoutId(body.kernel), randomIds))
+    idOfRandom[op] = id;
+}
 
 Evaluator::Memo &Evaluator::memoOf(Level level) {
   return level == Level::Kernel ? kernelMemo
@@ -345,7 +349,8 @@ Value Evaluator::computeRandom(lm::RandomUniformOp op, Level level) {
   Value step = get(op.getStep(), Level::Kernel);
   if (!seedLow || !seedHigh || !step)
     return {};
-  Philox philox(b, seedLow, seedHigh, step, op.getId());
+  Value id = op.getId() ? b.i64(*op.getId()) : idOfRandom.lookup(op);
+  Philox philox(b, seedLow, seedHigh, step, id);
   Value element = indexAlong(Interval{1, body.elements});
   if (level != Level::Vector)
     return philox.uniform(element);

@@ -16,7 +16,7 @@ namespace lmc::codegen {
 class Evaluator {
 public:
   Evaluator(const KernelBody &body, LoopBuilder &b, mlir::ValueRange pointers,
-            mlir::Value microBatch);
+            mlir::Value microBatch, mlir::ValueRange randomIds = {});
 
   // Computes everything of level Kernel. Call once, outside of all loops.
   mlir::LogicalResult beginKernel();
@@ -61,6 +61,7 @@ private:
   LoopBuilder &b;
   Values pointers;
   mlir::Value microBatch, firstMicroBatch, laterMicroBatchMask;
+  llvm::DenseMap<mlir::Operation *, mlir::Value> idOfRandom; // given as i64
   mlir::Value row, column, chunkMask;
   Values outer;
   int quarter = -1;

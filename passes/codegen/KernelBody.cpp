@@ -130,6 +130,15 @@ bool codegen::takesRows(plan::KernelOp kernel) {
          llvm::any_of(kernel.getFunctionType().getResults(), dynamic);
 }
 
+SmallVector<lm::RandomUniformOp>
+codegen::randomsWithoutId(plan::KernelOp kernel) {
+  SmallVector<lm::RandomUniformOp> result;
+  for (auto random : kernel.getBody().getOps<lm::RandomUniformOp>())
+    if (!random.getId())
+      result.push_back(random);
+  return result;
+}
+
 //===----------------------------------------------------------------------===//
 // Inference
 //===----------------------------------------------------------------------===//

@@ -103,6 +103,8 @@ unsigned countPointers(plan::KernelOp kernel);
 unsigned resultPointerOf(plan::KernelOp kernel, unsigned result);
 bool takesMicroBatch(plan::KernelOp kernel);
 bool takesRows(plan::KernelOp kernel);
+// Each takes its id as an integer.
+mlir::SmallVector<lm::RandomUniformOp> randomsWithoutId(plan::KernelOp kernel);
 
 } // namespace lmc::codegen
 

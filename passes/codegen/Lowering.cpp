@@ -91,7 +91,8 @@ OwningOpRef<ModuleOp> codegen::buildKernelModule(plan::KernelOp kernel,
 
   unsigned pointers = countPointers(kernel);
   bool microBatch = takesMicroBatch(kernel), rows = takesRows(kernel);
-  unsigned integers = unsigned(microBatch) + unsigned(rows);
+  unsigned randoms = randomsWithoutId(kernel).size();
+  unsigned integers = unsigned(microBatch) + unsigned(rows) + randoms;
 
   // The body.
   SmallVector<Type> types(pointers, ptr);
@@ -116,10 +117,17 @@ OwningOpRef<ModuleOp> codegen::buildKernelModule(plan::KernelOp kernel,
   unsigned next = pointers;
   Value microBatchValue = microBatch ? arguments[next++] : Value();
   Value rowsValue = rows ? arguments[next++] : Value();
-  EmitContext emit{kernel,          loops,
-                   machine,         arguments.take_front(pointers),
-                   microBatchValue, rowsValue,
-                   arguments[next], arguments[next + 1]};
+  ValueRange randomIds = arguments.slice(next, randoms);
+  next += randoms;
+  EmitContext emit{kernel,
+                   loops,
+                   machine,
+                   arguments.take_front(pointers),
+                   microBatchValue,
+                   rowsValue,
+                   randomIds,
+                   arguments[next],
+                   arguments[next + 1]};
   if (failed(emitKernel(emit)))
     return {};
 

@@ -7,14 +7,16 @@ using namespace mlir;
 using namespace lmc::codegen;
 
 Philox::Philox(LoopBuilder &b, Value seedLow, Value seedHigh, Value step,
-               int64_t id)
+               Value id)
     : b(b), step(step) {
-  auto xorWith = [&](Value seed, uint64_t word) {
-    return b.builder.create<arith::XOrIOp>(
-        b.loc, seed, b.i32(static_cast<int32_t>(word & 0xffffffffu)));
+  auto xorWith = [&](Value seed, Value word) {
+    Value low =
+        b.builder.create<arith::TruncIOp>(b.loc, b.builder.getI32Type(), word);
+    return b.builder.create<arith::XOrIOp>(b.loc, seed, low);
   };
-  keyLow = xorWith(seedLow, static_cast<uint64_t>(id));
-  keyHigh = xorWith(seedHigh, static_cast<uint64_t>(id) >> 32);
+  keyLow = xorWith(seedLow, id);
+  keyHigh =
+      xorWith(seedHigh, b.builder.create<arith::ShRUIOp>(b.loc, id, b.i64(32)));
 }
 
 // An i32 constant of the shape of `like`.

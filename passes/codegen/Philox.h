@@ -10,9 +10,9 @@ namespace lmc::codegen {
 
 class Philox {
 public:
-  // Seeds and step are i32 scalars.
+  // Seeds and step are i32 scalars, the id is an i64.
   Philox(LoopBuilder &b, mlir::Value seedLow, mlir::Value seedHigh,
-         mlir::Value step, int64_t id);
+         mlir::Value step, mlir::Value id);
 
   // The number of one element, of `lanes` elements from `element` on, or the
   // four words of 64 elements from a 64-aligned one.

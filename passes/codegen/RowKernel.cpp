@@ -57,7 +57,7 @@ class RowEmitter {
 public:
   RowEmitter(EmitContext &context, const KernelBody &body)
       : context(context), body(body), b(context.b),
-        ev(body, b, context.pointers, context.microBatch) {}
+        ev(body, b, context.pointers, context.microBatch, context.randomIds) {}
 
   LogicalResult emit();
 

@@ -110,7 +110,8 @@ LogicalResult codegen::emitScatter(EmitContext &context) {
     return context.kernel.emitOpError()
            << "of kind scatter must add whole rows of " << shape->width
            << " elements";
-  Evaluator ev(*body, b, context.pointers, context.microBatch);
+  Evaluator ev(*body, b, context.pointers, context.microBatch,
+               context.randomIds);
   if (failed(ev.beginKernel()))
     return failure();
   bool failedOnce = false;

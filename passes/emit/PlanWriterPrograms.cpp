@@ -19,10 +19,10 @@ LogicalResult PlanWriter::writeRun(plan::RunOp op,
            << facts.pointers << " pointers";
   ArrayAttr integers = op.getIntegersAttr();
   size_t given = integers ? integers.size() : 0;
-  size_t wanted = size_t(facts.takesMicroBatch) + size_t(facts.takesRows);
-  if (given != wanted)
-    return op.emitOpError() << "gives " << given
-                            << " integers to a kernel that takes " << wanted;
+  if (given != facts.integers())
+    return op.emitOpError()
+           << "gives " << given << " integers to a kernel that takes "
+           << facts.integers();
   plan::Launch *launch = message->mutable_launch();
   launch->set_kernel(kernel);
   int64_t moved = 0;
@@ -126,8 +126,7 @@ LogicalResult PlanWriter::writePrograms(ArrayRef<plan::KernelOp> kernels,
     message->set_rows_per_unit(fact.rowsPerUnit);
     message->set_columns(fact.columns);
     message->set_operands(fact.pointers);
-    message->set_integers(unsigned(fact.takesMicroBatch) +
-                          unsigned(fact.takesRows));
+    message->set_integers(fact.integers());
     message->set_stack_bytes(fact.stackBytes);
     message->set_kind(op.getKind().str());
   }

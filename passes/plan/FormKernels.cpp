@@ -10,7 +10,9 @@
 
 #include "mlir/IR/IRMapping.h"
 #include "llvm/ADT/SetVector.h"
-#include "llvm/ADT/StringMap.h"
+
+#include <map>
+#include <vector>
 
 namespace lmc::plan {
 #define GEN_PASS_DEF_FORMKERNELS
@@ -26,8 +28,10 @@ namespace {
 // Turns groups into kernels and launches.
 class Outliner {
 public:
-  Outliner(ModuleOp module, func::FuncOp function,
-           llvm::StringMap<KernelOp> &kernels)
+  using Key = std::vector<int64_t>;
+  using Kernels = std::map<Key, KernelOp>;
+
+  Outliner(ModuleOp module, func::FuncOp function, Kernels &kernels)
       : module(module), function(function), kernels(kernels) {}
 
   void run(ProgramKernels &program) {
@@ -39,20 +43,21 @@ public:
   }
 
 private:
+  struct Draft;
   void traceStates();
   void outline(const Group &group, ArrayRef<Operation *> ops);
   int64_t findTie(const Group &group, Value result, ArrayRef<Value> arguments,
                   Operation *root, const SmallPtrSetImpl<Operation *> &inside);
   bool lastUse(Value value, Operation *root,
                const SmallPtrSetImpl<Operation *> &inside);
-  KernelOp makeKernel(const Group &group, ArrayRef<Operation *> ops,
-                      ArrayRef<Value> arguments, ArrayRef<Value> results,
-                      ArrayRef<int64_t> tied);
+  Key keyOf(const Draft &draft);
+  KernelOp buildKernel(const Draft &draft);
+  KernelOp getKernel(const Draft &draft);
   StringRef kindName(const Group &group, ArrayRef<Operation *> ops);
 
   ModuleOp module;
   func::FuncOp function;
-  llvm::StringMap<KernelOp> &kernels;
+  Kernels &kernels;
   llvm::DenseMap<Value, Attribute> stateOf; // the state whose bytes it takes
 };
 
@@ -129,51 +134,100 @@ StringRef Outliner::kindName(const Group &group, ArrayRef<Operation *> ops) {
   llvm_unreachable("every kind is named");
 }
 
-KernelOp Outliner::makeKernel(const Group &group, ArrayRef<Operation *> ops,
-                              ArrayRef<Value> arguments,
-                              ArrayRef<Value> results, ArrayRef<int64_t> tied) {
+// A kernel before it is built.
+struct Outliner::Draft {
+  StringRef kind;
+  SmallVector<Operation *> body; // what is repeated stands before its users
+  ArrayRef<Value> arguments, results;
+  ArrayRef<int64_t> tied;
+};
+
+// The operations of a kernel, with what they repeat.
+static SmallVector<Operation *> listBody(ArrayRef<Operation *> ops,
+                                         ArrayRef<Value> arguments) {
+  llvm::SetVector<Operation *> body;
+  llvm::SmallDenseSet<Value> given(arguments.begin(), arguments.end());
+  std::function<void(Operation *)> add = [&](Operation *op) {
+    if (body.contains(op))
+      return;
+    for (Value operand : op->getOperands())
+      if (!given.contains(operand))
+        add(operand.getDefiningOp());
+    body.insert(op);
+  };
+  for (Operation *op : ops)
+    add(op);
+  return body.takeVector();
+}
+
+// What makes two kernels equal, as a list of uniqued pointers and of numbers:
+// values are numbered in their order. Printing each kernel to compare texts
+// took half of this pass's time.
+Outliner::Key Outliner::keyOf(const Draft &draft) {
+  Key key;
+  llvm::DenseMap<Value, int64_t> numbers;
+  auto add = [&](const void *pointer) {
+    key.push_back(reinterpret_cast<intptr_t>(pointer));
+  };
+  auto define = [&](Value value) {
+    add(value.getType().getAsOpaquePointer());
+    numbers.try_emplace(value, numbers.size());
+  };
+  add(StringAttr::get(module.getContext(), draft.kind).getAsOpaquePointer());
+  key.push_back(draft.arguments.size());
+  for (Value value : draft.arguments)
+    define(value);
+  for (Operation *op : draft.body) {
+    add(op->getName().getAsOpaquePointer());
+    add(op->getAttrDictionary().getAsOpaquePointer());
+    key.push_back(op->getNumOperands());
+    for (Value operand : op->getOperands())
+      key.push_back(numbers.at(operand));
+    for (Value result : op->getResults())
+      define(result);
+  }
+  for (auto [value, argument] : llvm::zip(draft.results, draft.tied)) {
+    key.push_back(numbers.at(value));
+    key.push_back(argument);
+  }
+  return key;
+}
+
+KernelOp Outliner::buildKernel(const Draft &draft) {
   OpBuilder builder(module.getContext());
   SmallVector<Type> inputs, outputs;
-  for (Value value : arguments)
+  for (Value value : draft.arguments)
     inputs.push_back(value.getType());
-  for (Value value : results)
+  for (Value value : draft.results)
     outputs.push_back(value.getType());
-  Location loc = ops.front()->getLoc();
-  StringRef kind = kindName(group, ops);
+  Location loc = draft.body.front()->getLoc();
   auto kernel = builder.create<KernelOp>(
-      loc, builder.getStringAttr("kernel"),
+      loc, builder.getStringAttr(draft.kind + "_" + Twine(kernels.size())),
       TypeAttr::get(builder.getFunctionType(inputs, outputs)),
-      builder.getStringAttr(kind), builder.getDenseI64ArrayAttr(tied),
+      builder.getStringAttr(draft.kind),
+      builder.getDenseI64ArrayAttr(draft.tied),
       /*arg_attrs=*/nullptr, /*res_attrs=*/nullptr);
   Block *body = builder.createBlock(&kernel.getBody());
   IRMapping mapping;
-  for (Value value : arguments)
+  for (Value value : draft.arguments)
     mapping.map(value, body->addArgument(value.getType(), loc));
-  // Clones `op` after what it repeats.
-  std::function<void(Operation *)> cloneOp = [&](Operation *op) {
-    for (Value operand : op->getOperands())
-      if (!mapping.contains(operand))
-        cloneOp(operand.getDefiningOp());
+  for (Operation *op : draft.body)
     builder.clone(*op, mapping);
-  };
-  for (Operation *op : ops)
-    cloneOp(op);
   SmallVector<Value> yielded;
-  for (Value value : results)
+  for (Value value : draft.results)
     yielded.push_back(mapping.lookup(value));
   builder.create<YieldOp>(loc, yielded);
-
-  std::string text;
-  llvm::raw_string_ostream stream(text);
-  kernel->print(stream, OpPrintingFlags().useLocalScope());
-  auto [found, isNew] = kernels.try_emplace(text);
-  if (!isNew) {
-    kernel.erase();
-    return found->second;
-  }
-  kernel.setSymName((kind + "_" + Twine(kernels.size() - 1)).str());
   module.insert(function, kernel);
-  found->second = kernel;
+  return kernel;
+}
+
+KernelOp Outliner::getKernel(const Draft &draft) {
+  Key key = keyOf(draft);
+  auto found = kernels.find(key);
+  if (found != kernels.end())
+    return found->second;
+  KernelOp kernel = buildKernel(draft);
+  kernels.emplace(std::move(key), kernel);
   return kernel;
 }
 
@@ -193,12 +247,19 @@ void Outliner::outline(const Group &group, ArrayRef<Operation *> ops) {
     }
   };
   SmallVector<Value> results;
+  // Layers differ in the ids of their random numbers: these go to the launch,
+  // so that all layers run one kernel.
+  SmallVector<int64_t> randomIds;
   for (Operation *op : ops) {
     addArguments(op);
     for (Value result : op->getResults())
       if (isUsedOutside(result,
                         [&](Operation *user) { return inside.contains(user); }))
         results.push_back(result);
+    if (auto random = dyn_cast<lm::RandomUniformOp>(op)) {
+      randomIds.push_back(*random.getId());
+      random.removeIdAttr();
+    }
   }
   Operation *root = group.units.front()->ops.front();
   SmallVector<int64_t> tied;
@@ -207,11 +268,13 @@ void Outliner::outline(const Group &group, ArrayRef<Operation *> ops) {
     tied.push_back(tie >= 0 && llvm::is_contained(tied, tie) ? -1 : tie);
   }
   KernelOp kernel =
-      makeKernel(group, ops, arguments.getArrayRef(), results, tied);
+      getKernel({kindName(group, ops), listBody(ops, arguments.getArrayRef()),
+                 arguments.getArrayRef(), results, tied});
   OpBuilder builder(root);
   auto launch = builder.create<LaunchOp>(
       root->getLoc(), kernel.getResultTypes(),
-      FlatSymbolRefAttr::get(kernel.getSymNameAttr()), arguments.getArrayRef());
+      FlatSymbolRefAttr::get(kernel.getSymNameAttr()), arguments.getArrayRef(),
+      randomIds.empty() ? nullptr : builder.getDenseI64ArrayAttr(randomIds));
   for (auto [old, replacement] : llvm::zip(results, launch.getResults())) {
     if (auto state = stateOf.find(old); state != stateOf.end()) {
       Attribute symbol = state->second;
@@ -231,7 +294,7 @@ struct FormKernels : lmc::plan::impl::FormKernelsBase<FormKernels> {
 
   void runOnOperation() override {
     ModuleOp module = getOperation();
-    llvm::StringMap<KernelOp> kernels;
+    Outliner::Kernels kernels;
     SmallVector<func::FuncOp> programs(module.getOps<func::FuncOp>());
     for (func::FuncOp function : programs) {
       if (!function->hasAttr(lm::kProgramAttr))

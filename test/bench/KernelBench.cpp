@@ -130,14 +130,16 @@ int main(int argc, char **argv) {
     std::vector<void *> pointers;
     for (auto &array : arrays)
       pointers.push_back(array.data());
-    int64_t integers[] = {0, facts.takesRows ? 1 : 0};
+    std::vector<int64_t> integers(facts.integers(), 0);
+    if (facts.takesRows)
+      integers[facts.takesMicroBatch] = 1;
     int64_t rows = facts.takesRows ? 1 : facts.rows;
     int64_t units =
         (rows + facts.rowsPerUnit - 1) / facts.rowsPerUnit * facts.columns;
     double best = 1e30;
     for (int i = 0; i < repetitions; ++i) {
       double from = cpuTime();
-      run(pointers.data(), integers, 0, units);
+      run(pointers.data(), integers.data(), 0, units);
       best = std::min(best, cpuTime() - from);
     }
     std::printf("%-20s %10.1f %8.1f %8.1f %9.0f\n", facts.symbol.c_str(),

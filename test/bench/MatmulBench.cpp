@@ -90,7 +90,7 @@ Row measure(KernelRunner &runner, const Shape &s, int pairs) {
     std::exit(1);
   const codegen::KernelFacts &facts = compiled->kernels[0];
   LoadedObject object(compiled->object);
-  auto *run = object.find("k");
+  auto *run = object.find(facts.symbol);
   int64_t units =
       (facts.rows + facts.rowsPerUnit - 1) / facts.rowsPerUnit * facts.columns;
 

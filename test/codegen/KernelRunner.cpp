@@ -213,6 +213,7 @@ Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
     integers.push_back(options.microBatch);
   if (facts.takesRows)
     integers.push_back(options.rows);
+  integers.resize(facts.integers(), kGivenRandomId);
   int64_t rows = facts.takesRows ? options.rows : facts.rows;
   int64_t units =
       (rows + facts.rowsPerUnit - 1) / facts.rowsPerUnit * facts.columns;

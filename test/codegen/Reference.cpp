@@ -361,7 +361,7 @@ void Interpreter::run(Operation *op) {
       out.data[e] = uniform(uint32_t(int32_t(in(random.getSeedLow()).data[0])),
                             uint32_t(int32_t(in(random.getSeedHigh()).data[0])),
                             uint32_t(int32_t(in(random.getStep()).data[0])),
-                            random.getId(), e);
+                            random.getId().value_or(kGivenRandomId), e);
   } else if (auto reshape = dyn_cast<lm::ReshapeOp>(op)) {
     out.data = in(reshape.getInput()).data;
   } else if (auto gather = dyn_cast<lm::EmbeddingOp>(op)) {

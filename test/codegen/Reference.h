@@ -17,6 +17,9 @@ struct Tensor {
   int64_t size() const { return static_cast<int64_t>(data.size()); }
 };
 
+// What a kernel is given where it takes the id of a random number.
+inline constexpr int64_t kGivenRandomId = -0x123456789abcdef;
+
 // The results of `kernel` for `arguments`. Dynamic leading dims take the
 // arguments' sizes.
 std::vector<Tensor> interpret(plan::KernelOp kernel,

@@ -26,6 +26,24 @@ module @layers {
 
 // -----
 
+// Layers that differ in the ids of their random numbers run one kernel: the id
+// is the launch's.
+// CHECK-LABEL: @random_ids
+// CHECK: plan.kernel @flat_0
+// CHECK: lm.random_uniform %{{[^{]*}} : (
+// CHECK-NOT: plan.kernel
+// CHECK: plan.launch @flat_0({{.*}}) {random_ids = array<i64: 8>}
+module @random_ids {
+  func.func @f(%x: tensor<8xf32> {lm.input = "x"}, %y: tensor<8xf32> {lm.input = "y"}, %r: tensor<f32> {lm.scalar = "dropout"}, %s: tensor<i32> {lm.scalar = "step"})
+      -> (tensor<8xf32> {lm.output = "a"}, tensor<8xf32> {lm.output = "b"}) attributes {plan.program = "f"} {
+    %a = lm.dropout %x, %r, %s, %s, %s {id = 7 : i64} : (tensor<8xf32>, tensor<f32>, tensor<i32>, tensor<i32>, tensor<i32>) -> tensor<8xf32>
+    %b = lm.dropout %y, %r, %s, %s, %s {id = 8 : i64} : (tensor<8xf32>, tensor<f32>, tensor<i32>, tensor<i32>, tensor<i32>) -> tensor<8xf32>
+    return %a, %b : tensor<8xf32>, tensor<8xf32>
+  }
+}
+
+// -----
+
 // A residual that exists before the product joins; one that is computed from
 // the product by rows does not, and becomes a kernel of its own.
 // CHECK-LABEL: @residual

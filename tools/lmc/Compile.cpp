@@ -12,6 +12,7 @@
 
 #include "dialects/lm/Lm.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
+#include "mlir/IR/Verifier.h"
 #include "mlir/Pass/PassManager.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FileSystem.h"
@@ -46,10 +47,10 @@ int resolveMesh(const CompileSettings &settings, Resolved &resolved) {
       return printError("--mesh gives " + name.str() + " the size '" +
                             number.str() + "'",
                         "a number from 1 to 65536");
-    if (size > 1 && name != "dp" && name != "tp")
+    if (size > 1 && name != "pp" && name != "dp" && name != "tp")
       return printError("axis " + name.str() + " of size " +
                             std::to_string(size) + " is not supported yet",
-                        "use dp and tp");
+                        "use pp, dp and tp");
     resolved.pipeline.mesh[axis - kAxes] = size;
   }
   return kDone;
@@ -234,6 +235,14 @@ int lmc::compile(const CompileSettings &settings) {
   if (int status = resolveBatch(settings, resolved))
     return status;
   resolved.pipeline.train = settings.mode == "train";
+  if (!resolved.pipeline.train && resolved.pipeline.mesh[0] > 1)
+    return printError("inference in a pipeline (--mesh=pp=" +
+                          std::to_string(resolved.pipeline.mesh[0]) +
+                          ") is not supported",
+                      "use tp");
+  resolved.pipeline.pipelineSchedule = settings.pipelineSchedule;
+  resolved.pipeline.stageBlocks.assign(settings.stages.begin(),
+                                       settings.stages.end());
   frontend::ImportOptions importOptions;
   // Shapes are global until partition: one micro-batch of all data ranks.
   importOptions.batch = resolved.pipeline.microBatch *
@@ -263,9 +272,12 @@ int lmc::compile(const CompileSettings &settings) {
     if (phase == Phase::Emit)
       return writePlan(*module, settings);
     PassManager manager(&context);
+    // Once per phase, not per pass: lmc-opt, which tests run, verifies each.
+    manager.enableVerifier(false);
     addPhase(manager, phase, resolved.pipeline);
     plugins.addPasses(manager, phase);
-    if (failed(manager.run(*module)))
+    if (failed(manager.run(*module)) ||
+        (manager.size() > 0 && failed(verify(*module))))
       return kWrongInput;
     if (int status = dump(*module, settings, phase, index))
       return status;
