@@ -80,7 +80,7 @@ Value ModelBuilder::scalar(StringRef name, Type elementType,
                builder.getStringAttr(name), at(name, spec.dropout()));
   if (defaultValue) {
     NamedAttrList list(argumentAttributes.back());
-    list.append("lm.default", defaultValue);
+    list.append(lm::kDefaultAttr, defaultValue);
     argumentAttributes.back() = list.getDictionary(&context);
   }
   return value;

@@ -27,6 +27,8 @@ inline constexpr llvm::StringLiteral kStateAttr = "lm.state";
 inline constexpr llvm::StringLiteral kInputAttr = "lm.input";
 inline constexpr llvm::StringLiteral kOutputAttr = "lm.output";
 inline constexpr llvm::StringLiteral kScalarAttr = "lm.scalar";
+// Of an argument with lm.scalar: the number's default.
+inline constexpr llvm::StringLiteral kDefaultAttr = "lm.default";
 // Of an argument with a dynamic leading dim: the name of that size. The
 // module's kSizesAttr has the bound of each: {tokens = 512, logits = 64}.
 inline constexpr llvm::StringLiteral kSizeAttr = "lm.size";

@@ -125,14 +125,16 @@ def Lm_RandomUniformOp : Lm_Primitive<"random_uniform", [Shardable]> {
   let summary = "uniform numbers in [0, 1), a function of the global index";
   let description = [{
     Philox4x32-10 with key (seed, id) and counter (step, 64-bit block index).
-    Element e (row-major, in the global tensor) takes word `(e >> 4) & 3` of
+    The leading dim counts samples. Element e (row-major, in the tensor of all
+    samples of the step) takes word `(e >> 4) & 3` of
     the block `(e >> 6) * 16 + (e & 15)`, so that 16 neighbouring blocks serve
     64 neighbouring elements; the number is the word's upper 24 bits times
     2^-24. Key words: seed.lo ^ id.lo, seed.hi ^ id.hi; counter words:
     block.lo, block.hi, step, 0.
 
     The id is not there in a kernel that takes it as an integer at run time,
-    so that kernels of different layers are equal.
+    so that kernels of different layers are equal, with the e of its first
+    element, so that neither micro-batch nor rank shows.
   }];
   let arguments = (ins Lm_IntScalar:$seedLow, Lm_IntScalar:$seedHigh,
                    Lm_IntScalar:$step, OptionalAttr<I64Attr>:$id);

@@ -32,7 +32,8 @@ def Plan_KernelOp : Plan_Op<"kernel",
     The native function's pointers are the arguments, then the results that
     are not tied, in order. It takes one integer, the micro-batch, if the body
     holds an lm.accumulate, then one for `rows` if the leading dim is dynamic,
-    then the id of each lm.random_uniform that has none, in order.
+    then, for each lm.random_uniform without an id, in order, the id and the
+    index of its first element in the whole step's tensor.
 
     ```mlir
     plan.kernel @residual_norm(%x: tensor<1024x384xf32>, ...) -> (...)

@@ -31,7 +31,7 @@ FailureOr<KernelFacts> codegen::getKernelFacts(plan::KernelOp kernel) {
   facts.pointers = countPointers(kernel);
   facts.takesMicroBatch = codegen::takesMicroBatch(kernel);
   facts.takesRows = codegen::takesRows(kernel);
-  facts.takesRandomIds = randomsWithoutId(kernel).size();
+  facts.randoms = randomsWithoutId(kernel).size();
   if (failed(planKernel(kernel, facts)))
     return failure();
   for (Operation &op : kernel.getBody().front())

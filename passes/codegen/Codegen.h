@@ -25,12 +25,14 @@ struct KernelFacts {
   unsigned pointers = 0;        // arguments, then results that are not tied
   bool takesMicroBatch = false; // the body holds lm.accumulate
   bool takesRows = false;       // the leading dim is dynamic
-  unsigned takesRandomIds = 0;  // of lm.random_uniform without one
+  // lm.random_uniform without an id: each takes two integers, the id and the
+  // index of its first element in the whole step's tensor.
+  unsigned randoms = 0;
   int64_t stackBytes = 0;
   int64_t flops = 0;
 
   unsigned integers() const {
-    return unsigned(takesMicroBatch) + unsigned(takesRows) + takesRandomIds;
+    return unsigned(takesMicroBatch) + unsigned(takesRows) + 2 * randoms;
   }
 };
 

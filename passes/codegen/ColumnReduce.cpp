@@ -57,7 +57,7 @@ class ColumnEmitter {
 public:
   ColumnEmitter(EmitContext &context, const KernelBody &body)
       : context(context), body(body), b(context.b),
-        ev(body, b, context.pointers, context.microBatch, context.randomIds),
+        ev(body, b, context.pointers, context.microBatch, context.randoms),
         strips(cutStrips(body, b.lanes)) {}
 
   LogicalResult emit();

@@ -29,7 +29,6 @@ using namespace lmc::codegen;
 
 namespace {
 
-constexpr int64_t kMostRows = 384;  // of a unit
 constexpr int64_t kPackAhead = 8;   // rows of B that packing fetches ahead
 constexpr int64_t kStreamAhead = 4; // and that a product of few rows does
 
@@ -38,7 +37,7 @@ public:
   ProductEmitter(EmitContext &context, const KernelBody &body,
                  const Product &product)
       : context(context), body(body), product(product), b(context.b),
-        ev(body, b, context.pointers, context.microBatch, context.randomIds),
+        ev(body, b, context.pointers, context.microBatch, context.randoms),
         tileRows(context.machine.wide ? 8 : 6),
         tileColumns(context.machine.wide ? 48 : 16),
         vectors(tileColumns / b.lanes) {}

@@ -18,10 +18,10 @@ struct EmitContext {
   LoopBuilder &b;
   const Machine &machine;
   mlir::ValueRange pointers;
-  mlir::Value microBatch; // i64, null if the kernel takes none
-  mlir::Value rows;       // i64, null if the leading dim is static
-  mlir::ValueRange randomIds;
-  mlir::Value begin, end; // units
+  mlir::Value microBatch;   // i64, null if the kernel takes none
+  mlir::Value rows;         // i64, null if the leading dim is static
+  mlir::ValueRange randoms; // i64: id and first element of each
+  mlir::Value begin, end;   // units
 };
 
 #define LMC_KERNEL_KIND(Name)                                                  \

@@ -15,12 +15,12 @@ static Type elementOf(Value value) {
 }
 
 Evaluator::Evaluator(const KernelBody &body, LoopBuilder &b,
-                     ValueRange pointers, Value microBatch,
-                     ValueRange randomIds)
+                     ValueRange pointers, Value microBatch, ValueRange randoms)
     : body(body), b(b), pointers(pointers.begin(), pointers.end()),
       microBatch(microBatch) {
-  for (auto [op, id] : llvm::zip(randomsWithoutId(body.kernel), randomIds))
-    idOfRandom[op] = id;
+  for (auto [index, op] : llvm::enumerate(randomsWithoutId(body.kernel)))
+    if (2 * index + 1 < randoms.size())
+      givenOfRandom[op] = {randoms[2 * index], randoms[2 * index + 1]};
 }
 
 Evaluator::Memo &Evaluator::memoOf(Level level) {
@@ -349,9 +349,13 @@ Value Evaluator::computeRandom(lm::RandomUniformOp op, Level level) {
   Value step = get(op.getStep(), Level::Kernel);
   if (!seedLow || !seedHigh || !step)
     return {};
-  Value id = op.getId() ? b.i64(*op.getId()) : idOfRandom.lookup(op);
+  auto [id, first] = givenOfRandom.lookup(op);
+  if (op.getId())
+    id = b.i64(*op.getId());
   Philox philox(b, seedLow, seedHigh, step, id);
   Value element = indexAlong(Interval{1, body.elements});
+  if (first)
+    element = b.add(element, first);
   if (level != Level::Vector)
     return philox.uniform(element);
   if (quarter < 0 || b.lanes != 16)

@@ -16,7 +16,7 @@ namespace lmc::codegen {
 class Evaluator {
 public:
   Evaluator(const KernelBody &body, LoopBuilder &b, mlir::ValueRange pointers,
-            mlir::Value microBatch, mlir::ValueRange randomIds = {});
+            mlir::Value microBatch, mlir::ValueRange randoms = {});
 
   // Computes everything of level Kernel. Call once, outside of all loops.
   mlir::LogicalResult beginKernel();
@@ -61,7 +61,9 @@ private:
   LoopBuilder &b;
   Values pointers;
   mlir::Value microBatch, firstMicroBatch, laterMicroBatchMask;
-  llvm::DenseMap<mlir::Operation *, mlir::Value> idOfRandom; // given as i64
+  // Given as i64: id and first element.
+  llvm::DenseMap<mlir::Operation *, std::pair<mlir::Value, mlir::Value>>
+      givenOfRandom;
   mlir::Value row, column, chunkMask;
   Values outer;
   int quarter = -1;

@@ -103,7 +103,7 @@ unsigned countPointers(plan::KernelOp kernel);
 unsigned resultPointerOf(plan::KernelOp kernel, unsigned result);
 bool takesMicroBatch(plan::KernelOp kernel);
 bool takesRows(plan::KernelOp kernel);
-// Each takes its id as an integer.
+// Each takes its id and its first element as integers.
 mlir::SmallVector<lm::RandomUniformOp> randomsWithoutId(plan::KernelOp kernel);
 
 } // namespace lmc::codegen

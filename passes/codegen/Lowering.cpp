@@ -91,8 +91,8 @@ OwningOpRef<ModuleOp> codegen::buildKernelModule(plan::KernelOp kernel,
 
   unsigned pointers = countPointers(kernel);
   bool microBatch = takesMicroBatch(kernel), rows = takesRows(kernel);
-  unsigned randoms = randomsWithoutId(kernel).size();
-  unsigned integers = unsigned(microBatch) + unsigned(rows) + randoms;
+  unsigned numRandoms = randomsWithoutId(kernel).size();
+  unsigned integers = unsigned(microBatch) + unsigned(rows) + 2 * numRandoms;
 
   // The body.
   SmallVector<Type> types(pointers, ptr);
@@ -117,15 +117,15 @@ OwningOpRef<ModuleOp> codegen::buildKernelModule(plan::KernelOp kernel,
   unsigned next = pointers;
   Value microBatchValue = microBatch ? arguments[next++] : Value();
   Value rowsValue = rows ? arguments[next++] : Value();
-  ValueRange randomIds = arguments.slice(next, randoms);
-  next += randoms;
+  ValueRange randoms = arguments.slice(next, 2 * numRandoms);
+  next += 2 * numRandoms;
   EmitContext emit{kernel,
                    loops,
                    machine,
                    arguments.take_front(pointers),
                    microBatchValue,
                    rowsValue,
-                   randomIds,
+                   randoms,
                    arguments[next],
                    arguments[next + 1]};
   if (failed(emitKernel(emit)))

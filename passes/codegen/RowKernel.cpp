@@ -57,7 +57,7 @@ class RowEmitter {
 public:
   RowEmitter(EmitContext &context, const KernelBody &body)
       : context(context), body(body), b(context.b),
-        ev(body, b, context.pointers, context.microBatch, context.randomIds) {}
+        ev(body, b, context.pointers, context.microBatch, context.randoms) {}
 
   LogicalResult emit();
 
@@ -231,12 +231,13 @@ Values RowEmitter::emitColumns(const Pass &pass, Value begin, Value end,
   std::optional<int64_t> first = LoopBuilder::constantOf(begin);
   std::optional<int64_t> staticMain = LoopBuilder::constantOf(mainEnd);
   std::optional<int64_t> staticEnd = LoopBuilder::constantOf(end);
-  // Quarters of 64 elements share their random blocks.
+  // Quarters of 64 elements share their random blocks. The first element's
+  // global index is a multiple of the number of elements.
   Interval last = body.columnGroups.back();
-  bool aligned =
-      b.lanes == 16 &&
-      ((last.hi / last.lo) % 64 == 0 ||
-       (body.columnGroups.size() == 1 && body.elements == body.split));
+  bool aligned = b.lanes == 16 &&
+                 ((last.hi / last.lo) % 64 == 0 ||
+                  (body.columnGroups.size() == 1 &&
+                   body.elements == body.split && body.elements % 64 == 0));
   size_t perVector = pass.reductions.size();
   auto emitMain = [&](Value from, Value to, Values initial) {
     return b.forLoop(

@@ -110,8 +110,7 @@ LogicalResult codegen::emitScatter(EmitContext &context) {
     return context.kernel.emitOpError()
            << "of kind scatter must add whole rows of " << shape->width
            << " elements";
-  Evaluator ev(*body, b, context.pointers, context.microBatch,
-               context.randomIds);
+  Evaluator ev(*body, b, context.pointers, context.microBatch, context.randoms);
   if (failed(ev.beginKernel()))
     return failure();
   bool failedOnce = false;

@@ -47,6 +47,7 @@ private:
   LogicalResult readShardings();
   LogicalResult visit(Operation *op);
   void widenReduction(AllReduceOp op);
+  LogicalResult checkRandom(Operation *op);
   LogicalResult checkOperand(Operation *op, unsigned index,
                              const lm::ShardingRule &rule,
                              ArrayRef<Axes> factorAxes);
@@ -163,6 +164,29 @@ void ProgramPartition::widenReduction(AllReduceOp op) {
   op.setAxesAttr(ArrayAttr::get(op.getContext(), axes.getArrayRef()));
 }
 
+// Random numbers are counted along samples: data ranks share them out, and no
+// other axis splits them.
+LogicalResult ProgramPartition::checkRandom(Operation *op) {
+  Axes data;
+  for (StringRef axis : {"dp", "fsdp"})
+    if (mesh.getSize(axis) > 1)
+      data.push_back(axis);
+  for (auto [dim, axes] : llvm::enumerate(dims[op->getResult(0)])) {
+    Axes split;
+    for (StringRef axis : axes)
+      if (mesh.getSize(axis) > 1)
+        split.push_back(axis);
+    if (split != (dim == 0 ? data : Axes()))
+      return op->emitOpError()
+             << "draws random numbers for a tensor whose dim " << dim
+             << " is split by "
+             << (split.empty() ? "no axis" : llvm::join(split, ", "))
+             << "; samples split by the data axes are supported; help: set "
+                "this dropout rate to 0";
+  }
+  return success();
+}
+
 LogicalResult ProgramPartition::visit(Operation *op) {
   if (auto reduce = dyn_cast<AllReduceOp>(op);
       reduce && reduce.getKind() == "sum") {
@@ -199,11 +223,8 @@ LogicalResult ProgramPartition::visit(Operation *op) {
   for (unsigned i = 0; i < rule->operands.size(); ++i)
     if (failed(checkOperand(op, i, *rule, factorAxes)))
       return failure();
-  if (isa<lm::RandomUniformOp, lm::DropoutOp>(op) &&
-      llvm::any_of(factorAxes, [](const Axes &a) { return !a.empty(); }))
-    return op->emitOpError(
-        "draws random numbers for a sharded tensor, which is not supported "
-        "yet; help: set the dropout rates to 0");
+  if (isa<lm::RandomUniformOp, lm::DropoutOp>(op) && failed(checkRandom(op)))
+    return failure();
 
   // Partial operands pass through a sum if all of them are partial alike. An
   // accumulator is partial as what is added to it.

@@ -39,7 +39,7 @@ bool launchAlike(const lmc::codegen::KernelFacts &a,
   return a.symbol == b.symbol && a.rows == b.rows &&
          a.rowsPerUnit == b.rowsPerUnit && a.columns == b.columns &&
          a.pointers == b.pointers && a.takesMicroBatch == b.takesMicroBatch &&
-         a.takesRows == b.takesRows && a.takesRandomIds == b.takesRandomIds;
+         a.takesRows == b.takesRows && a.randoms == b.randoms;
 }
 
 } // namespace

@@ -163,6 +163,7 @@ void PlanWriter::writeMesh() {
     if (size == 1)
       continue;
     coordinates[name] = plan.symbols_size();
+    symbols[("coordinate." + name).str()] = plan.symbols_size();
     plan::Symbol *symbol = plan.add_symbols();
     symbol->set_kind(plan::Symbol::COORDINATE);
     symbol->set_name(("coordinate." + name).str());

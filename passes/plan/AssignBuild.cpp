@@ -46,6 +46,23 @@ SliceAttr Assigner::sliceOf(const Program &program, const Step::Use &use) {
                use.bytes);
 }
 
+// The index of a tensor's first element among those of the whole step: data
+// ranks have one run of samples behind the other, micro-batches in order.
+LinearAttr Assigner::firstElement(int64_t elements) {
+  LinearAttr first = linear(0);
+  if (microBatches > 1)
+    first = first.plus(elements, kMicroBatch);
+  auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
+  int64_t stride = elements * microBatches;
+  for (StringRef axis : {"fsdp", "dp"}) {
+    if (!mesh || mesh.getSize(axis) == 1)
+      continue;
+    first = first.plus(stride, ("coordinate." + axis).str());
+    stride *= mesh.getSize(axis);
+  }
+  return first;
+}
+
 void Assigner::buildRun(const Program &program, const Step &step,
                         LaunchOp launch) {
   SmallVector<Attribute> operands, integers;
@@ -68,8 +85,17 @@ void Assigner::buildRun(const Program &program, const Step &step,
     rows = linear(0).plus(1, size);
     integers.push_back(rows);
   }
-  for (int64_t id : launch.getRandomIds().value_or(ArrayRef<int64_t>()))
-    integers.push_back(linear(id));
+  if (auto ids = launch.getRandomIds()) {
+    SmallVector<int64_t> elements;
+    kernel.getBody().walk([&](lm::RandomUniformOp random) {
+      elements.push_back(
+          cast<RankedTensorType>(random.getType()).getNumElements());
+    });
+    for (auto [id, count] : llvm::zip(*ids, elements)) {
+      integers.push_back(linear(id));
+      integers.push_back(firstElement(count));
+    }
+  }
   builder.create<RunOp>(
       step.loc, launch.getKernelAttr(), builder.getArrayAttr(operands),
       integers.empty() ? nullptr : builder.getArrayAttr(integers), rows);

@@ -72,6 +72,7 @@ private:
   void buildRun(const Program &program, const Step &step, LaunchOp launch);
   void buildAllReduce(const Program &program, const Step &step,
                       dist::AllReduceOp op);
+  LinearAttr firstElement(int64_t elements);
   SliceAttr sliceOf(const Program &program, const Step::Use &use);
 
   LinearAttr linear(int64_t constant) {

@@ -226,7 +226,7 @@ LogicalResult BorderChecker::checkRun(plan::RunOp op) {
           .wasInterrupted();
   size_t taken = size_t(accumulates) + size_t(takesRows);
   kernel.getBody().walk(
-      [&](lm::RandomUniformOp random) { taken += !random.getId(); });
+      [&](lm::RandomUniformOp random) { taken += random.getId() ? 0 : 2; });
   size_t given = op.getIntegers() ? op.getIntegers()->size() : 0;
   if (given != taken)
     return op.emitOpError() << "gives " << given // B3

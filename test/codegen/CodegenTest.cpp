@@ -130,10 +130,15 @@ TEST_P(CodegenTest, RowNormWithDropout) {
 
 // Ids that are not in the kernel are integers of the launch.
 TEST_P(CodegenTest, RandomIdGivenAtRunTime) {
-  std::string text = layerNorm(2, 5, 37);
-  std::string id = " {id = 123456789012 : i64}";
-  text.erase(text.find(id), id.size());
-  runner.check(text, options());
+  for (int64_t width : {37, 64})
+    for (int64_t microBatch : {0, 3}) {
+      std::string text = layerNorm(2, 5, width);
+      std::string id = " {id = 123456789012 : i64}";
+      text.erase(text.find(id), id.size());
+      RunOptions run = options();
+      run.microBatch = microBatch;
+      runner.check(text, run);
+    }
 }
 
 // The last reduction spans all dims: one row.

@@ -213,7 +213,14 @@ Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
     integers.push_back(options.microBatch);
   if (facts.takesRows)
     integers.push_back(options.rows);
-  integers.resize(facts.integers(), kGivenRandomId);
+  kernel.getBody().walk([&](lm::RandomUniformOp random) {
+    if (random.getId())
+      return;
+    integers.push_back(kGivenRandomId);
+    integers.push_back(
+        options.microBatch *
+        cast<RankedTensorType>(random.getType()).getNumElements());
+  });
   int64_t rows = facts.takesRows ? options.rows : facts.rows;
   int64_t units =
       (rows + facts.rowsPerUnit - 1) / facts.rowsPerUnit * facts.columns;

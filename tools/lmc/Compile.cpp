@@ -96,16 +96,25 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
   module->setAttr("lm.micro_batches", b.getI64IntegerAttr(p.microBatches));
   module->setAttr("lm.global_batch", b.getI64IntegerAttr(p.globalBatch));
   const frontend::TrainSpec &t = resolved.train;
-  module->setAttr(
-      "lm.scalars",
-      b.getDictionaryAttr({
-          b.getNamedAttr("lr", b.getF64FloatAttr(t.learning_rate())),
-          b.getNamedAttr("beta1", b.getF64FloatAttr(t.beta1())),
-          b.getNamedAttr("beta2", b.getF64FloatAttr(t.beta2())),
-          b.getNamedAttr("eps", b.getF64FloatAttr(t.epsilon())),
-          b.getNamedAttr("weight_decay", b.getF64FloatAttr(t.weight_decay())),
-          b.getNamedAttr("clip_norm", b.getF64FloatAttr(t.clip_norm())),
-      }));
+  NamedAttrList scalars;
+  auto scalar = [&](StringRef name, double value) {
+    scalars.set(name, b.getF64FloatAttr(value));
+  };
+  scalar("lr", t.learning_rate());
+  scalar("beta1", t.beta1());
+  scalar("beta2", t.beta2());
+  scalar("eps", t.epsilon());
+  scalar("weight_decay", t.weight_decay());
+  scalar("clip_norm", t.clip_norm());
+  // The model's own, such as dropout rates.
+  for (auto function : module.getOps<func::FuncOp>())
+    for (unsigned i = 0, e = function.getNumArguments(); i < e; ++i) {
+      auto name = function.getArgAttrOfType<StringAttr>(i, lm::kScalarAttr);
+      Attribute value = function.getArgAttr(i, lm::kDefaultAttr);
+      if (name && value)
+        scalars.set(name, value);
+    }
+  module->setAttr("lm.scalars", scalars.getDictionary(module.getContext()));
   module->setAttr("lm.mode", b.getStringAttr(settings.mode));
   auto text = [&](StringRef name, const std::string &value) {
     return b.getNamedAttr(name, b.getStringAttr(value));
