@@ -398,6 +398,8 @@ OwningOpRef<ModuleOp> ModelBuilder::build() {
         if (!x || failed)
           return {};
       }
+      if (options.train)
+        x.getDefiningOp()->setAttr(lm::kBlockEndAttr, builder.getUnitAttr());
     }
   }
   // The head is wide: it runs on the rows that are asked for.

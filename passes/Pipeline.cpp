@@ -13,10 +13,15 @@ using namespace mlir;
 using namespace lmc;
 
 static constexpr std::pair<Phase, llvm::StringLiteral> kPhases[] = {
-    {Phase::Import, "import"},   {Phase::Differentiate, "differentiate"},
-    {Phase::Shard, "shard"},     {Phase::Partition, "partition"},
-    {Phase::Kernels, "kernels"}, {Phase::Schedule, "schedule"},
-    {Phase::Assign, "assign"},   {Phase::Emit, "emit"},
+    {Phase::Import, "import"},
+    {Phase::Stage, "stage"},
+    {Phase::Differentiate, "differentiate"},
+    {Phase::Shard, "shard"},
+    {Phase::Partition, "partition"},
+    {Phase::Kernels, "kernels"},
+    {Phase::Schedule, "schedule"},
+    {Phase::Assign, "assign"},
+    {Phase::Emit, "emit"},
 };
 
 ArrayRef<Phase> lmc::allPhases() {
@@ -43,6 +48,18 @@ std::optional<Phase> lmc::findPhase(StringRef name) {
   return std::nullopt;
 }
 
+// Stage: every operation of the forward gets its place in the pipeline, while
+// the model still has blocks. The cut itself comes behind differentiation,
+// which needs the whole.
+static void addStage(OpPassManager &manager, const PipelineOptions &options) {
+  if (!options.train)
+    return;
+  dist::MarkStagesOptions mark;
+  mark.stages = options.mesh[0];
+  mark.blocks = options.stageBlocks;
+  manager.addPass(dist::createMarkStages(mark));
+}
+
 // Differentiate: one forward function becomes the programs of a step.
 static void addDifferentiate(OpPassManager &manager,
                              const PipelineOptions &options) {
@@ -54,6 +71,7 @@ static void addDifferentiate(OpPassManager &manager,
   lm::DifferentiateOptions differentiate;
   differentiate.seed = seed;
   manager.addPass(lm::createDifferentiate(differentiate));
+  manager.addPass(dist::createCutStages());
   // The update needs the accumulators that differentiation made.
   lm::BuildUpdateOptions update;
   update.seed = seed;
@@ -91,23 +109,44 @@ static void addKernels(OpPassManager &manager) {
   manager.addPass(plan::createFormKernels());
 }
 
+// Every phase ends with a verifier: what the next one relies on is checked, not
+// hoped.
 void lmc::addPhase(OpPassManager &manager, Phase phase,
                    const PipelineOptions &options) {
   switch (phase) {
   case Phase::Import:
-  case Phase::Emit:
+    manager.addPass(verify::createVerifyImported());
+    return;
+  case Phase::Emit: // the loader's checks are its verifier
+    return;
+  case Phase::Stage:
+    addStage(manager, options);
+    manager.addPass(verify::createVerifyStaged());
     return;
   case Phase::Differentiate:
-    return addDifferentiate(manager, options);
-  case Phase::Shard:
-    return addShard(manager, options);
-  case Phase::Partition:
-    return addPartition(manager, options);
-  case Phase::Kernels:
-    return addKernels(manager);
-  case Phase::Schedule:
-    manager.addPass(plan::createSchedule());
+    addDifferentiate(manager, options);
+    if (options.train)
+      manager.addPass(verify::createVerifyDifferentiated());
     return;
+  case Phase::Shard:
+    addShard(manager, options);
+    manager.addPass(verify::createVerifySharded());
+    return;
+  case Phase::Partition:
+    addPartition(manager, options);
+    manager.addPass(verify::createVerifyPartitioned());
+    return;
+  case Phase::Kernels:
+    addKernels(manager);
+    manager.addPass(verify::createVerifyKernels());
+    return;
+  case Phase::Schedule: {
+    plan::ScheduleOptions schedule;
+    schedule.pipeline = options.pipelineSchedule;
+    manager.addPass(plan::createSchedule(schedule));
+    manager.addPass(verify::createVerifyScheduled());
+    return;
+  }
   case Phase::Assign:
     manager.addPass(plan::createAssign());
     // Emit and the runtime take offsets as they are.

@@ -13,6 +13,7 @@ namespace lmc {
 
 enum class Phase {
   Import,
+  Stage,
   Differentiate,
   Shard,
   Partition,
@@ -34,11 +35,14 @@ struct PipelineOptions {
   int64_t sequence = 1;     // tokens per sample
   // Sizes of the mesh axes pp, dp, fsdp, cp, ep, tp.
   llvm::SmallVector<int64_t> mesh = {1, 1, 1, 1, 1, 1};
+  std::string pipelineSchedule = "1f1b"; // or gpipe
+  // Blocks of each pipeline stage; empty: chosen by cost.
+  llvm::SmallVector<int64_t> stageBlocks;
   int64_t lossChunkBytes = int64_t(128) << 20;
 };
 
-// Appends the passes of one phase. Import and Emit have none: they are the
-// frontend's and passes/emit's.
+// Appends the passes of one phase and its verifier. The work of Import and Emit
+// is the frontend's and passes/emit's.
 void addPhase(mlir::OpPassManager &manager, Phase phase,
               const PipelineOptions &options);
 

@@ -103,6 +103,34 @@ LogicalResult AllReduceOp::verify() {
   return success();
 }
 
+using Effects = SmallVectorImpl<MemoryEffects::EffectInstance>;
+
+void AllReduceOp::getEffects(Effects &effects) {
+  for (Attribute axis : getAxes())
+    if (cast<StringAttr>(axis).getValue() == "pp")
+      effects.emplace_back(MemoryEffects::Write::get());
+}
+
+void SendOp::getEffects(Effects &effects) {
+  effects.emplace_back(MemoryEffects::Write::get());
+}
+
+void ReceiveOp::getEffects(Effects &effects) {
+  effects.emplace_back(MemoryEffects::Write::get());
+}
+
+LogicalResult SendOp::verify() {
+  if (getStageOffset() == 0)
+    return emitOpError("goes to its own stage (C1)");
+  return success();
+}
+
+LogicalResult ReceiveOp::verify() {
+  if (getStageOffset() == 0)
+    return emitOpError("comes from its own stage (C1)");
+  return success();
+}
+
 int64_t lmc::dist::localSize(int64_t globalSize, ArrayRef<StringRef> axes,
                              MeshAttr mesh) {
   int64_t parts = 1;

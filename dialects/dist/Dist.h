@@ -21,6 +21,13 @@ namespace lmc::dist {
 
 inline constexpr llvm::StringLiteral kMeshAttr = "dist.mesh";
 inline constexpr llvm::StringLiteral kShardingAttr = "dist.sharding";
+// Of an operation of a program that is not cut yet: the model chunk that it
+// belongs to. Chunk c runs on pipeline stage c mod (number of stages).
+inline constexpr llvm::StringLiteral kChunkAttr = "dist.chunk";
+// Of the module: how many chunks the model is cut into.
+inline constexpr llvm::StringLiteral kChunksAttr = "dist.chunks";
+// Of the module: the number of pipeline stages.
+inline constexpr llvm::StringLiteral kStagesAttr = "dist.stages";
 
 // The size that `axes` leave of a dim: rounded up, the rest is padding.
 int64_t localSize(int64_t globalSize, llvm::ArrayRef<llvm::StringRef> axes,

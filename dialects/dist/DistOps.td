@@ -58,12 +58,17 @@ def Dist_ShardingAttr : Dist_Attr<"Sharding", "sharding"> {
 }
 
 def Dist_AllReduceOp : Op<Dist_Dialect, "all_reduce",
-    [Pure, AllTypesMatch<["input", "output"]>]> {
+    [DeclareOpInterfaceMethods<MemoryEffectsOpInterface>,
+     AllTypesMatch<["input", "output"]>]> {
   let summary = "sum or maximum over the ranks that differ on some axes";
   let description = [{
     Every member of the group gets the sum (or maximum) of the members'
     values, added in rank order. `tied` says that the result takes the
     operand's bytes, which have no reader afterwards.
+
+    One over `pp` has a side effect: the stages run different programs, and
+    what would be merged or dropped in one of them would be missed by the
+    others.
 
     Constraints: (C1) kind is `sum` or `max`; (C2) at least one axis.
 
@@ -75,6 +80,47 @@ def Dist_AllReduceOp : Op<Dist_Dialect, "all_reduce",
                    UnitAttr:$tied);
   let results = (outs AnyRankedTensor:$output);
   let assemblyFormat = "$kind $input `over` $axes attr-dict `:` type($input)";
+  let hasVerifier = 1;
+}
+
+class Dist_Transfer<string mnemonic> : Op<Dist_Dialect, mnemonic,
+    [DeclareOpInterfaceMethods<MemoryEffectsOpInterface>]>;
+
+def Dist_SendOp : Dist_Transfer<"send"> {
+  let summary = "send a value to another pipeline stage";
+  let description = [{
+    Meets the `dist.receive` of the same channel on the rank that is
+    `stage_offset` further on the pp axis and equal on all others. Values of
+    one channel arrive in order.
+
+    Constraints: (C1) the offset is not 0.
+
+    ```mlir
+    dist.send %x stage 1 channel 3 : tensor<4x256x384xf32>
+    ```
+  }];
+  let arguments = (ins AnyRankedTensor:$input, I64Attr:$stage_offset,
+                   I64Attr:$channel);
+  let assemblyFormat = [{
+    $input `stage` $stage_offset `channel` $channel attr-dict `:` type($input)
+  }];
+  let hasVerifier = 1;
+}
+
+def Dist_ReceiveOp : Dist_Transfer<"receive"> {
+  let summary = "receive a value from another pipeline stage";
+  let description = [{
+    Constraints: (C1) the offset is not 0.
+
+    ```mlir
+    %x = dist.receive stage -1 channel 3 : tensor<4x256x384xf32>
+    ```
+  }];
+  let arguments = (ins I64Attr:$stage_offset, I64Attr:$channel);
+  let results = (outs AnyRankedTensor:$output);
+  let assemblyFormat = [{
+    `stage` $stage_offset `channel` $channel attr-dict `:` type($output)
+  }];
   let hasVerifier = 1;
 }
 

@@ -32,6 +32,10 @@ inline constexpr llvm::StringLiteral kScalarAttr = "lm.scalar";
 inline constexpr llvm::StringLiteral kSizeAttr = "lm.size";
 inline constexpr llvm::StringLiteral kSizesAttr = "lm.sizes";
 
+// Of an operation of @forward: a block of the model ends with it, so that a
+// pipeline may be cut behind it.
+inline constexpr llvm::StringLiteral kBlockEndAttr = "lm.block_end";
+
 // Number of elements of the dims [begin, end).
 int64_t product(llvm::ArrayRef<int64_t> shape);
 

@@ -130,6 +130,19 @@ LogicalResult AllocationOp::verify() {
   if (bytes < 0 || bytes % 64 != 0)
     return emitOpError() << "has " << bytes // C2
                          << " bytes, expected a multiple of 64";
+  std::optional<ArrayRef<int64_t>> stages = getStageBytes();
+  if (!stages)
+    return success();
+  int64_t largest = 0;
+  for (int64_t size : *stages) {
+    largest = std::max(largest, size);
+    if (size < 0 || size % 64 != 0)
+      return emitOpError() << "has " << size // C3
+                           << " bytes on a stage, expected a multiple of 64";
+  }
+  if (largest != bytes)
+    return emitOpError() << "has " << bytes // C3
+                         << " bytes, its largest stage " << largest;
   return success();
 }
 

@@ -25,6 +25,12 @@ namespace lmc::plan {
 // Marks a function as a program and says which: forward, backward, update,
 // evaluate, evaluate_finish, ...
 inline constexpr llvm::StringLiteral kProgramAttr = "plan.program";
+// Of a program of a pipeline: the stage that runs it, and the model chunk that
+// it is part of. Without them it is stage and chunk 0.
+inline constexpr llvm::StringLiteral kStageAttr = "plan.stage";
+inline constexpr llvm::StringLiteral kChunkAttr = "plan.chunk";
+// Of a parameter or state in a pipeline: the stages that hold it.
+inline constexpr llvm::StringLiteral kStagesAttr = "plan.stages";
 // Where a parameter or a state lies, once that is assigned.
 inline constexpr llvm::StringLiteral kSliceAttr = "plan.slice";
 // A value that a micro-batch's forward saves for its backward: an attribute

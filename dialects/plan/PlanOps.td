@@ -122,7 +122,7 @@ def Plan_AllocationOp : Plan_Op<"allocation", [Symbol]> {
     ```
   }];
   let arguments = (ins SymbolNameAttr:$sym_name, StrAttr:$contents,
-      I64Attr:$bytes);
+      I64Attr:$bytes, OptionalAttr<DenseI64ArrayAttr>:$stage_bytes);
   let assemblyFormat = "$sym_name custom<Keyword>($contents) $bytes attr-dict";
   let hasVerifier = 1;
 }

@@ -46,11 +46,13 @@ public:
 private:
   LogicalResult readShardings();
   LogicalResult visit(Operation *op);
+  void widenReduction(AllReduceOp op);
   LogicalResult checkOperand(Operation *op, unsigned index,
                              const lm::ShardingRule &rule,
                              ArrayRef<Axes> factorAxes);
   LogicalResult checkWhole(Operation *op);
   LogicalResult finishResults();
+  bool fills(Attribute state);
   Value reduced(Value value, StringRef kind, const PartialAxes &axes);
   void reduceStates();
   LogicalResult localize(Value value);
@@ -148,7 +150,32 @@ LogicalResult ProgramPartition::checkWhole(Operation *op) {
   return success();
 }
 
+// A sum over stages takes the other axes along.
+void ProgramPartition::widenReduction(AllReduceOp op) {
+  PartialAxes have = partialOf(op.getInput());
+  if (have.empty())
+    return;
+  llvm::SmallSetVector<Attribute, 4> axes;
+  for (Attribute axis : mesh.getAxes())
+    if (llvm::is_contained(op.getAxes(), axis) ||
+        have.contains(cast<StringAttr>(axis).getValue()))
+      axes.insert(axis);
+  op.setAxesAttr(ArrayAttr::get(op.getContext(), axes.getArrayRef()));
+}
+
 LogicalResult ProgramPartition::visit(Operation *op) {
+  if (auto reduce = dyn_cast<AllReduceOp>(op);
+      reduce && reduce.getKind() == "sum") {
+    widenReduction(reduce);
+    return success();
+  }
+  if (auto send = dyn_cast<SendOp>(op)) {
+    if (PartialAxes axes = partialOf(send.getInput()); !axes.empty())
+      send.getInputMutable().assign(reduced(send.getInput(), "sum", axes));
+    return success();
+  }
+  if (isa<ReceiveOp>(op))
+    return success();
   std::optional<lm::ShardingRule> rule = ruleOf(op);
   if (!rule) {
     if (failed(checkWhole(op)))
@@ -231,7 +258,18 @@ LogicalResult ProgramPartition::visit(Operation *op) {
   return success();
 }
 
-// Accumulators that are partial are reduced where a program other than the one
+// Whether the program adds to the accumulator `state`.
+bool ProgramPartition::fills(Attribute state) {
+  for (BlockArgument argument : function.getArguments())
+    if (function.getArgAttr(argument.getArgNumber(), lm::kStateAttr) == state)
+      return llvm::any_of(argument.getUses(), [](OpOperand &use) {
+        return isa<lm::AccumulateOp>(use.getOwner()) &&
+               use.getOperandNumber() == 0;
+      });
+  return false;
+}
+
+// Accumulators that are partial are reduced where a program other than one
 // that fills them starts, and stay so.
 void ProgramPartition::reduceStates() {
   Operation *terminator = function.getBody().front().getTerminator();
@@ -247,25 +285,24 @@ void ProgramPartition::reduceStates() {
     if (tie.getName() == lm::kStateAttr)
       returned.insert(tie.getValue());
   }
-  bool changed = false;
+  size_t before = results.size();
   for (BlockArgument argument : function.getArguments()) {
     Attribute state =
         function.getArgAttr(argument.getArgNumber(), lm::kStateAttr);
-    if (!state || returned.contains(state))
-      continue;
     auto found = statePartial.find(state);
-    if (found == statePartial.end() || found->second.empty())
+    if (!state || found == statePartial.end() || found->second.empty() ||
+        fills(state))
       continue;
     Value sum = reduced(argument, "sum", found->second);
     cast<AllReduceOp>(sum.getDefiningOp()).setTied(true);
     argument.replaceAllUsesExcept(sum, sum.getDefiningOp());
-    results.push_back({sum, lm::kStateAttr, state});
-    changed = true;
+    if (!returned.contains(state))
+      results.push_back({sum, lm::kStateAttr, state});
   }
   // `results` was read before operands were replaced.
   for (auto [i, value] : llvm::enumerate(terminator->getOperands()))
     results[i].value = value;
-  if (changed)
+  if (results.size() > before)
     lm::setResults(function, results);
 }
 
@@ -279,7 +316,7 @@ LogicalResult ProgramPartition::finishResults() {
     if (reduction && reduction.getTied())
       continue;
     auto owned = dyn_cast_or_null<lm::StateOp>(states.lookup(state));
-    if (owned && owned.getKind() == "accumulator") {
+    if (owned && owned.getKind() == "accumulator" && fills(state)) {
       auto [found, isNew] = statePartial.try_emplace(state, axes);
       if (!isNew && found->second.getArrayRef() != axes.getArrayRef())
         return function.emitError()
@@ -323,12 +360,12 @@ LogicalResult ProgramPartition::localize(Value value) {
 LogicalResult ProgramPartition::run() {
   if (failed(readShardings()))
     return failure();
-  reduceStates();
   SmallVector<Operation *> ops;
   for (Operation &op : function.getBody().front())
     ops.push_back(&op);
+  reduceStates();
   for (Operation *op : ops)
-    if (!isa<AllReduceOp>(op) && failed(visit(op)))
+    if (failed(visit(op)))
       return failure();
   if (failed(finishResults()))
     return failure();

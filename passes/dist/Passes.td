@@ -4,6 +4,89 @@
 
 include "mlir/Pass/PassBase.td"
 
+def MarkStages : Pass<"dist-mark-stages", "::mlir::ModuleOp"> {
+  let summary = "choose where a pipeline cuts the model";
+  let description = [{
+    Gives every operation of `@forward` its model chunk. Cuts go where one
+    value crosses, behind blocks where the frontend marked them
+    (`lm.block_end`), so that the dearest chunk is as cheap as can be: FLOPs of
+    `Costed`, head and loss counted. Chunk c runs on stage c mod `stages`.
+
+    Requires: a function `@forward`.
+    Ensures: `dist.chunk` on its operations, `dist.chunks` and `dist.stages` on
+    the module; no `lm.block_end`.
+    Leaves alone: everything but these marks if there is one chunk.
+
+    **Before** `--dist-mark-stages=stages=2`
+    ```mlir
+    func.func @forward(%x: tensor<4x8xf32> {lm.input = "x"}, %w: tensor<8x8xf32> {lm.state = @w})
+        -> (tensor<f32> {lm.output = "loss_sum"}) {
+      %y = lm.linear %x, %w {lm.block_end} : (tensor<4x8xf32>, tensor<8x8xf32>) -> tensor<4x8xf32>
+      %z = lm.linear %y, %w {lm.block_end} : (tensor<4x8xf32>, tensor<8x8xf32>) -> tensor<4x8xf32>
+      %l = lm.reduce "sum" %z dims [0, 1] : tensor<4x8xf32> to tensor<f32>
+      return %l : tensor<f32>
+    }
+    ```
+    **After**
+    ```mlir
+    %y = lm.linear %x, %w {dist.chunk = 0 : i64} : (tensor<4x8xf32>, tensor<8x8xf32>) -> tensor<4x8xf32>
+    %z = lm.linear %y, %w {dist.chunk = 1 : i64} : (tensor<4x8xf32>, tensor<8x8xf32>) -> tensor<4x8xf32>
+    %l = lm.reduce "sum" %z dims [0, 1] {dist.chunk = 1 : i64} : tensor<4x8xf32> to tensor<f32>
+    ...
+    ```
+  }];
+  let options = [
+    Option<"stages", "stages", "int64_t", "1", "size of the pp axis">,
+    Option<"chunksPerStage", "chunks-per-stage", "int64_t", "1",
+           "model chunks of each stage">,
+    ListOption<"blocks", "blocks", "int64_t",
+               "number of blocks of each chunk; empty: chosen by cost">
+  ];
+  let statistics = [Statistic<"numChunks", "chunks", "model chunks">];
+  let dependentDialects = ["::lmc::dist::DistDialect"];
+}
+
+def CutStages : Pass<"dist-cut-stages", "::mlir::ModuleOp"> {
+  let summary = "one program per model chunk, with sends and receives";
+  let description = [{
+    Parts every program by the chunks of its operations. A value that another
+    chunk uses is sent behind its producer and received where the forward or
+    the backward of that chunk begins, on a channel of its own. What depends on
+    inputs and run-time numbers alone is computed by each chunk that needs it.
+
+    Requires: `dist.chunk` on what depends on a state.
+    Ensures: `plan.chunk` and `plan.stage` on programs, no `dist.chunk`.
+    Leaves alone: modules of one chunk.
+
+    **Before**
+    ```mlir
+    module attributes {dist.chunks = 2 : i64, dist.stages = 2 : i64} {
+      lm.parameter @w : tensor<8x8xf32> {initialization = {kind = "zeros"}}
+      func.func @f(%x: tensor<4x8xf32> {lm.input = "x"}, %w: tensor<8x8xf32> {lm.state = @w})
+          -> (tensor<4x8xf32> {lm.output = "z"}) attributes {plan.program = "f"} {
+        %y = lm.linear %x, %w {dist.chunk = 0} : (tensor<4x8xf32>, tensor<8x8xf32>) -> tensor<4x8xf32>
+        %z = lm.linear %y, %w {dist.chunk = 1} : (tensor<4x8xf32>, tensor<8x8xf32>) -> tensor<4x8xf32>
+        return %z : tensor<4x8xf32>
+      }
+    }
+    ```
+    **After**
+    ```mlir
+    ...
+    %y = lm.linear %x, %w : (tensor<4x8xf32>, tensor<8x8xf32>) -> tensor<4x8xf32>
+    dist.send %y stage 1 channel 0 : tensor<4x8xf32>
+    return
+    ...
+    %r = dist.receive stage -1 channel 0 : tensor<4x8xf32>
+    %z = lm.linear %r, %v : (tensor<4x8xf32>, tensor<8x8xf32>) -> tensor<4x8xf32>
+    return %z : tensor<4x8xf32>
+    ```
+  }];
+  let statistics = [Statistic<"numTransfers", "transfers",
+                              "values that cross between chunks">];
+  let dependentDialects = ["::lmc::dist::DistDialect"];
+}
+
 def MarkShardings : Pass<"dist-mark-shardings", "::mlir::ModuleOp"> {
   let summary = "mark parameters and inputs as the strategy says";
   let description = [{

@@ -67,6 +67,8 @@ private:
   }
   // Calls `visit(value, state)` for every argument and result tied to one.
   void forEachTied(llvm::function_ref<void(Value, Operation *)> visit);
+  // What is sent and what is received on one channel lie alike.
+  bool unifyTransfers();
   bool unify(DimAxes &a, DimAxes &b);
   bool carry(Operation *op);
   void maskLoss(lm::CrossEntropyOp loss, func::FuncOp function,
@@ -103,6 +105,20 @@ void Propagation::forEachTied(
               states.speaker(function.getResultAttr(i, lm::kStateAttr)))
         visit(terminator->getOperand(i), state);
   }
+}
+
+bool Propagation::unifyTransfers() {
+  llvm::DenseMap<int64_t, Value> sent;
+  module.walk([&](SendOp send) { sent[send.getChannel()] = send.getInput(); });
+  bool changed = false;
+  module.walk([&](ReceiveOp receive) {
+    if (Value value = sent.lookup(receive.getChannel())) {
+      dimsOf(value); // a new entry may move the others
+      DimAxes &mine = dimsOf(receive.getOutput());
+      changed |= unify(dimsOf(value), mine);
+    }
+  });
+  return changed;
 }
 
 // Fills what one side lacks from the other. True if something changed.
@@ -168,6 +184,7 @@ void Propagation::runToFixpoint() {
     forEachTied([&](Value value, Operation *state) {
       changed |= unify(dimsOf(value), dimsOf(state));
     });
+    changed |= unifyTransfers();
     for (auto function : module.getOps<func::FuncOp>()) {
       Block &block = function.getBody().front();
       for (Operation &op : block)

@@ -240,6 +240,8 @@ LogicalResult PlanWriter::writeDeclarations() {
     message->set_name(op.getSymName().str());
     message->set_memory(plan::DEVICE);
     message->set_bytes(op.getBytes());
+    for (int64_t bytes : op.getStageBytes().value_or(ArrayRef<int64_t>()))
+      message->add_stage_bytes(bytes);
     message->set_contents(
         llvm::StringSwitch<plan::Allocation::Contents>(op.getContents())
             .Case("saved", plan::Allocation::SAVED)
@@ -295,6 +297,9 @@ LogicalResult PlanWriter::writeTensor(Operation *op, Type type,
       stride *= mesh.getSize(axis);
     }
   }
+  if (auto stages = op->getAttrOfType<DenseI64ArrayAttr>(plan::kStagesAttr))
+    for (int64_t stage : stages.asArrayRef())
+      state->add_stages(stage);
   auto slice = op->getAttrOfType<plan::SliceAttr>(plan::kSliceAttr);
   if (!slice)
     return op->emitOpError() << "has no slice; run plan-assign first";

@@ -1,8 +1,18 @@
-// The program that ends a step, and the one that ends an evaluation.
+// The program that ends a step, and the one that ends an evaluation; in a
+// pipeline, one of each for every stage.
+//
+// Stages meet in sums over pp: of the losses, of the weights, of the gradients'
+// squares. A parameter that several stages use is held by each of them; the
+// first of them, its owner, adds up the gradients and sends the sum to the
+// others, so that all update it alike.
 #include "passes/lm/Passes.h"
 
+#include "dialects/dist/Dist.h"
 #include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
+#include "dialects/plan/Plan.h"
+
+#include "llvm/ADT/SetVector.h"
 
 #include <optional>
 
@@ -12,24 +22,34 @@ namespace lmc::lm {
 } // namespace lmc::lm
 
 using namespace mlir;
+using namespace lmc;
 using namespace lmc::lm;
 
 namespace {
 
-// A parameter and what belongs to it.
+// A parameter, what belongs to it, and the stages that use it.
 struct Trained {
   ParameterOp parameter;
   StateOp gradient, m, v;
+  llvm::SmallSetVector<int64_t, 2> stages;
+  int64_t firstChannel = 0; // of what its stages exchange
+
+  int64_t owner() const { return stages.front(); }
 };
 
 // Builds one function, argument by argument.
 class ProgramBuilder {
 public:
-  ProgramBuilder(ModuleOp module, StringRef name)
+  // `stage` is -1 where there is no pipeline.
+  ProgramBuilder(ModuleOp module, StringRef name, int64_t stage)
       : builder(OpBuilder::atBlockEnd(module.getBody())), loc(module.getLoc()) {
-    function = builder.create<func::FuncOp>(loc, name,
+    std::string symbol =
+        stage < 0 ? name.str() : (name + "." + Twine(stage)).str();
+    function = builder.create<func::FuncOp>(loc, symbol,
                                             builder.getFunctionType({}, {}));
     function->setAttr(kProgramAttr, builder.getStringAttr(name));
+    if (stage >= 0)
+      function->setAttr(plan::kStageAttr, builder.getI64IntegerAttr(stage));
     builder.setInsertionPointToStart(function.addEntryBlock());
     builder.create<func::ReturnOp>(loc);
     builder.setInsertionPoint(function.getBody().front().getTerminator());
@@ -92,19 +112,54 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
                               "with that name of @forward";
         return signalPassFailure();
       }
+    auto pipeline = module->getAttrOfType<IntegerAttr>(dist::kStagesAttr);
+    stages = pipeline ? pipeline.getInt() : 1;
     SmallVector<Trained> trained;
     for (StateOp state : module.getOps<StateOp>())
       if (state.getRole() == "gradient")
         trained.push_back({symbols.lookup<ParameterOp>(*state.getParameter()),
                            state,
                            {},
-                           {}});
+                           {},
+                           {},
+                           0});
     for (Trained &t : trained) {
       t.m = addMoment(t.parameter, "m");
       t.v = addMoment(t.parameter, "v");
     }
-    buildUpdate(trained);
-    buildEvaluateFinish();
+    findStages(trained);
+    for (int64_t stage = 0; stage < stages; ++stage) {
+      buildUpdate(trained, pipeline ? stage : -1);
+      buildEvaluateFinish(pipeline ? stage : -1);
+    }
+  }
+
+  // Which stages use which accumulators, by the arguments of the programs that
+  // fill them; channels behind those of the programs.
+  void findStages(MutableArrayRef<Trained> trained) {
+    llvm::DenseMap<Attribute, llvm::SmallSetVector<int64_t, 2>> users;
+    int64_t channel = 0;
+    for (auto function : getOperation().getOps<func::FuncOp>()) {
+      auto stage = function->getAttrOfType<IntegerAttr>(plan::kStageAttr);
+      for (unsigned i = 0, e = function.getNumArguments(); i < e; ++i)
+        if (Attribute state = function.getArgAttr(i, kStateAttr))
+          users[state].insert(stage ? stage.getInt() : 0);
+      function.walk([&](dist::SendOp send) {
+        channel = std::max<int64_t>(channel, send.getChannel() + 1);
+      });
+    }
+    auto usersOf = [&](StateOp state) {
+      return users.lookup(FlatSymbolRefAttr::get(state.getSymNameAttr()));
+    };
+    for (Trained &t : trained) {
+      t.stages = usersOf(t.gradient);
+      if (t.stages.empty())
+        t.stages.insert(0);
+      t.firstChannel = channel;
+      channel += 2 * (t.stages.size() - 1);
+    }
+    SymbolTable symbols(getOperation());
+    lossStages = usersOf(symbols.lookup<StateOp>("loss_sum"));
   }
 
   StateOp addMoment(ParameterOp parameter, StringRef role) {
@@ -118,24 +173,80 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
         b.getStringAttr(role), /*values=*/nullptr);
   }
 
-  void buildUpdate(ArrayRef<Trained> trained) {
-    ProgramBuilder program(getOperation(), "update");
+  // The sum over all stages.
+  Value sumOverStages(ProgramBuilder &program, Value value) {
+    if (stages == 1)
+      return value;
+    OpBuilder &b = program.builder;
+    return b.create<dist::AllReduceOp>(program.loc, value.getType(),
+                                       b.getStringAttr("sum"), value,
+                                       b.getStrArrayAttr({"pp"}),
+                                       /*tied=*/UnitAttr());
+  }
+
+  // A sum of the step's losses or weights, which some stages hold.
+  Value totalOf(ProgramBuilder &program, TensorMath &m, StringRef name,
+                int64_t stage) {
+    bool isHere = stage < 0 || lossStages.contains(stage);
+    return sumOverStages(program,
+                         isHere ? program.state(name, program.scalarType())
+                                : m.constant(program.scalarType(), 0.0));
+  }
+
+  // The gradient of `t` on `stage`, with what other stages contribute.
+  Value wholeGradient(ProgramBuilder &program, TensorMath &m, Trained &t,
+                      int64_t stage) {
+    RankedTensorType type = t.gradient.getTensorType();
+    Value gradient = program.state(t.gradient.getSymName(), type);
+    if (t.stages.size() == 1)
+      return gradient;
+    OpBuilder &b = program.builder;
+    Location loc = t.parameter.getLoc();
+    auto channel = [&](int64_t other, bool back) {
+      return t.firstChannel +
+             2 * (llvm::find(t.stages, other) - t.stages.begin() - 1) + back;
+    };
+    if (stage != t.owner()) {
+      int64_t offset = t.owner() - stage;
+      b.create<dist::SendOp>(loc, gradient, offset, channel(stage, false));
+      gradient =
+          b.create<dist::ReceiveOp>(loc, type, offset, channel(stage, true));
+    } else {
+      for (int64_t other : ArrayRef(t.stages.getArrayRef()).drop_front())
+        gradient =
+            m.add(gradient, b.create<dist::ReceiveOp>(loc, type, other - stage,
+                                                      channel(other, false)));
+      for (int64_t other : ArrayRef(t.stages.getArrayRef()).drop_front())
+        b.create<dist::SendOp>(loc, gradient, other - stage,
+                               channel(other, true));
+    }
+    program.returnState(gradient, t.gradient.getSymName());
+    return gradient;
+  }
+
+  void buildUpdate(MutableArrayRef<Trained> trained, int64_t stage) {
+    ProgramBuilder program(getOperation(), "update", stage);
     TensorMath m(program.builder, program.loc);
     RankedTensorType scalarType = program.scalarType();
     Value one = m.constant(scalarType, 1.0);
     Value zero = m.constant(scalarType, 0.0);
-    Value lossSum = program.state("loss_sum", scalarType);
-    Value weightSum = program.state("weight_sum", scalarType);
+    Value lossSum = totalOf(program, m, "loss_sum", stage);
+    Value weightSum = totalOf(program, m, "weight_sum", stage);
     Value loss = m.div(lossSum, weightSum);
     Value scale = m.div(m.constant(scalarType, 1.0 / seed), weightSum);
 
-    SmallVector<Value> gradients;
+    SmallVector<std::pair<Trained *, Value>> gradients;
     Value squares = zero;
-    for (Trained t : trained) {
-      gradients.push_back(
-          program.state(t.gradient.getSymName(), t.gradient.getTensorType()));
-      squares = m.add(squares, sumOfSquares(m, gradients.back()));
+    for (Trained &t : trained) {
+      if (stage >= 0 && !t.stages.contains(stage))
+        continue;
+      Value gradient = wholeGradient(program, m, t, stage);
+      gradients.push_back({&t, gradient});
+      // Each parameter counts once.
+      if (stage < 0 || stage == t.owner())
+        squares = m.add(squares, sumOfSquares(m, gradient));
     }
+    squares = sumOverStages(program, squares);
     Value norm = m.mul(m.sqrt(squares), scale);
     // x - x is 0 for every finite x.
     Value difference = m.sub(norm, norm);
@@ -149,8 +260,8 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
         m.compare(arith::CmpFPredicate::OGT, clipNorm, zero), smaller, one);
     Value multiplier = m.mul(scale, factor);
 
-    for (auto [t, gradient] : llvm::zip(trained, gradients))
-      updateParameter(program, m, t, gradient, multiplier, finite, zero);
+    for (auto [t, gradient] : gradients)
+      updateParameter(program, m, *t, gradient, multiplier, finite, zero);
     program.output(loss, "loss");
     program.output(norm, "grad_norm");
     program.output(finite, "finite");
@@ -158,7 +269,7 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     program.finish();
   }
 
-  void updateParameter(ProgramBuilder &program, TensorMath &m, Trained t,
+  void updateParameter(ProgramBuilder &program, TensorMath &m, Trained &t,
                        Value gradient, Value multiplier, Value finite,
                        Value zero) {
     StringRef group = t.parameter.getGroup();
@@ -183,14 +294,17 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     ++numUpdated;
   }
 
-  void buildEvaluateFinish() {
-    ProgramBuilder program(getOperation(), "evaluate_finish");
+  void buildEvaluateFinish(int64_t stage) {
+    ProgramBuilder program(getOperation(), "evaluate_finish", stage);
     TensorMath m(program.builder, program.loc);
-    Value lossSum = program.state("loss_sum", program.scalarType());
-    Value weightSum = program.state("weight_sum", program.scalarType());
+    Value lossSum = totalOf(program, m, "loss_sum", stage);
+    Value weightSum = totalOf(program, m, "weight_sum", stage);
     program.output(m.div(lossSum, weightSum), "loss");
     program.finish();
   }
+
+  int64_t stages = 1;
+  llvm::SmallSetVector<int64_t, 2> lossStages;
 };
 
 } // namespace

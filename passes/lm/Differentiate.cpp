@@ -7,12 +7,18 @@
 // An operation is differentiated if a trainable parameter reaches it and its
 // result reaches the loss. A value that is used several times gets the sum of
 // its gradients, in the reverse order of its uses.
+//
+// An operation's backward runs in the model chunk of the operation. A parameter
+// that several chunks use has one accumulator, and each chunk adds what its own
+// operations contribute.
 #include "passes/lm/Passes.h"
 
+#include "dialects/dist/Dist.h"
 #include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
 
 #include "llvm/ADT/DenseSet.h"
+#include "llvm/ADT/MapVector.h"
 
 namespace lmc::lm {
 #define GEN_PASS_DEF_DIFFERENTIATE
@@ -24,6 +30,7 @@ using namespace lmc::lm;
 
 namespace {
 
+using lmc::dist::kChunkAttr;
 using GradientMap = llvm::DenseMap<Value, SmallVector<Value, 2>>;
 
 // Values that depend on a trainable parameter.
@@ -55,6 +62,12 @@ Value sumGradients(TensorMath &m, const GradientMap &gradients, Value value) {
   for (Value part : found->second)
     sum = sum ? m.add(sum, part) : part;
   return sum;
+}
+
+// Gives `op` the chunk of `like`.
+void copyChunk(Operation *op, Operation *like) {
+  if (Attribute chunk = like ? like->getAttr(kChunkAttr) : Attribute())
+    op->setAttr(kChunkAttr, chunk);
 }
 
 LogicalResult differentiateOp(Operation *op, OpBuilder &builder,
@@ -129,7 +142,8 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
       Value old =
           accumulatorFor(function, arguments, symbols, output.getValue(), {},
                          cast<RankedTensorType>(value.getType()));
-      Value sum = builder.create<AccumulateOp>(value.getLoc(), old, value);
+      auto sum = builder.create<AccumulateOp>(value.getLoc(), old, value);
+      copyChunk(sum, value.getDefiningOp());
       results.push_back({sum, kStateAttr, FlatSymbolRefAttr::get(output)});
     }
   }
@@ -193,8 +207,11 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
       });
       if (!reached)
         continue;
+      Operation *last = terminator->getPrevNode();
       if (failed(differentiateOp(op, builder, active, gradients)))
         return failure();
+      while ((last = last->getNextNode()) != terminator)
+        copyChunk(last, op);
       ++numDifferentiated;
     }
 
@@ -208,12 +225,13 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
     setResults(function, results);
     symbols.remove(function);
     function.setName("step");
+    function->setAttr(kProgramAttr, StringAttr::get(&getContext(), "step"));
     symbols.insert(function);
     return success();
   }
 
   // Adds the gradients of the parameter in argument `index`, one behind the
-  // other, to its accumulator.
+  // other, to its accumulator; those of each chunk for themselves.
   void collectGradient(func::FuncOp function, unsigned index,
                        ProgramArguments &arguments, OpBuilder &builder,
                        SymbolTable &symbols, const GradientMap &gradients,
@@ -232,26 +250,28 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
       return;
     }
     std::string name = (parameter.getSymName() + ".gradient").str();
-    Value sum =
+    Value accumulator =
         accumulatorFor(function, arguments, symbols, name,
                        parameter.getSymNameAttr(), parameter.getTensorType());
-    bool first = true;
+    llvm::MapVector<Attribute, Value> sums; // of each chunk
     for (Value part : found->second) {
       // Each part is added right behind its producer, so that it need not be
       // kept.
       OpBuilder::InsertionGuard guard(builder);
       Operation *producer = part.getDefiningOp();
-      Operation *last = sum.getDefiningOp();
-      builder.setInsertionPointAfter(
-          !last || last->isBeforeInBlock(producer) ? producer : last);
-      if (first)
-        sum = builder.create<AccumulateOp>(part.getLoc(), sum, part);
-      else
+      Value &sum = sums[producer->getAttr(kChunkAttr)];
+      Operation *last = sum ? sum.getDefiningOp() : producer;
+      builder.setInsertionPointAfter(last->isBeforeInBlock(producer) ? producer
+                                                                     : last);
+      if (sum)
         sum = builder.create<arith::AddFOp>(part.getLoc(), sum, part);
-      first = false;
+      else
+        sum = builder.create<AccumulateOp>(part.getLoc(), accumulator, part);
+      copyChunk(sum.getDefiningOp(), producer);
     }
-    results.push_back(
-        {sum, kStateAttr, FlatSymbolRefAttr::get(&getContext(), name)});
+    for (auto &[chunk, sum] : sums)
+      results.push_back(
+          {sum, kStateAttr, FlatSymbolRefAttr::get(&getContext(), name)});
   }
 };
 

@@ -158,17 +158,17 @@ def ChunkLoss : Pass<"lm-chunk-loss", "::mlir::ModuleOp"> {
 def SplitPrograms : Pass<"lm-split-programs", "::mlir::ModuleOp"> {
   let summary = "cut the step into a forward and a backward program";
   let description = [{
-    Cuts `@step` at `lm.begin_backward`. A value of the forward that the
+    Cuts each program `step` at `lm.begin_backward`. A value of the forward that the
     backward uses becomes a result of `@forward` and an argument of
     `@backward` with the same `lm.saved` name; constants are repeated instead.
 
-    Requires: one `lm.begin_backward` in `@step`.
-    Ensures: saved values are explicit; `@step` is gone.
+    Requires: one `lm.begin_backward` in each.
+    Ensures: saved values are explicit; the steps are gone.
     Leaves alone: all other programs.
 
     **Before**
     ```mlir
-    func.func @step(%x: tensor<4xf32> {lm.input = "x"}) -> (tensor<4xf32> {lm.state = @s}) {
+    func.func @step(%x: tensor<4xf32> {lm.input = "x"}) -> (tensor<4xf32> {lm.state = @s}) attributes {plan.program = "step"} {
       %y = math.exp %x : tensor<4xf32>
       lm.begin_backward
       %z = arith.mulf %y, %y : tensor<4xf32>

@@ -1,7 +1,8 @@
-// Cuts @step into the programs forward and backward.
+// Cuts the programs "step" into the programs forward and backward.
 #include "passes/lm/Passes.h"
 
 #include "dialects/lm/ProgramSignature.h"
+#include "dialects/plan/Plan.h"
 
 #include "mlir/IR/IRMapping.h"
 #include "mlir/IR/Matchers.h"
@@ -13,6 +14,7 @@ namespace lmc::lm {
 } // namespace lmc::lm
 
 using namespace mlir;
+using namespace lmc;
 using namespace lmc::lm;
 
 namespace {
@@ -29,12 +31,23 @@ bool isConstant(Operation *op) {
   return op && op->hasTrait<OpTrait::ConstantLike>();
 }
 
+// step.1 becomes forward.1 and backward.1.
+StringRef suffixOf(func::FuncOp step) {
+  StringRef suffix = step.getName();
+  suffix.consume_front("step");
+  return suffix;
+}
+
 func::FuncOp buildPart(func::FuncOp step, const Part &part,
                        const llvm::DenseMap<Value, StringAttr> &saved) {
   OpBuilder builder(step);
-  auto function = builder.create<func::FuncOp>(step.getLoc(), part.name,
+  std::string name = (part.name + suffixOf(step)).str();
+  auto function = builder.create<func::FuncOp>(step.getLoc(), name,
                                                builder.getFunctionType({}, {}));
   function->setAttr(kProgramAttr, builder.getStringAttr(part.name));
+  for (StringRef kept : {plan::kChunkAttr, plan::kStageAttr})
+    if (Attribute value = step->getAttr(kept))
+      function->setAttr(kept, value);
   builder.setInsertionPointToStart(function.addEntryBlock());
   Operation *terminator = builder.create<func::ReturnOp>(step.getLoc());
   builder.setInsertionPoint(terminator);
@@ -64,12 +77,21 @@ struct SplitPrograms : lmc::lm::impl::SplitProgramsBase<SplitPrograms> {
   using SplitProgramsBase::SplitProgramsBase;
 
   void runOnOperation() override {
-    ModuleOp module = getOperation();
-    auto step = module.lookupSymbol<func::FuncOp>("step");
-    if (!step) {
-      module.emitError("no function @step to split");
+    SmallVector<func::FuncOp> steps;
+    for (auto function : getOperation().getOps<func::FuncOp>())
+      if (auto program = function->getAttrOfType<StringAttr>(kProgramAttr);
+          program && program.getValue() == "step")
+        steps.push_back(function);
+    if (steps.empty()) {
+      getOperation().emitError("no program \"step\" to split");
       return signalPassFailure();
     }
+    for (func::FuncOp step : steps)
+      if (failed(split(step)))
+        return signalPassFailure();
+  }
+
+  LogicalResult split(func::FuncOp step) {
     Part forward{"forward", {}, {}, {}}, backward{"backward", {}, {}, {}};
     llvm::DenseSet<Operation *> isForward;
     bool behind = false;
@@ -82,10 +104,8 @@ struct SplitPrograms : lmc::lm::impl::SplitProgramsBase<SplitPrograms> {
       if (!behind)
         isForward.insert(&op);
     }
-    if (!behind) {
-      step.emitError("no lm.begin_backward in @step");
-      return signalPassFailure();
-    }
+    if (!behind)
+      return step.emitError() << "no lm.begin_backward in @" << step.getName();
     repeatConstants(backward, isForward);
 
     llvm::DenseMap<Value, StringAttr> saved;
@@ -96,8 +116,9 @@ struct SplitPrograms : lmc::lm::impl::SplitProgramsBase<SplitPrograms> {
       if (!producer || crosses)
         part.arguments.insert(value);
       if (crosses && !saved.contains(value)) {
-        auto name =
-            StringAttr::get(&getContext(), "saved" + Twine(saved.size()));
+        // One name in all chunks would tie a backward to another's forward.
+        auto name = StringAttr::get(
+            &getContext(), "saved" + Twine(saved.size()) + suffixOf(step));
         saved[value] = name;
         forward.results.push_back({value, kSavedAttr, name});
         ++numSaved;
@@ -120,6 +141,7 @@ struct SplitPrograms : lmc::lm::impl::SplitProgramsBase<SplitPrograms> {
     buildPart(step, forward, saved);
     buildPart(step, backward, saved);
     step.erase();
+    return success();
   }
 
   // Constants of the forward that the backward uses are made there again.

@@ -5,15 +5,12 @@
 // way at once); bytes for what has a fixed place (states, ports, scalars) and,
 // packed by lifetime, for what lives within a step; the instructions.
 // AssignHomes decides which values share bytes, AssignArena packs.
-#include "dialects/dist/Dist.h"
-#include "dialects/lm/Lm.h"
-#include "dialects/plan/Plan.h"
-#include "passes/plan/AssignArena.h"
-#include "passes/plan/AssignHomes.h"
+//
+// The stages of a pipeline run different programs over different bytes. Each
+// is packed for itself; an allocation has one name and a size for each stage.
+#include "passes/plan/Assigner.h"
 #include "passes/plan/Passes.h"
 
-#include "mlir/IR/BuiltinOps.h"
-#include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/StringSwitch.h"
 
 namespace lmc::plan {
@@ -26,108 +23,53 @@ using namespace lmc::plan;
 namespace dist = lmc::dist;
 namespace lm = lmc::lm;
 
-namespace {
-
-struct Program {
-  func::FuncOp function;
-  bool isPerMicroBatch = false;
-  int64_t base = 0; // of its steps on the line of time
-  int forward = -1; // index of the program that saves what this one reads
-  ProgramHomes homes;
-  std::vector<SliceAttr> slices; // of the root homes, whole
-};
-
-struct Port {
-  Type type;
-  int64_t microBatches = 1;
-  int64_t offset = 0;
-  int64_t bytes = 0; // of all micro-batches
-};
-
-// Names in the order of their first appearance.
-using Ports = llvm::MapVector<StringRef, Port>;
-
-class Assigner {
-public:
-  explicit Assigner(ModuleOp module)
-      : module(module), symbols(module), builder(module.getContext()) {}
-
-  LogicalResult run();
-
-  unsigned numInstructions = 0, numInPlace = 0, numCopies = 0;
-  int64_t arenaBytes = 0, liveBytes = 0;
-
-private:
-  LogicalResult readSchedules();
-  LogicalResult findAllHomes();
-  LogicalResult collectPorts();
-  LogicalResult addPort(Program &program, Ports &ports, StringRef name,
-                        Value value);
-  bool fitsOneLineOfTime();
-
-  void placeStates();
-  void placePorts(Ports &ports, StringRef allocation, StringRef contents);
-  void packTogether();
-  void packApart();
-  void placeFixedHomes();
-  FlatSymbolRefAttr allocate(StringRef name, StringRef contents, int64_t bytes);
-
-  void buildDeclarations();
-  void buildProgram(Program &program);
-  void buildRun(const Program &program, const Step &step, LaunchOp launch);
-  void buildAllReduce(const Program &program, const Step &step,
-                      dist::AllReduceOp op);
-  SliceAttr sliceOf(const Program &program, const Step::Use &use);
-
-  LinearAttr linear(int64_t constant) {
-    return LinearAttr::get(module.getContext(), constant);
-  }
-  SliceAttr slice(FlatSymbolRefAttr allocation, LinearAttr offset,
-                  int64_t bytes) {
-    return SliceAttr::get(module.getContext(), allocation, offset, bytes);
-  }
-
-  ModuleOp module;
-  SymbolTable symbols;
-  OpBuilder builder;
-  std::vector<Program> programs; // in the order in which they are called first
-  std::vector<std::vector<CallOp>> schedules;
-  int64_t microBatches = 1, slots = 1;
-  Ports inputs, outputs, scalars;
-  llvm::StringMap<SliceAttr> states;
-  llvm::StringMap<FlatSymbolRefAttr> allocations;
-};
-
-} // namespace
-
 //===----------------------------------------------------------------------===//
 // What the schedules say
 //===----------------------------------------------------------------------===//
 
 LogicalResult Assigner::readSchedules() {
-  llvm::MapVector<StringRef, llvm::SmallDenseSet<int64_t>> calledWith;
+  struct Called {
+    llvm::SmallDenseSet<int64_t> microBatches;
+    int64_t stage = 0, slots = 1;
+  };
+  llvm::MapVector<StringRef, Called> calledPrograms;
   for (auto schedule : module.getOps<ScheduleOp>()) {
     schedules.emplace_back();
+    int64_t stage = schedule.getStage();
+    stages = std::max(stages, stage + 1);
     for (auto call : schedule.getBody().getOps<CallOp>()) {
       schedules.back().push_back(call);
-      calledWith[call.getProgram()].insert(call.getMicroBatch());
+      auto [entry, isNew] = calledPrograms.insert({call.getProgram(), {}});
+      Called &called = entry->second;
+      if (isNew)
+        called.stage = stage;
+      if (called.stage != stage)
+        return call.emitOpError()
+               << "calls @" << call.getProgram() << " on stage " << stage
+               << ", another schedule on stage " << called.stage;
+      called.microBatches.insert(call.getMicroBatch());
+      called.slots = std::max<int64_t>(called.slots, call.getSlot() + 1);
       microBatches = std::max<int64_t>(microBatches, call.getMicroBatch() + 1);
-      slots = std::max<int64_t>(slots, call.getSlot() + 1);
+      slots = std::max(slots, called.slots);
     }
   }
-  for (auto &[name, numbers] : calledWith) {
+  for (auto &[name, called] : calledPrograms) {
     auto function = symbols.lookup<func::FuncOp>(name);
     if (!function || !function->hasAttr(kProgramAttr))
       return module.emitError()
              << "a schedule calls @" << name << ", which is no program";
     Program program;
     program.function = function;
-    program.isPerMicroBatch = numbers.size() > 1;
+    program.stage = called.stage;
+    if (auto chunk = function->getAttrOfType<IntegerAttr>(kChunkAttr))
+      program.chunk = chunk.getInt();
+    program.slots = called.slots;
+    program.isPerMicroBatch = called.microBatches.size() > 1;
     programs.push_back(std::move(program));
   }
   for (auto function : module.getOps<func::FuncOp>())
     if (function->hasAttr(kProgramAttr) &&
-        !calledWith.count(function.getName()))
+        !calledPrograms.count(function.getName()))
       return function.emitOpError()
              << "is a program that no schedule calls; run plan-schedule first";
   return success();
@@ -270,37 +212,49 @@ bool Assigner::fitsOneLineOfTime() {
 //===----------------------------------------------------------------------===//
 
 FlatSymbolRefAttr Assigner::allocate(StringRef name, StringRef contents,
-                                     int64_t bytes) {
-  auto op = builder.create<AllocationOp>(module.getLoc(), name, contents,
-                                         alignBytes(bytes));
+                                     const StageBytes &bytes) {
+  StageBytes aligned;
+  for (int64_t size : bytes)
+    aligned.push_back(alignBytes(size));
+  int64_t most = *std::max_element(aligned.begin(), aligned.end());
+  bool alike = llvm::all_equal(aligned);
+  auto op = builder.create<AllocationOp>(
+      module.getLoc(), name, contents, most,
+      alike ? DenseI64ArrayAttr() : builder.getDenseI64ArrayAttr(aligned));
   symbols.insert(op);
   return FlatSymbolRefAttr::get(op.getSymNameAttr());
 }
 
+// Of one rank: a state is declared with its global shape.
+static int64_t localBytes(Operation *op, dist::MeshAttr mesh) {
+  auto parameter = dyn_cast<lm::ParameterOp>(op);
+  RankedTensorType type = parameter ? parameter.getTensorType()
+                                    : cast<lm::StateOp>(op).getTensorType();
+  auto sharding = op->getAttrOfType<dist::ShardingAttr>(dist::kShardingAttr);
+  if (mesh && sharding)
+    type = dist::localType(type, sharding, mesh);
+  return type.getNumElements() * type.getElementTypeBitWidth() / 8;
+}
+
+// States that several stages hold come first, at the same offset on all, so
+// that a state has one slice.
 void Assigner::placeStates() {
+  llvm::StringMap<llvm::SmallSetVector<int64_t, 2>> stagesOf;
+  for (Program &program : programs)
+    for (unsigned i = 0, e = program.function.getNumArguments(); i < e; ++i)
+      if (auto state = program.function.getArgAttrOfType<FlatSymbolRefAttr>(
+              i, lm::kStateAttr))
+        stagesOf[state.getValue()].insert(program.stage);
+
   struct Group {
     StringRef name, contents;
-    int64_t bytes = 0;
-    SmallVector<std::pair<Operation *, int64_t>> members; // with offset
+    SmallVector<Operation *> members;
   };
-  Group groups[] = {{"parameters", "state", 0, {}},
-                    {"moments", "state", 0, {}},
-                    {"gradients", "state", 0, {}},
-                    {"caches", "state", 0, {}},
-                    {"constants", "constant", 0, {}}};
-  // Of one rank: a state is declared with its global shape.
-  auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
-  auto typeOf = [&](Operation *op) {
-    auto parameter = dyn_cast<lm::ParameterOp>(op);
-    RankedTensorType type = parameter ? parameter.getTensorType()
-                                      : cast<lm::StateOp>(op).getTensorType();
-    auto sharding = op->getAttrOfType<dist::ShardingAttr>(dist::kShardingAttr);
-    return mesh && sharding ? dist::localType(type, sharding, mesh) : type;
-  };
-  auto sizeOf = [&](Operation *op) {
-    RankedTensorType type = typeOf(op);
-    return type.getNumElements() * type.getElementTypeBitWidth() / 8;
-  };
+  Group groups[] = {{"parameters", "state", {}},
+                    {"moments", "state", {}},
+                    {"gradients", "state", {}},
+                    {"caches", "state", {}},
+                    {"constants", "constant", {}}};
   for (Operation &op : *module.getBody()) {
     unsigned group = 0;
     if (auto state = dyn_cast<lm::StateOp>(op))
@@ -311,16 +265,35 @@ void Assigner::placeStates() {
                   .Default(3);
     else if (!isa<lm::ParameterOp>(op))
       continue;
-    groups[group].members.push_back({&op, groups[group].bytes});
-    groups[group].bytes += alignBytes(sizeOf(&op));
+    groups[group].members.push_back(&op);
   }
+  auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
   for (Group &group : groups) {
     if (group.members.empty())
       continue;
-    FlatSymbolRefAttr allocation =
-        allocate(group.name, group.contents, group.bytes);
-    for (auto [op, offset] : group.members) {
-      SliceAttr where = slice(allocation, linear(offset), sizeOf(op));
+    StageBytes bytes(stages, 0);
+    SmallVector<std::pair<Operation *, int64_t>> placed; // with offset
+    for (bool shared : {true, false})
+      for (Operation *op : group.members) {
+        auto &users = stagesOf[SymbolTable::getSymbolName(op)];
+        if (users.empty()) // nobody's, and yet declared
+          for (int64_t stage = 0; stage < stages; ++stage)
+            users.insert(stage);
+        if ((users.size() > 1) != shared)
+          continue;
+        placed.push_back({op, bytes[users.front()]});
+        int64_t end = bytes[users.front()] + alignBytes(localBytes(op, mesh));
+        if (!shared)
+          bytes[users.front()] = end;
+        else
+          bytes.assign(stages, end);
+        if (stages > 1)
+          op->setAttr(kStagesAttr,
+                      builder.getDenseI64ArrayAttr(users.getArrayRef()));
+      }
+    FlatSymbolRefAttr allocation = allocate(group.name, group.contents, bytes);
+    for (auto [op, offset] : placed) {
+      SliceAttr where = slice(allocation, linear(offset), localBytes(op, mesh));
       op->setAttr(kSliceAttr, where);
       states[SymbolTable::getSymbolName(op)] = where;
     }
@@ -335,7 +308,8 @@ void Assigner::placePorts(Ports &ports, StringRef allocation,
     bytes += alignBytes(port.bytes);
   }
   if (!ports.empty())
-    allocations[allocation] = allocate(allocation, contents, bytes);
+    allocations[allocation] =
+        allocate(allocation, contents, StageBytes(stages, bytes));
 }
 
 void Assigner::placeFixedHomes() {
@@ -368,54 +342,60 @@ void Assigner::packTogether() {
   struct Owner {
     size_t program;
     int home;
+    int64_t offset;
   };
-  std::vector<ArenaBlock> blocks;
   std::vector<Owner> owners;
-  llvm::DenseMap<std::pair<size_t, int>, size_t> blockOf;
+  StageBytes bytes(stages, 0);
   bool holdsSaved = false;
-  for (auto [index, program] : llvm::enumerate(programs))
-    for (auto [number, home] : llvm::enumerate(program.homes.homes)) {
-      if (home.parent >= 0 || home.begin < 0)
+  for (int64_t stage = 0; stage < stages; ++stage) {
+    std::vector<ArenaBlock> blocks;
+    size_t firstOwner = owners.size();
+    llvm::DenseMap<std::pair<size_t, int>, size_t> blockOf;
+    for (auto [index, program] : llvm::enumerate(programs)) {
+      if (program.stage != stage)
         continue;
-      if (home.kind == Home::Saved && home.owner >= 0) {
-        auto known = blockOf.find({size_t(program.forward), home.owner});
-        if (known != blockOf.end())
-          blocks[known->second].end = program.base + home.end;
-        continue;
+      for (auto [number, home] : llvm::enumerate(program.homes.homes)) {
+        if (home.parent >= 0 || home.begin < 0)
+          continue;
+        if (home.kind == Home::Saved && home.owner >= 0) {
+          auto known = blockOf.find({size_t(program.forward), home.owner});
+          if (known != blockOf.end())
+            blocks[known->second].end = program.base + home.end;
+          continue;
+        }
+        if (home.kind != Home::Scratch && home.kind != Home::Saved)
+          continue;
+        holdsSaved |= home.kind == Home::Saved;
+        blockOf[{index, int(number)}] = blocks.size();
+        blocks.push_back({program.base + home.begin, program.base + home.end,
+                          home.bytes, 0});
+        owners.push_back({index, int(number), 0});
       }
-      if (home.kind != Home::Scratch && home.kind != Home::Saved)
-        continue;
-      holdsSaved |= home.kind == Home::Saved;
-      blockOf[{index, int(number)}] = blocks.size();
-      blocks.push_back(
-          {program.base + home.begin, program.base + home.end, home.bytes, 0});
-      owners.push_back({index, int(number)});
     }
-  arenaBytes = packArena(blocks);
-  liveBytes = largestLiveBytes(blocks);
-  if (blocks.empty())
+    bytes[stage] = packArena(blocks);
+    liveBytes = std::max(liveBytes, largestLiveBytes(blocks));
+    for (auto [i, block] : llvm::enumerate(blocks))
+      owners[firstOwner + i].offset = block.offset;
+  }
+  arenaBytes = *std::max_element(bytes.begin(), bytes.end());
+  if (owners.empty())
     return;
-  FlatSymbolRefAttr arena =
-      allocate(holdsSaved ? "activations" : "scratch",
-               holdsSaved ? "saved" : "scratch", arenaBytes);
-  for (auto [block, owner] : llvm::zip(blocks, owners))
-    programs[owner.program].slices[owner.home] =
-        slice(arena, linear(block.offset), block.bytes);
+  FlatSymbolRefAttr arena = allocate(holdsSaved ? "activations" : "scratch",
+                                     holdsSaved ? "saved" : "scratch", bytes);
+  for (const Owner &owner : owners) {
+    Program &program = programs[owner.program];
+    program.slices[owner.home] = slice(arena, linear(owner.offset),
+                                       program.homes.homes[owner.home].bytes);
+  }
 }
 
-// Saved values at slot * stride, and scratch that every program uses anew.
+// Saved values of a chunk at slot * stride, and scratch that every program uses
+// anew.
 void Assigner::packApart() {
-  int64_t stride = 0, savedBytes = 0, scratchBytes = 0, scratchLive = 0;
-  for (Program &program : programs)
-    for (Home &home : program.homes.homes)
-      if (home.parent < 0 && home.kind == Home::Saved && home.owner < 0)
-        stride += alignBytes(home.bytes);
-  FlatSymbolRefAttr saved, scratch;
-  savedBytes = stride * slots;
-  if (savedBytes > 0)
-    saved = allocate("saved", "saved", savedBytes);
-  int64_t offset = 0;
+  StageBytes savedBytes(stages, 0), scratchBytes(stages, 0);
+  StageBytes savedOf(programs.size(), 0), strideOf(programs.size(), 0);
   std::vector<std::vector<std::pair<int, ArenaBlock>>> packed(programs.size());
+  int64_t scratchLive = 0;
   for (auto [index, program] : llvm::enumerate(programs)) {
     std::vector<ArenaBlock> blocks;
     std::vector<int> numbers;
@@ -423,133 +403,44 @@ void Assigner::packApart() {
       if (home.parent >= 0)
         continue;
       if (home.kind == Home::Saved && home.owner < 0) {
-        program.slices[number] =
-            slice(saved, linear(offset).plus(stride, kSlot), home.bytes);
-        offset += alignBytes(home.bytes);
+        strideOf[index] += alignBytes(home.bytes);
       } else if (home.kind == Home::Scratch && home.begin >= 0) {
         blocks.push_back({home.begin, home.end, home.bytes, 0});
         numbers.push_back(number);
       }
     }
-    scratchBytes = std::max(scratchBytes, packArena(blocks));
+    savedOf[index] = savedBytes[program.stage];
+    savedBytes[program.stage] += strideOf[index] * program.slots;
+    int64_t &most = scratchBytes[program.stage];
+    most = std::max(most, packArena(blocks));
     scratchLive = std::max(scratchLive, largestLiveBytes(blocks));
     for (auto [number, block] : llvm::zip(numbers, blocks))
       packed[index].push_back({number, block});
   }
-  if (scratchBytes > 0)
+  auto most = [](const StageBytes &bytes) {
+    return *std::max_element(bytes.begin(), bytes.end());
+  };
+  FlatSymbolRefAttr saved, scratch;
+  if (most(savedBytes) > 0)
+    saved = allocate("saved", "saved", savedBytes);
+  if (most(scratchBytes) > 0)
     scratch = allocate("scratch", "scratch", scratchBytes);
-  for (auto [index, program] : llvm::enumerate(programs))
+  for (auto [index, program] : llvm::enumerate(programs)) {
     for (auto &[number, block] : packed[index])
       program.slices[number] =
           slice(scratch, linear(block.offset), block.bytes);
-  arenaBytes = savedBytes + scratchBytes;
-  liveBytes = savedBytes + scratchLive;
-}
-
-//===----------------------------------------------------------------------===//
-// Instructions
-//===----------------------------------------------------------------------===//
-
-void Assigner::buildDeclarations() {
-  Location loc = module.getLoc();
-  auto integer = [&](int64_t value) {
-    return builder.getI64IntegerAttr(value);
-  };
-  for (auto [name, count] :
-       {std::pair(kMicroBatch, microBatches), std::pair(kSlot, slots)})
-    if (count > 1)
-      builder.create<SymbolOp>(loc, name, name, 0, count - 1, IntegerAttr());
-  if (auto sizes = module->getAttrOfType<DictionaryAttr>(lm::kSizesAttr))
-    for (NamedAttribute size : sizes)
-      builder.create<SymbolOp>(loc, size.getName().getValue(), "size", 0,
-                               cast<IntegerAttr>(size.getValue()).getInt(),
-                               IntegerAttr());
-  for (auto &[name, port] : scalars)
-    builder.create<ScalarOp>(
-        loc, name, port.type,
-        slice(allocations["scalars"], linear(port.offset), port.bytes));
-  for (auto &[name, port] : inputs)
-    builder.create<InputOp>(
-        loc, builder.getStringAttr(name), TypeAttr::get(port.type),
-        slice(allocations["inputs"], linear(port.offset), port.bytes),
-        integer(port.microBatches));
-  for (auto &[name, port] : outputs)
-    builder.create<OutputOp>(
-        loc, builder.getStringAttr(name), TypeAttr::get(port.type),
-        slice(allocations["outputs"], linear(port.offset), port.bytes),
-        integer(port.microBatches));
-}
-
-SliceAttr Assigner::sliceOf(const Program &program, const Step::Use &use) {
-  const Home &home = program.homes.homes[use.place.home];
-  SliceAttr whole = home.kind == Home::Saved && home.owner >= 0
-                        ? programs[program.forward].slices[home.owner]
-                        : program.slices[use.place.home];
-  return slice(whole.getAllocation(), whole.getOffset().plus(use.place.offset),
-               use.bytes);
-}
-
-void Assigner::buildRun(const Program &program, const Step &step,
-                        LaunchOp launch) {
-  SmallVector<Attribute> operands, integers;
-  for (const Step::Use &use : step.uses) {
-    static constexpr StringLiteral names[] = {"read", "write", "read_write"};
-    operands.push_back(OperandAttr::get(
-        module.getContext(), builder.getStringAttr(names[use.access]),
-        sliceOf(program, use)));
+    int64_t offset = savedOf[index];
+    for (auto [number, home] : llvm::enumerate(program.homes.homes))
+      if (home.parent < 0 && home.kind == Home::Saved && home.owner < 0) {
+        LinearAttr where = linear(offset);
+        if (program.slots > 1)
+          where = where.plus(strideOf[index], kSlot);
+        program.slices[number] = slice(saved, where, home.bytes);
+        offset += alignBytes(home.bytes);
+      }
   }
-  auto kernel = symbols.lookup<KernelOp>(launch.getKernel());
-  bool accumulates =
-      kernel.getBody()
-          .walk([](lm::AccumulateOp) { return WalkResult::interrupt(); })
-          .wasInterrupted();
-  if (accumulates)
-    integers.push_back(microBatches > 1 ? linear(0).plus(1, kMicroBatch)
-                                        : linear(0));
-  LinearAttr rows;
-  if (StringRef size = program.homes.sizes.rowsOf(launch); !size.empty()) {
-    rows = linear(0).plus(1, size);
-    integers.push_back(rows);
-  }
-  for (int64_t id : launch.getRandomIds().value_or(ArrayRef<int64_t>()))
-    integers.push_back(linear(id));
-  builder.create<RunOp>(
-      step.loc, launch.getKernelAttr(), builder.getArrayAttr(operands),
-      integers.empty() ? nullptr : builder.getArrayAttr(integers), rows);
-}
-
-// Axes are indices into the mesh, slowest first.
-void Assigner::buildAllReduce(const Program &program, const Step &step,
-                              dist::AllReduceOp op) {
-  SmallVector<int64_t> axes;
-  auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
-  for (Attribute axis : op.getAxes())
-    axes.push_back(llvm::find(mesh.getAxes(), axis) - mesh.getAxes().begin());
-  llvm::sort(axes);
-  auto type = cast<RankedTensorType>(op.getInput().getType());
-  builder.create<CollectiveOp>(
-      step.loc, builder.getStringAttr("all_reduce"), op.getKindAttr(),
-      TypeAttr::get(type.getElementType()), builder.getDenseI64ArrayAttr(axes),
-      sliceOf(program, step.uses.front()), sliceOf(program, step.uses.back()));
-}
-
-void Assigner::buildProgram(Program &program) {
-  OpBuilder::InsertionGuard guard(builder);
-  func::FuncOp function = program.function;
-  builder.setInsertionPoint(function);
-  auto op = builder.create<ProgramOp>(function.getLoc(), function.getName(), 0);
-  builder.setInsertionPointToEnd(&op.getBody().front());
-  for (Step &step : program.homes.steps) {
-    ++numInstructions;
-    if (auto launch = dyn_cast_or_null<LaunchOp>(step.op))
-      buildRun(program, step, launch);
-    else if (auto reduce = dyn_cast_or_null<dist::AllReduceOp>(step.op))
-      buildAllReduce(program, step, reduce);
-    else
-      builder.create<CopyOp>(step.loc, sliceOf(program, step.uses[0]),
-                             sliceOf(program, step.uses[1]));
-  }
-  function.erase();
+  arenaBytes = most(savedBytes) + most(scratchBytes);
+  liveBytes = most(savedBytes) + scratchLive;
 }
 
 LogicalResult Assigner::run() {

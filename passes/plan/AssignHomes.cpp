@@ -283,6 +283,22 @@ LogicalResult HomeFinder::placeOperation(Operation *op) {
   return TypeSwitch<Operation *, LogicalResult>(op)
       .Case([&](LaunchOp launch) { return placeLaunch(launch); })
       .Case([&](dist::AllReduceOp reduce) { return placeAllReduce(reduce); })
+      .Case([&](dist::SendOp send) {
+        result.steps.push_back({send.getLoc(), send, {}});
+        result.steps.back().uses.push_back({places.lookup(send.getInput()),
+                                            bytesOf(send.getInput()),
+                                            Step::Use::Read});
+        return success();
+      })
+      .Case([&](dist::ReceiveOp receive) {
+        int64_t bytes = bytesOf(receive.getOutput());
+        Place place{addHome(Home::Scratch, "", bytes), 0};
+        settle(receive.getOutput(), place);
+        markWritten(place, receive);
+        result.steps.push_back({receive.getLoc(), receive, {}});
+        result.steps.back().uses.push_back({place, bytes, Step::Use::Write});
+        return success();
+      })
       .Case([&](lm::ReshapeOp reshape) {
         settle(reshape.getOutput(), places.lookup(reshape.getInput()));
         return success();
@@ -302,9 +318,10 @@ LogicalResult HomeFinder::placeOperation(Operation *op) {
         return placeConcatenation(concatenation);
       })
       .Default([](Operation *other) {
-        return other->emitOpError() << "is no launch, collective or view; a "
-                                       "program that is assigned bytes "
-                                       "holds nothing else";
+        return other->emitOpError()
+               << "is no launch, collective, transfer or view; a "
+                  "program that is assigned bytes "
+                  "holds nothing else";
       });
 }
 

@@ -53,7 +53,7 @@ struct Step {
     enum Access { Read, Write, ReadWrite } access = Read;
   };
   mlir::Location loc;
-  // A launch or a collective; null: a copy from uses[0] to uses[1].
+  // A launch, collective or transfer; null: a copy from uses[0] to uses[1].
   mlir::Operation *op = nullptr;
   llvm::SmallVector<Use> uses;
 };

@@ -40,7 +40,8 @@ static bool isView(Operation *op) {
 
 // An instruction of its own, never part of a kernel.
 static bool standsAlone(Operation *op) {
-  return isView(op) || isa<dist::AllReduceOp>(op);
+  return isView(op) ||
+         isa<dist::AllReduceOp, dist::SendOp, dist::ReceiveOp>(op);
 }
 
 bool lmc::plan::isRepeated(Operation *op) {
@@ -324,12 +325,16 @@ void ProgramKernels::grow(Group &group, int index) {
     changed = false;
     llvm::SetVector<Unit *> candidates;
     for (Unit *unit : group.units)
-      for (Operation *op : unit->ops)
+      for (Operation *op : unit->ops) {
+        // One that a collective reads: who else uses it, has one of its own.
+        if (op->hasTrait<OpTrait::ConstantLike>())
+          continue;
         for (Operation *user : op->getUsers()) {
           Unit *next = unitOf(user);
           if (next && next->group < 0)
             candidates.insert(next);
         }
+      }
     SmallVector<Unit *> ordered(candidates.begin(), candidates.end());
     llvm::sort(ordered, [](Unit *a, Unit *b) { return a->index < b->index; });
     for (Unit *next : ordered)

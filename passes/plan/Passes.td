@@ -58,6 +58,10 @@ def Schedule : Pass<"plan-schedule", "::mlir::ModuleOp"> {
       evaluate   for each micro-batch evaluate, then evaluate_finish
       infer, ... every other program is a schedule of its own, of one call
 
+    In a pipeline every stage has its own, and `pipeline` says in which order
+    micro-batches pass: `1f1b` (at most as many under way as there are stages
+    from this one on) or `gpipe` (all forwards first).
+
     A call's slot says which set of saved values it writes or reads. Slots are
     given out so that two micro-batches that are under way at the same time
     never share one; a single stage needs one slot.
@@ -97,6 +101,8 @@ def Schedule : Pass<"plan-schedule", "::mlir::ModuleOp"> {
     Option<"microBatches", "micro-batches", "int64_t", "0",
            "Micro-batches of a step; 0 takes the module's lm.micro_batches, "
            "or 1">,
+    Option<"pipeline", "pipeline", "std::string", "\"1f1b\"",
+           "Order of micro-batches in a pipeline: 1f1b or gpipe">,
   ];
   let statistics = [
     Statistic<"numCalls", "calls", "calls in all schedules">,

@@ -90,7 +90,12 @@ public:
   unsigned numSlices = 0, numUnproved = 0;
 
 private:
-  LogicalResult checkSlice(Operation *op, plan::SliceAttr slice, bool writes);
+  // How a program is called: on which stage, with which slots.
+  struct Called {
+    int64_t stage = 0, lastSlot = 0;
+  };
+  LogicalResult checkSlice(Operation *op, plan::SliceAttr slice, bool writes,
+                           const Called &called);
   LogicalResult checkRun(plan::RunOp op);
   LogicalResult checkProgram(plan::ProgramOp program);
   LogicalResult checkSchedule(plan::ScheduleOp schedule);
@@ -98,10 +103,19 @@ private:
   ModuleOp module;
   SymbolTable symbols;
   llvm::StringMap<plan::SymbolOp> planSymbols;
+  llvm::StringMap<Called> calledPrograms;
 };
 
+// What `allocation` has on `stage`.
+int64_t bytesOn(plan::AllocationOp allocation, int64_t stage) {
+  std::optional<ArrayRef<int64_t>> bytes = allocation.getStageBytes();
+  if (!bytes)
+    return allocation.getBytes();
+  return stage < int64_t(bytes->size()) ? (*bytes)[stage] : 0;
+}
+
 LogicalResult BorderChecker::checkSlice(Operation *op, plan::SliceAttr slice,
-                                        bool writes) {
+                                        bool writes, const Called &called) {
   ++numSlices;
   auto allocation =
       symbols.lookup<plan::AllocationOp>(slice.getAllocation().getValue());
@@ -117,11 +131,13 @@ LogicalResult BorderChecker::checkSlice(Operation *op, plan::SliceAttr slice,
       return op->emitOpError() << "depends on the symbol " << name // B2
                                << ", which is not declared";
     int64_t minimum = symbol->second.getMinimum();
-    int64_t maximum = symbol->second.getMaximum();
+    int64_t maximum = name.getValue() == plan::kSlot
+                          ? called.lastSlot
+                          : int64_t(symbol->second.getMaximum());
     low += std::min(coefficient * minimum, coefficient * maximum);
     high += std::max(coefficient * minimum, coefficient * maximum);
   }
-  int64_t bytes = allocation.getBytes();
+  int64_t bytes = bytesOn(allocation, called.stage);
   if (low < 0 || high + slice.getBytes() > bytes)
     return op->emitOpError() // B2
            << "uses bytes [" << low << ", " << high + slice.getBytes()
@@ -220,12 +236,13 @@ LogicalResult BorderChecker::checkRun(plan::RunOp op) {
 
 LogicalResult BorderChecker::checkProgram(plan::ProgramOp program) {
   llvm::DenseMap<Attribute, Written> written;
+  Called called = calledPrograms.lookup(program.getSymName());
   for (Operation &op : program.getBody().front()) {
     SmallVector<Use> uses = usesOf(op);
     if (uses.empty() && !isa<plan::RunOp>(op))
       return op.emitOpError() << "is no instruction";
     for (const Use &use : uses)
-      if (failed(checkSlice(&op, use.slice, use.writes)))
+      if (failed(checkSlice(&op, use.slice, use.writes, called)))
         return failure();
     if (auto run = dyn_cast<plan::RunOp>(op))
       if (failed(checkRun(run)))
@@ -298,12 +315,23 @@ LogicalResult BorderChecker::checkSchedule(plan::ScheduleOp schedule) {
 LogicalResult BorderChecker::run() {
   for (auto symbol : module.getOps<plan::SymbolOp>())
     planSymbols[symbol.getName()] = symbol;
+  for (auto schedule : module.getOps<plan::ScheduleOp>())
+    for (auto call : schedule.getBody().getOps<plan::CallOp>()) {
+      Called &called = calledPrograms[call.getProgram()];
+      called.stage = schedule.getStage();
+      called.lastSlot = std::max<int64_t>(called.lastSlot, call.getSlot());
+    }
   for (Operation &op : *module.getBody()) {
     if (op.hasAttr(plan::kProgramAttr))
       return op.emitOpError() << "is a program on tensors still"; // B1
-    if (auto slice = op.getAttrOfType<plan::SliceAttr>(plan::kSliceAttr))
-      if (failed(checkSlice(&op, slice, false)))
-        return failure();
+    if (auto slice = op.getAttrOfType<plan::SliceAttr>(plan::kSliceAttr)) {
+      SmallVector<int64_t> stages{0};
+      if (auto held = op.getAttrOfType<DenseI64ArrayAttr>(plan::kStagesAttr))
+        stages.assign(held.asArrayRef().begin(), held.asArrayRef().end());
+      for (int64_t stage : stages)
+        if (failed(checkSlice(&op, slice, false, {stage, 0})))
+          return failure();
+    }
     LogicalResult result = success();
     if (auto program = dyn_cast<plan::ProgramOp>(op))
       result = checkProgram(program);

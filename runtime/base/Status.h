@@ -52,6 +52,8 @@ public:
   ErrorKind kind() const { return rep->kind; }
   int exitStatus() const { return ok() ? 0 : static_cast<int>(rep->kind); }
   const std::string &message() const { return rep->message; }
+  /// The notes and helps, as they are printed.
+  const std::vector<std::string> &lines() const { return rep->lines; }
 
   /// Adds "note: ..." with the numbers behind the message.
   template <typename... Args>
@@ -65,6 +67,11 @@ public:
   Status &&help(fmt::format_string<Args...> format, Args &&...args) && {
     rep->lines.push_back("  help: " +
                          fmt::format(format, std::forward<Args>(args)...));
+    return std::move(*this);
+  }
+  /// Adds a line as lines() gave it.
+  Status &&line(std::string text) && {
+    rep->lines.push_back(std::move(text));
     return std::move(*this);
   }
   /// Puts "context: " before the message.

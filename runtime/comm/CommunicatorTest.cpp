@@ -1,4 +1,5 @@
 // One conformance suite for every communicator: N ranks, each on its thread.
+#include "runtime/comm/host/HostCommunicator.h"
 #include "runtime/comm/local/LocalCommunicator.h"
 
 #include <cmath>
@@ -27,6 +28,50 @@ static void runLocal(int ranks, const Body &body) {
     });
   for (std::thread &thread : threads)
     thread.join();
+}
+
+/// Processes stand for threads here: the memory between them is the same.
+static void runHost(int ranks, const Body &body, bool tcpOnly,
+                    int ranksPerHost = 100) {
+  auto listener = listenAt("127.0.0.1", 0);
+  ASSERT_TRUE(listener.ok()) << listener.status().toString();
+  int port = portOf(*listener), descriptor = listener->release();
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < ranks; ++rank)
+    threads.emplace_back([&, rank] {
+      Place place;
+      place.rank = rank;
+      place.ranks = ranks;
+      place.port = port;
+      place.token = "conformance";
+      if (rank == 0)
+        place.listener = descriptor;
+      Job::Options options;
+      options.timeoutMs = 20000;
+      auto job = Job::connect(place, options);
+      ASSERT_TRUE(job.ok()) << job.status().toString();
+      auto comm = HostCommunicator::create(
+          **job, {tcpOnly, std::to_string(rank / ranksPerHost)});
+      ASSERT_TRUE(comm.ok()) << comm.status().toString();
+      Status status = (*job)->meet(Status(), {}, (*comm)->endpoint());
+      ASSERT_TRUE(status.ok()) << status.toString();
+      status = (*comm)->connect();
+      ASSERT_TRUE(status.ok()) << status.toString();
+      EXPECT_LE(int((*comm)->ranksOnHost().size()), ranksPerHost);
+      body(**comm);
+      (void)(*job)->leave();
+    });
+  for (std::thread &thread : threads)
+    thread.join();
+}
+static void runShared(int ranks, const Body &body) {
+  runHost(ranks, body, /*tcpOnly=*/false);
+}
+static void runTcp(int ranks, const Body &body) {
+  runHost(ranks, body, /*tcpOnly=*/true);
+}
+static void runHostsOfTwo(int ranks, const Body &body) {
+  runHost(ranks, body, /*tcpOnly=*/false, /*ranksPerHost=*/2);
 }
 
 static const std::byte *in(const std::vector<float> &values) {
@@ -157,10 +202,14 @@ TEST_P(CommunicatorConformance, MessagesArriveInOrderAndSendsDoNotWait) {
 
 TEST_P(CommunicatorConformance, AbortReachesWhoeverWaits) {
   GetParam().run(4, [&](Communicator &comm) {
-    auto group = comm.openGroup(everyone(4), 4);
+    std::vector<int> ends = {0, 3};
+    auto group = comm.openGroup(
+        comm.rank() % 3 ? std::vector<int>{comm.rank()} : ends, 4);
     ASSERT_TRUE(group.ok());
     std::vector<float> number = {1};
     Status status;
+    if (comm.rank() == 3)
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
     if (comm.rank() == 3)
       comm.abort(makeError(ErrorKind::PeerFailed, "rank 3 is gone"));
     else if (comm.rank() == 2)
@@ -177,6 +226,126 @@ TEST_P(CommunicatorConformance, AbortReachesWhoeverWaits) {
   });
 }
 
+/// The same calls on every communicator, all types, lengths around the limits
+/// between algorithms and chunks; returns the bytes that each rank got.
+static std::vector<std::string> manyCalls(const CommunicatorCase &which,
+                                          int ranks) {
+  std::vector<std::string> got(static_cast<size_t>(ranks));
+  const int64_t lengths[] = {1,    ranks - 1,     7 * ranks, 1000,
+                             9999, (1 << 18) + 1, 1500 * 501};
+  which.run(ranks, [&](Communicator &comm) {
+    auto group = comm.openGroup(everyone(ranks), 8 * 1500 * 501);
+    ASSERT_TRUE(group.ok());
+    std::string &all = got[size_t(comm.rank())];
+    for (DataType dtype :
+         {DataType::F32, DataType::F64, DataType::BF16, DataType::F16,
+          DataType::I32, DataType::I64, DataType::U8})
+      for (int64_t length : lengths)
+        for (CollectiveKind kind :
+             {CollectiveKind::AllReduce, CollectiveKind::ReduceScatter,
+              CollectiveKind::AllGather, CollectiveKind::AllToAll,
+              CollectiveKind::Broadcast}) {
+          if (length > 10000 && dtype != DataType::F32 &&
+              dtype != DataType::BF16)
+            continue;
+          bool whole = kind == CollectiveKind::AllReduce ||
+                       kind == CollectiveKind::Broadcast;
+          int64_t elements = whole ? length : length / ranks * ranks;
+          int64_t size = lookUpDataType(int(dtype))->sizeBytes;
+          double period[77]; // of what value() gives
+          for (size_t i = 0; i < 77; ++i)
+            period[i] = dtype == DataType::U8
+                            ? double((size_t(comm.rank()) + i) % 50)
+                            : double(value(comm.rank(), int64_t(i)));
+          std::vector<std::byte> source(size_t(elements * size) + 1),
+              target(size_t(elements * size) + 1);
+          for (int64_t i = 0; i < elements; i += 77)
+            convertElements(DataType::F64, period, dtype,
+                            source.data() + 1 + i * size,
+                            std::min<int64_t>(77, elements - i));
+          Reduction reduction =
+              length == 1000 ? Reduction::Max : Reduction::Sum;
+          // Odd addresses: slices are aligned, but nothing relies on it.
+          ASSERT_TRUE(
+              comm.collective({kind, reduction, dtype, *group, elements},
+                              source.data() + 1, target.data() + 1)
+                  .ok());
+          int64_t kept = kind == CollectiveKind::ReduceScatter
+                             ? elements / ranks
+                             : elements;
+          all.append(reinterpret_cast<char *>(target.data() + 1),
+                     size_t(kept * size));
+        }
+  });
+  return got;
+}
+
+TEST_P(CommunicatorConformance, GivesTheBitsOfLocal) {
+  for (int ranks : {2, 3, 5})
+    EXPECT_TRUE(manyCalls(GetParam(), ranks) ==
+                manyCalls({"local", runLocal}, ranks))
+        << ranks << " ranks";
+}
+
+// An element's sum depends neither on where it lies nor on what is summed with
+// it: buckets may be cut otherwise.
+TEST_P(CommunicatorConformance, BucketsDoNotChangeBits) {
+  const int64_t length = 700001, shift = 12345;
+  GetParam().run(3, [&](Communicator &comm) {
+    auto group = comm.openGroup(everyone(3), 4 * length);
+    ASSERT_TRUE(group.ok());
+    std::vector<float> whole(length);
+    for (int64_t i = 0; i < length; ++i)
+      whole[size_t(i)] = value(comm.rank(), i) * float(1 + i % 1001);
+    std::vector<float> part(whole.begin() + shift, whole.end() - 17);
+    auto sum = [&](std::vector<float> &bucket) {
+      ASSERT_TRUE(
+          comm.collective({CollectiveKind::AllReduce, Reduction::Sum,
+                           DataType::F32, *group, int64_t(bucket.size())},
+                          in(bucket), out(bucket))
+              .ok());
+    };
+    sum(whole);
+    sum(part);
+    EXPECT_TRUE(std::equal(part.begin(), part.end(), whole.begin() + shift));
+  });
+}
+
+// The order of 1F1B: a stage sends forward, then waits for what comes back;
+// its neighbour does the same the other way round. Messages larger than any
+// socket's buffer.
+TEST_P(CommunicatorConformance, BothSidesMaySendLargeMessagesFirst) {
+  GetParam().run(3, [&](Communicator &comm) {
+    const size_t floats = 3 << 20;
+    int me = comm.rank();
+    std::vector<float> mine(floats), theirs(floats);
+    for (int round = 0; round < 4; ++round) {
+      for (size_t i = 0; i < floats; ++i)
+        mine[i] = float(me * 1000 + round) + float(i % 977);
+      for (int peer = 0; peer < 3; ++peer)
+        if (peer != me)
+          ASSERT_TRUE(comm.send(peer, 1, in(mine), int64_t(4 * floats)).ok());
+      std::vector<float> sent = mine;
+      std::fill(mine.begin(), mine.end(), -1.0f); // free to be written again
+      for (int peer = 0; peer < 3; ++peer) {
+        if (peer == me)
+          continue;
+        ASSERT_TRUE(
+            comm.receive(peer, 1, out(theirs), int64_t(4 * floats)).ok());
+        size_t wrong = 0;
+        for (size_t i = 0; i < floats; ++i)
+          wrong += theirs[i] != sent[i] + float((peer - me) * 1000);
+        EXPECT_EQ(wrong, 0u);
+      }
+    }
+    EXPECT_TRUE(comm.barrier().ok());
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Communicators, CommunicatorConformance,
-                         testing::Values(CommunicatorCase{"local", runLocal}),
+                         testing::Values(CommunicatorCase{"local", runLocal},
+                                         CommunicatorCase{"shared", runShared},
+                                         CommunicatorCase{"tcp", runTcp},
+                                         CommunicatorCase{"hosts",
+                                                          runHostsOfTwo}),
                          [](const auto &info) { return info.param.name; });

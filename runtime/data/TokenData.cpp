@@ -90,6 +90,7 @@ Status TokenData::parseOwn(std::string_view bytes) {
   }
   tokens = body.data();
   count = int64_t(tokenCount);
+  theVocabulary = readAt<uint32_t>(bytes, 36);
   int64_t previous = 0;
   for (uint64_t i = 0; i < documents; ++i) {
     uint64_t end = readAt<uint64_t>(body, tokenBytes + i * 8);

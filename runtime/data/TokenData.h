@@ -52,6 +52,8 @@ public:
   bool hasMask() const { return mask != nullptr; }
   /// The end (exclusive) of the document that holds token `index`.
   int64_t documentEnd(int64_t index) const;
+  /// That of the tokenizer which made it, 0 when the file does not say.
+  int64_t vocabulary() const { return theVocabulary; }
   int64_t numDocuments() const { return int64_t(documentEnds.size()); }
   const std::string &path() const { return name; }
   std::string_view formatName() const { return format; }
@@ -69,6 +71,7 @@ private:
   int width = 2;
   bool isSigned = false;
   int64_t count = 0;
+  int64_t theVocabulary = 0;
   const uint8_t *mask = nullptr;
   std::vector<int64_t> documentEnds;
 };

@@ -1,6 +1,6 @@
 // See Executor.h.
 #include "runtime/exec/Executor.h"
-#include "runtime/plan/Linear.h"
+#include "runtime/plan/PlanFacts.h"
 
 #include <chrono>
 #include <cmath>
@@ -19,10 +19,9 @@ Executor::create(const plan::Plan &plan, Device &device, Communicator *comm,
 
 Status Executor::prepare() {
   theCoordinates = rankCoordinates(thePlan.mesh(), theRank);
-  int64_t stage = 0;
   for (int i = 0; i < thePlan.mesh().axes_size(); ++i)
     if (thePlan.mesh().axes(i).name() == "pp")
-      stage = theCoordinates[size_t(i)];
+      theStage = theCoordinates[size_t(i)];
   for (int i = 0; i < thePlan.symbols_size(); ++i) {
     const plan::Symbol &symbol = thePlan.symbols(i);
     values.push_back(symbol.kind() == plan::Symbol::COORDINATE
@@ -48,7 +47,7 @@ Status Executor::prepare() {
 
   std::vector<AllocationRequest> blocks;
   for (const plan::Allocation &allocation : thePlan.allocations())
-    blocks.push_back({allocation.name(), allocation.bytes(),
+    blocks.push_back({allocation.name(), bytesOnStage(allocation, theStage),
                       allocation.memory() == plan::HOST});
   LMC_RETURN_IF_ERROR(theDevice.allocate(blocks));
 
@@ -64,14 +63,24 @@ Status Executor::prepare() {
   std::vector<std::pair<std::vector<uint32_t>, int>> groups;
   PrepareContext context{thePlan, theDevice,      theComm, kernels,
                          values,  theCoordinates, groups};
-  for (const plan::Program &program : thePlan.programs()) {
-    LMC_ASSIGN_OR_RETURN(PreparedProgram prepared,
-                         prepareProgram(program, context));
+  std::vector<bool> isOurs(size_t(thePlan.programs_size()));
+  for (const plan::Schedule &schedule : thePlan.schedules())
+    for (const plan::Call &call : schedule.calls())
+      isOurs[call.program()] =
+          isOurs[call.program()] || schedule.stage() == theStage;
+  for (int i = 0; i < thePlan.programs_size(); ++i) {
+    LMC_RETURN_IF_ERROR(
+        openGroups(thePlan.programs(i), isOurs[size_t(i)], context));
+    PreparedProgram prepared;
+    if (isOurs[size_t(i)]) {
+      LMC_ASSIGN_OR_RETURN(prepared,
+                           prepareProgram(thePlan.programs(i), context));
+    }
     times.emplace_back(options.profile ? prepared.ops.size() : 0);
     programs.push_back(std::move(prepared));
   }
   for (const plan::Schedule &schedule : thePlan.schedules()) {
-    if (schedule.stage() != stage)
+    if (schedule.stage() != theStage)
       continue;
     PreparedSchedule prepared{schedule.name(), {}};
     for (const plan::Call &call : schedule.calls()) {
@@ -80,7 +89,7 @@ Status Executor::prepare() {
             (op.peer < 0 || !theComm))
           return corrupt("schedule {} of stage {} calls program {}, which "
                          "exchanges with a stage that is not there",
-                         schedule.name(), stage,
+                         schedule.name(), theStage,
                          thePlan.programs(int(call.program())).name());
       prepared.calls.push_back(
           {call.program(), call.micro_batch(), call.slot()});
@@ -134,6 +143,7 @@ Status Executor::setSize(std::string_view name, int64_t value) {
 }
 
 Status Executor::run(int schedule) {
+  progress.activity.store(Progress::Instruction, std::memory_order_relaxed);
   for (const PreparedCall &call : schedules[size_t(schedule)].calls) {
     for (uint32_t symbol : microBatchSymbols)
       values[symbol] = call.microBatch;
@@ -142,7 +152,9 @@ Status Executor::run(int schedule) {
     if (Status status = runProgram(call.program); !status.ok())
       return status;
   }
-  return theDevice.synchronize();
+  Status status = theDevice.synchronize();
+  progress.activity.store(Progress::Host, std::memory_order_relaxed);
+  return status;
 }
 
 Status Executor::execute(PreparedProgram &program, const Op &op) {
@@ -181,29 +193,35 @@ Status Executor::runProgram(uint32_t index) {
     std::chrono::steady_clock::time_point start;
     if (options.profile)
       start = std::chrono::steady_clock::now();
+    progress.position.store(uint64_t(index) << 32 | op.instruction,
+                            std::memory_order_relaxed);
+    progress.exchanges.store(0, std::memory_order_relaxed);
     if (Status status = execute(program, op); !status.ok())
-      return std::move(status).note("in {}", describe(index, op));
+      return std::move(status).note(
+          "in {}", describeInstruction(thePlan, index, op.instruction));
     if (options.profile) {
       times[index][i].ns += uint64_t(
           std::chrono::nanoseconds(std::chrono::steady_clock::now() - start)
               .count());
       ++times[index][i].calls;
     }
-    opsDone.fetch_add(1, std::memory_order_relaxed);
+    Progress::count(progress.instructions);
   }
   return Status();
 }
 
-std::string Executor::describe(uint32_t index, const Op &op) const {
-  const plan::Program &program = thePlan.programs(int(index));
-  const plan::Instruction &instruction =
-      program.instructions(int(op.instruction));
-  std::string text =
-      fmt::format("program {} (chunk {}), instruction {}", program.name(),
-                  program.chunk(), op.instruction);
-  if (instruction.location() < uint32_t(thePlan.locations_size())) {
+std::string describeInstruction(const plan::Plan &plan, uint32_t index,
+                                uint32_t number) {
+  if (index >= uint32_t(plan.programs_size()) ||
+      number >= uint32_t(plan.programs(int(index)).instructions_size()))
+    return fmt::format("program {}, instruction {}", index, number);
+  const plan::Program &program = plan.programs(int(index));
+  const plan::Instruction &instruction = program.instructions(int(number));
+  std::string text = fmt::format("program {} (chunk {}), instruction {}",
+                                 program.name(), program.chunk(), number);
+  if (instruction.location() < uint32_t(plan.locations_size())) {
     const plan::Location &location =
-        thePlan.locations(int(instruction.location()));
+        plan.locations(int(instruction.location()));
     text += fmt::format(", {} at {}:{}:{}", location.layer(), location.file(),
                         location.line(), location.column());
   }

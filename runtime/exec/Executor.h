@@ -8,16 +8,21 @@
 #ifndef LMC_RUNTIME_EXEC_EXECUTOR_H
 #define LMC_RUNTIME_EXEC_EXECUTOR_H
 
+#include "runtime/base/Progress.h"
 #include "runtime/exec/Program.h"
 
-#include <atomic>
-
 namespace lmc::runtime {
+
+/// An instruction in words: program, number, layer and line of the model.
+std::string describeInstruction(const plan::Plan &plan, uint32_t program,
+                                uint32_t instruction);
 
 class Executor {
 public:
   struct Options {
     bool profile = false; ///< measure every op
+    /// Where to tell how far this rank is; null: nobody watches.
+    Progress *progress = nullptr;
   };
   /// Plan, device and communicator (null for one rank) must outlive it.
   static StatusOr<std::unique_ptr<Executor>>
@@ -40,14 +45,13 @@ public:
   Communicator *comm() { return theComm; }
   int64_t rank() const { return theRank; }
   const std::vector<int64_t> &coordinates() const { return theCoordinates; }
+  /// This rank's coordinate on pp.
+  int64_t stage() const { return theStage; }
   /// One value per symbol of the plan, with this rank's coordinates.
   const std::vector<int64_t> &symbolValues() const { return values; }
 
   /// FLOPs of one run of a schedule on this rank, as the plan counts them.
   int64_t scheduleFlops(int schedule) const;
-
-  /// Ops executed so far; other threads may watch it.
-  uint64_t progress() const { return opsDone.load(std::memory_order_relaxed); }
 
   /// A table of where the time went, when profiling: a line for each kernel of
   /// a program, or for each kind of kernel.
@@ -60,11 +64,11 @@ private:
   Executor(const plan::Plan &plan, Device &device, Communicator *comm,
            int64_t rank, Options options)
       : thePlan(plan), theDevice(device), theComm(comm), theRank(rank),
-        options(options) {}
+        options(options),
+        progress(options.progress ? *options.progress : unwatched) {}
   Status prepare();
   Status runProgram(uint32_t index);
   Status execute(PreparedProgram &program, const Op &op);
-  std::string describe(uint32_t program, const Op &op) const;
 
   struct PreparedCall {
     uint32_t program;
@@ -84,12 +88,14 @@ private:
   int64_t theRank;
   Options options;
   std::vector<int64_t> theCoordinates;
+  int64_t theStage = 0;
   std::vector<int64_t> values;
   std::vector<uint32_t> microBatchSymbols, slotSymbols;
   std::vector<PreparedProgram> programs;
   std::vector<PreparedSchedule> schedules;
   std::vector<std::vector<OpTime>> times;
-  std::atomic<uint64_t> opsDone{0};
+  Progress unwatched;
+  Progress &progress;
 };
 
 } // namespace lmc::runtime

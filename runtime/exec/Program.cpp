@@ -41,6 +41,52 @@ std::vector<int> groupRanks(const plan::Mesh &mesh,
   return ranks;
 }
 
+static int64_t groupSize(const plan::Mesh &mesh,
+                         const plan::Collective &collective) {
+  int64_t members = 1;
+  for (uint32_t axis : collective.axes())
+    members *= mesh.axes(int(axis)).size();
+  return members;
+}
+
+/// Null where it is not open.
+static const int *findGroup(const PrepareContext &context,
+                            const plan::Collective &collective) {
+  for (auto &[axes, group] : context.groups)
+    if (std::equal(axes.begin(), axes.end(), collective.axes().begin(),
+                   collective.axes().end()))
+      return &group;
+  return nullptr;
+}
+
+Status openGroups(const plan::Program &program, bool isOurs,
+                  PrepareContext &context) {
+  const plan::Mesh &mesh = context.plan.mesh();
+  for (const plan::Instruction &instruction : program.instructions()) {
+    const plan::Collective &collective = instruction.collective();
+    bool isWanted = isOurs;
+    for (uint32_t axis : collective.axes())
+      isWanted = isWanted || mesh.axes(int(axis)).name() == "pp";
+    if (!instruction.has_collective() || !isWanted ||
+        groupSize(mesh, collective) == 1 || findGroup(context, collective))
+      continue;
+    // The largest slice over the whole plan, so that one group serves all.
+    int64_t maxBytes = 0;
+    for (const plan::Program &other : context.plan.programs())
+      for (const plan::Instruction &each : other.instructions())
+        if (each.has_collective())
+          maxBytes = std::max({maxBytes, each.collective().source().bytes(),
+                               each.collective().target().bytes()});
+    std::vector<uint32_t> axes(collective.axes().begin(),
+                               collective.axes().end());
+    LMC_ASSIGN_OR_RETURN(
+        int group, context.comm->openGroup(
+                       groupRanks(mesh, context.coordinates, axes), maxBytes));
+    context.groups.push_back({std::move(axes), group});
+  }
+  return Status();
+}
+
 namespace {
 
 /// Builds one PreparedProgram.
@@ -56,9 +102,8 @@ private:
                   const plan::Linear &linear);
   void addPointer(const plan::Slice &slice);
   void addLaunch(const plan::Instruction &instruction, Op op);
-  Status addCollective(const plan::Collective &collective, Op op);
+  void addCollective(const plan::Collective &collective, Op op);
   void addTransfer(const plan::Transfer &transfer, bool isSend, Op op);
-  StatusOr<int> groupOf(const plan::Collective &collective);
 
   const plan::Program &program;
   PrepareContext &context;
@@ -139,29 +184,7 @@ void Preparer::addLaunch(const plan::Instruction &instruction, Op op) {
   out.ops.push_back(op);
 }
 
-StatusOr<int> Preparer::groupOf(const plan::Collective &collective) {
-  std::vector<uint32_t> axes(collective.axes().begin(),
-                             collective.axes().end());
-  for (auto &[known, group] : context.groups)
-    if (known == axes)
-      return group;
-  // The largest slice over the whole plan, so that one group serves all.
-  int64_t maxBytes = 0;
-  for (const plan::Program &other : plan.programs())
-    for (const plan::Instruction &instruction : other.instructions())
-      if (instruction.has_collective())
-        maxBytes =
-            std::max({maxBytes, instruction.collective().source().bytes(),
-                      instruction.collective().target().bytes()});
-  LMC_ASSIGN_OR_RETURN(
-      int group,
-      context.comm->openGroup(
-          groupRanks(plan.mesh(), context.coordinates, axes), maxBytes));
-  context.groups.push_back({axes, group});
-  return group;
-}
-
-Status Preparer::addCollective(const plan::Collective &collective, Op op) {
+void Preparer::addCollective(const plan::Collective &collective, Op op) {
   CollectiveCall call;
   const DataTypeInfo *info = lookUpDataType(collective.dtype());
   call.dtype = info->type;
@@ -184,26 +207,23 @@ Status Preparer::addCollective(const plan::Collective &collective, Op op) {
   default:
     call.kind = CollectiveKind::AllReduce;
   }
-  int64_t members = 1;
-  for (uint32_t axis : collective.axes())
-    members *= plan.mesh().axes(int(axis)).size();
   int64_t bytes =
       std::max(collective.source().bytes(), collective.target().bytes());
   addPointer(collective.source());
   addPointer(collective.target());
-  if (members == 1) { // a group of one exchanges nothing
+  if (groupSize(plan.mesh(), collective) ==
+      1) { // a group of one exchanges nothing
     op.kind = Op::Kind::Copy;
     op.bytes = bytes;
     out.ops.push_back(op);
-    return Status();
+    return;
   }
   call.elements = bytes / info->sizeBytes;
-  LMC_ASSIGN_OR_RETURN(call.group, groupOf(collective));
+  call.group = *findGroup(context, collective);
   op.kind = Op::Kind::Collective;
   op.collective = uint32_t(out.collectives.size());
   out.collectives.push_back(call);
   out.ops.push_back(op);
-  return Status();
 }
 
 void Preparer::addTransfer(const plan::Transfer &transfer, bool isSend, Op op) {
@@ -253,7 +273,7 @@ StatusOr<PreparedProgram> Preparer::run() {
       out.ops.push_back(op);
       break;
     case plan::Instruction::kCollective:
-      LMC_RETURN_IF_ERROR(addCollective(instruction.collective(), op));
+      addCollective(instruction.collective(), op);
       break;
     case plan::Instruction::kSend:
       addTransfer(instruction.send(), true, op);

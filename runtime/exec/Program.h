@@ -100,6 +100,12 @@ struct PrepareContext {
   std::vector<std::pair<std::vector<uint32_t>, int>> &groups;
 };
 
+/// Announces the groups that `program`'s collectives need to the communicator.
+/// Ranks that share a group do so in the same order: a group over pp is
+/// announced by stages that do not run the program (`isOurs` false), too.
+Status openGroups(const plan::Program &program, bool isOurs,
+                  PrepareContext &context);
+
 StatusOr<PreparedProgram> prepareProgram(const plan::Program &program,
                                          PrepareContext &context);
 

@@ -39,9 +39,8 @@ static bool parseShape(std::string_view text, std::vector<int64_t> &shape) {
   return true;
 }
 
-StatusOr<TokenArray> readTokenArray(const std::string &path) {
-  LMC_ASSIGN_OR_RETURN(MappedFile file, MappedFile::open(path));
-  std::string_view bytes = file.bytes();
+StatusOr<TokenArray> parseTokenArray(std::string_view bytes,
+                                     const std::string &path) {
   if (bytes.size() < 12 || bytes.substr(0, 6) != kMagic)
     return corrupt("{} is no .npy file", path);
   size_t lengthBytes = bytes[6] == 1 ? 2 : 4;
@@ -80,6 +79,11 @@ StatusOr<TokenArray> readTokenArray(const std::string &path) {
                                                           : int32_t(value));
   }
   return std::move(array);
+}
+
+StatusOr<TokenArray> readTokenArray(const std::string &path) {
+  LMC_ASSIGN_OR_RETURN(MappedFile file, MappedFile::open(path));
+  return parseTokenArray(file.bytes(), path);
 }
 
 StatusOr<NpyWriter> NpyWriter::create(const std::string &path,

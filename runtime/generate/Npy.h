@@ -18,6 +18,9 @@ struct TokenArray {
 /// Reads an array of int32, int64 or uint16. Corrupt when the file is no
 /// array, WrongInput when it holds something else.
 StatusOr<TokenArray> readTokenArray(const std::string &path);
+/// The same for a file in memory, which `name` stands for in messages.
+StatusOr<TokenArray> parseTokenArray(std::string_view bytes,
+                                     const std::string &name);
 
 /// Writes float32 elements row by row, so that an array larger than the
 /// memory that is left can be written.

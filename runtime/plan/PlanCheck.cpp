@@ -3,6 +3,7 @@
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/base/DataType.h"
 #include "runtime/plan/PlanFacts.h"
+#include "runtime/plan/ScheduleCheck.h"
 
 #include <cctype>
 #include <cmath>
@@ -41,7 +42,6 @@ private:
   Status checkTransfer(const plan::Transfer &transfer, bool writes);
   Status checkInstruction(const plan::Instruction &instruction);
   Status checkPrograms();
-  Status checkSchedules();
   Status checkSizes();
 
   enum class Use { Fixed, Read, Write };
@@ -54,7 +54,9 @@ private:
 
   const plan::Plan &plan;
   std::vector<Range> ranges;
+  std::vector<ProgramUse> uses; ///< of each program
   int64_t stages = 1;
+  int64_t stage = -1; ///< that slices are checked for; -1: for all
 };
 
 } // namespace
@@ -137,6 +139,16 @@ Status Checker::checkAllocations() {
     total += allocation.bytes();
     if (total > maxBytes)
       return corrupt("the allocations sum to more than {} bytes", maxBytes);
+    if (allocation.stage_bytes_size() == 0)
+      continue;
+    if (allocation.stage_bytes_size() != stages)
+      return corrupt("allocation {} ({}) has sizes for {} stages of {}", i,
+                     allocation.name(), allocation.stage_bytes_size(), stages);
+    for (int64_t bytes : allocation.stage_bytes())
+      if (bytes < 0 || bytes % 64 != 0 || bytes > allocation.bytes())
+        return corrupt("allocation {} ({}) has {} bytes on a stage, which is "
+                       "no multiple of 64 between 0 and {}",
+                       i, allocation.name(), bytes, allocation.bytes());
   }
   return Status();
 }
@@ -166,12 +178,17 @@ Status Checker::checkSlice(const plan::Slice &slice, Use use) {
     return corrupt("offset of a slice of allocation {} overflows or names an "
                    "unknown symbol",
                    slice.allocation());
-  if (slice.bytes() < 0 || slice.bytes() > allocation.bytes() ||
-      offset->minimum < 0 ||
-      offset->maximum > allocation.bytes() - slice.bytes())
+  int64_t bytes = allocation.bytes();
+  if (stage >= 0)
+    bytes = bytesOnStage(allocation, stage);
+  else
+    for (int64_t each : allocation.stage_bytes())
+      bytes = std::min(bytes, each);
+  if (slice.bytes() < 0 || slice.bytes() > bytes || offset->minimum < 0 ||
+      offset->maximum > bytes - slice.bytes())
     return corrupt("slice [{}, {}+{}) exceeds allocation {} ({}) of {} bytes",
                    offset->minimum, offset->maximum, slice.bytes(),
-                   slice.allocation(), allocation.name(), allocation.bytes());
+                   slice.allocation(), allocation.name(), bytes);
   return Status();
 }
 
@@ -261,8 +278,17 @@ Status Checker::checkStates() {
     auto local = checkedBytes(state.local_shape(), state.dtype(), 1);
     if (!local.ok())
       return fail(local.status());
-    if (Status status = checkSlice(state.slice(), Use::Fixed); !status.ok())
-      return fail(status);
+    for (int i = 0; i < state.stages_size(); ++i)
+      if (state.stages(i) <= (i > 0 ? state.stages(i - 1) : -1) ||
+          state.stages(i) >= stages)
+        return fail(corrupt("stages [{}] of {} do not ascend",
+                            fmt::join(state.stages(), ", "), stages));
+    for (int i = 0; i < std::max(state.stages_size(), 1); ++i) {
+      stage = state.stages_size() > 0 ? state.stages(i) : -1;
+      if (Status status = checkSlice(state.slice(), Use::Fixed); !status.ok())
+        return fail(status);
+    }
+    stage = -1;
     if (*local > state.slice().bytes())
       return fail(corrupt("local shape [{}] takes {} bytes, its slice has {}",
                           fmt::join(state.local_shape(), ", "), *local,
@@ -499,7 +525,15 @@ Status Checker::checkInstruction(const plan::Instruction &instruction) {
 }
 
 Status Checker::checkPrograms() {
-  for (const plan::Program &program : plan.programs())
+  std::vector<Range> all = ranges;
+  for (int p = 0; p < plan.programs_size(); ++p) {
+    const plan::Program &program = plan.programs(p);
+    // A program's slices fit the stage and the slots that it is called with.
+    stage = uses[size_t(p)].stage;
+    for (int i = 0; i < plan.symbols_size(); ++i)
+      ranges[size_t(i)] = plan.symbols(i).kind() == plan::Symbol::SLOT
+                              ? uses[size_t(p)].slots
+                              : all[size_t(i)];
     for (int i = 0; i < program.instructions_size(); ++i) {
       const plan::Instruction &instruction = program.instructions(i);
       Status status = checkInstruction(instruction);
@@ -515,45 +549,6 @@ Status Checker::checkPrograms() {
                         location.line(), location.column());
       }
       return std::move(status).prepend(where);
-    }
-  return Status();
-}
-
-Status Checker::checkSchedules() {
-  Range microBatches{0, std::max<int64_t>(plan.micro_batches(), 1) - 1};
-  Range slots{0, maxSymbol};
-  for (int i = 0; i < plan.symbols_size(); ++i) {
-    auto narrow = [&](Range &range) {
-      range.minimum = std::max(range.minimum, ranges[size_t(i)].minimum);
-      range.maximum = std::min(range.maximum, ranges[size_t(i)].maximum);
-    };
-    if (plan.symbols(i).kind() == plan::Symbol::MICRO_BATCH)
-      narrow(microBatches);
-    if (plan.symbols(i).kind() == plan::Symbol::SLOT)
-      narrow(slots);
-  }
-  std::set<std::pair<std::string, int64_t>> names;
-  for (const plan::Schedule &schedule : plan.schedules()) {
-    if (schedule.name().empty() || schedule.stage() < 0 ||
-        schedule.stage() >= stages ||
-        !names.insert({schedule.name(), schedule.stage()}).second)
-      return corrupt("schedule \"{}\" is unnamed, given twice for stage {}, or "
-                     "for a stage beyond the {} of the mesh",
-                     schedule.name(), schedule.stage(), stages);
-    for (int i = 0; i < schedule.calls_size(); ++i) {
-      const plan::Call &call = schedule.calls(i);
-      if (call.program() >= uint32_t(plan.programs_size()))
-        return corrupt("schedule {}, call {}: program {} of {}",
-                       schedule.name(), i, call.program(),
-                       plan.programs_size());
-      if (call.micro_batch() < microBatches.minimum ||
-          call.micro_batch() > microBatches.maximum ||
-          call.slot() < slots.minimum || call.slot() > slots.maximum)
-        return corrupt("schedule {}, call {}: micro-batch {} and slot {} are "
-                       "beyond [{}, {}] and [{}, {}]",
-                       schedule.name(), i, call.micro_batch(), call.slot(),
-                       microBatches.minimum, microBatches.maximum,
-                       slots.minimum, slots.maximum);
     }
   }
   return Status();
@@ -581,8 +576,9 @@ Status Checker::run() {
     LMC_RETURN_IF_ERROR(checkPort(port, false));
   LMC_RETURN_IF_ERROR(checkConstants());
   LMC_RETURN_IF_ERROR(checkKernels());
+  LMC_ASSIGN_OR_RETURN(uses, checkCalls(plan, ranges, stages));
   LMC_RETURN_IF_ERROR(checkPrograms());
-  return checkSchedules();
+  return stages > 1 ? checkStages(plan, stages) : Status();
 }
 
 Status checkPlan(const plan::Plan &plan) {

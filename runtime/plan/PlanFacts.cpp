@@ -1,6 +1,8 @@
 // See PlanFacts.h.
 #include "runtime/plan/PlanFacts.h"
 
+#include <algorithm>
+
 namespace lmc::runtime {
 
 std::vector<Range> symbolRanges(const plan::Plan &plan) {
@@ -18,12 +20,33 @@ int64_t worldSize(const plan::Plan &plan) {
   return ranks;
 }
 
+int64_t bytesOnStage(const plan::Allocation &allocation, int64_t stage) {
+  if (allocation.stage_bytes_size() == 0)
+    return allocation.bytes();
+  return stage < allocation.stage_bytes_size()
+             ? allocation.stage_bytes(int(stage))
+             : 0;
+}
+
+bool isOnStage(const plan::State &state, int64_t stage) {
+  return state.stages_size() == 0 ||
+         std::find(state.stages().begin(), state.stages().end(), stage) !=
+             state.stages().end();
+}
+
 int64_t allocatedBytes(const plan::Plan &plan, plan::MemoryKind memory) {
-  int64_t bytes = 0;
+  int64_t most = 0;
+  int stages = 1;
   for (const plan::Allocation &allocation : plan.allocations())
-    if (allocation.memory() == memory)
-      bytes += allocation.bytes();
-  return bytes;
+    stages = std::max(stages, allocation.stage_bytes_size());
+  for (int stage = 0; stage < stages; ++stage) {
+    int64_t bytes = 0;
+    for (const plan::Allocation &allocation : plan.allocations())
+      if (allocation.memory() == memory)
+        bytes += bytesOnStage(allocation, stage);
+    most = std::max(most, bytes);
+  }
+  return most;
 }
 
 } // namespace lmc::runtime

@@ -12,7 +12,14 @@ std::vector<Range> symbolRanges(const plan::Plan &plan);
 /// The number of ranks of a checked plan.
 int64_t worldSize(const plan::Plan &plan);
 
-/// The sum of allocations of one memory kind of a checked plan, per rank.
+/// What the ranks of a pipeline stage allocate for it.
+int64_t bytesOnStage(const plan::Allocation &allocation, int64_t stage);
+
+/// Whether the ranks of a pipeline stage hold the state.
+bool isOnStage(const plan::State &state, int64_t stage);
+
+/// The sum of allocations of one memory kind of a checked plan, on the rank
+/// that needs most.
 int64_t allocatedBytes(const plan::Plan &plan, plan::MemoryKind memory);
 
 } // namespace lmc::runtime

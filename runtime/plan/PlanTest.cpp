@@ -275,3 +275,93 @@ TEST(PlanCheck, NamesWhatIsWrong) {
         << "wanted: " << one.message << "\ngot: " << status.message();
   }
 }
+
+/// Two stages: the first sends 32 bytes to the second, and both meet in a sum.
+static plan::Plan twoStages() {
+  plan::Plan p;
+  auto *axis = p.mutable_mesh()->add_axes();
+  axis->set_name("pp");
+  axis->set_size(2);
+  auto *scratch = p.add_allocations();
+  scratch->set_name("scratch");
+  scratch->set_memory(plan::DEVICE);
+  scratch->set_bytes(128);
+  scratch->add_stage_bytes(128);
+  scratch->add_stage_bytes(64);
+  for (int stage : {0, 1}) {
+    auto *program = p.add_programs();
+    program->set_name(stage == 0 ? "first" : "second");
+    auto *move = program->add_instructions();
+    auto *transfer =
+        stage == 0 ? move->mutable_send() : move->mutable_receive();
+    transfer->set_stage_offset(stage == 0 ? 1 : -1);
+    setSlice(transfer->mutable_slice(), 0, stage == 0 ? 96 : 32, 32);
+    auto *sum = program->add_instructions()->mutable_collective();
+    sum->set_kind(plan::Collective::ALL_REDUCE);
+    sum->set_dtype(plan::F32);
+    sum->add_axes(0);
+    setSlice(sum->mutable_source(), 0, 0, 4);
+    setSlice(sum->mutable_target(), 0, 0, 4);
+    auto *schedule = p.add_schedules();
+    schedule->set_name("train");
+    schedule->set_stage(stage);
+    schedule->add_calls()->set_program(uint32_t(stage));
+  }
+  return p;
+}
+
+TEST(PlanCheck, StagesMeet) {
+  EXPECT_TRUE(checkPlan(twoStages()).ok()) << checkPlan(twoStages()).toString();
+  auto refused = [](const char *because,
+                    const std::function<void(plan::Plan &)> &change) {
+    plan::Plan p = twoStages();
+    change(p);
+    Status status = checkPlan(p);
+    EXPECT_FALSE(status.ok()) << because;
+    EXPECT_NE(status.toString().find(because), std::string::npos)
+        << status.toString();
+  };
+  refused("32 bytes are expected on channel 0, 16 were sent", [](auto &p) {
+    p.mutable_programs(0)
+        ->mutable_instructions(0)
+        ->mutable_send()
+        ->mutable_slice()
+        ->set_bytes(16);
+  });
+  refused("the stages wait for each other for ever", [](auto &p) {
+    p.mutable_programs(0)->mutable_instructions(0)->mutable_send()->set_channel(
+        1);
+  });
+  refused("the stages wait for each other for ever", [](auto &p) {
+    // One sends behind the sum, the other receives before it.
+    p.mutable_programs(0)->mutable_instructions()->SwapElements(0, 1);
+  });
+  refused("on channel 0 that nobody receives", [](auto &p) {
+    p.mutable_programs(1)->mutable_instructions()->DeleteSubrange(0, 1);
+  });
+  refused("which is another collective", [](auto &p) {
+    p.mutable_programs(0)
+        ->mutable_instructions(1)
+        ->mutable_collective()
+        ->set_reduction(plan::Collective::MAX);
+  });
+  refused("there is no stage 2", [](auto &p) {
+    auto *send = p.mutable_programs(1)->add_instructions()->mutable_send();
+    send->set_stage_offset(1);
+    setSlice(send->mutable_slice(), 0, 0, 32);
+  });
+  refused("exceeds allocation 0 (scratch) of 64 bytes", [](auto &p) {
+    p.mutable_programs(1)
+        ->mutable_instructions(0)
+        ->mutable_receive()
+        ->mutable_slice()
+        ->mutable_offset()
+        ->set_constant(64);
+  });
+  refused("program first is called on stages 0 and 1", [](auto &p) {
+    p.mutable_schedules(1)->mutable_calls(0)->set_program(0);
+  });
+  refused("has sizes for 1 stages of 2", [](auto &p) {
+    p.mutable_allocations(0)->mutable_stage_bytes()->RemoveLast();
+  });
+}

@@ -2,6 +2,7 @@
 #include "runtime/train/Checkpoint.h"
 #include "runtime/base/Checked.h"
 #include "runtime/base/Log.h"
+#include "runtime/plan/PlanFacts.h"
 #include "runtime/weights/Json.h"
 
 #include <algorithm>
@@ -152,20 +153,23 @@ StatusOr<std::optional<CheckpointState>> Checkpointer::choose(bool resume) {
 
 StatusOr<std::optional<CheckpointState>>
 Checkpointer::restore(Executor &executor, bool resume) {
-  LMC_RETURN_IF_ERROR(meet(executor));
+  std::optional<CheckpointState> chosen;
   if (executor.rank() == 0) {
     modelConfig = executor.plan().model_config();
-    StatusOr<std::optional<CheckpointState>> choice = choose(resume);
-    if (choice.ok())
-      chosen = *choice;
-    else
-      chosenStatus = choice.status();
+    LMC_ASSIGN_OR_RETURN(chosen, choose(resume));
   }
-  LMC_RETURN_IF_ERROR(meet(executor));
-  if (!chosenStatus.ok())
-    return chosenStatus;
-  if (!chosen)
-    return std::optional<CheckpointState>();
+  struct {
+    int64_t isChosen, step, samples;
+    uint64_t seed;
+  } told = {};
+  if (chosen)
+    told = {1, chosen->step, chosen->samples, chosen->seed};
+  LMC_RETURN_IF_ERROR(tellAll(executor, &told, sizeof told));
+  if (!told.isChosen)
+    return chosen;
+  chosen =
+      CheckpointState{told.step, told.samples, told.seed,
+                      (folder / fmt::format("step_{}", told.step)).string()};
   fs::path from = chosen->folder;
   LMC_ASSIGN_OR_RETURN(
       WeightFiles optimizerFile,
@@ -201,7 +205,8 @@ Checkpointer::restore(Executor &executor, bool resume) {
     return status;
   }
   for (const Load &load : loads)
-    loadState(executor, *load.state, *load.file, load.suffix);
+    if (isOnStage(*load.state, executor.stage()))
+      loadState(executor, *load.state, *load.file, load.suffix);
   return chosen;
 }
 
@@ -235,12 +240,9 @@ Status Checkpointer::save(Executor &executor, CheckpointState state) {
 }
 
 Status Checkpointer::finish(Executor &executor) {
-  if (executor.rank() == 0) {
-    join();
-    chosenStatus = lastSave;
-  }
-  LMC_RETURN_IF_ERROR(meet(executor));
-  return chosenStatus;
+  join();
+  LMC_RETURN_IF_ERROR(lastSave);
+  return meet(executor);
 }
 
 static Status syncFolder(const fs::path &path) {

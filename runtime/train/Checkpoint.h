@@ -34,7 +34,8 @@ struct CheckpointState {
   std::string folder; ///< where it was read from
 };
 
-/// One object for all ranks of a process; every call is made by all of them.
+/// One object per rank; every call is made by all ranks. Rank 0 chooses, and
+/// writes; what it cannot do is its failure, which ends the job.
 class Checkpointer {
 public:
   explicit Checkpointer(const TrainOptions &options);
@@ -63,9 +64,6 @@ private:
   Snapshot model, optimizer;
   std::thread writer;
   Status lastSave;
-  // What rank 0 chose, for the others.
-  std::optional<CheckpointState> chosen;
-  Status chosenStatus;
 };
 
 /// Reads a checkpoint folder's manifest and compares sizes and checksums.

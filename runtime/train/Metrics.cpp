@@ -2,10 +2,13 @@
 #include "runtime/train/Metrics.h"
 #include "runtime/base/Log.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <fcntl.h>
 #include <nlohmann/json.hpp>
+#include <sys/stat.h>
 #include <unistd.h>
 
 namespace lmc::runtime {
@@ -13,10 +16,31 @@ namespace lmc::runtime {
 MetricsLog::MetricsLog(const TrainOptions &options)
     : options(options), progressBar(isatty(STDERR_FILENO)) {}
 
+/// A run that was killed may have left half a line at the end of the file.
+static void cutHalfLine(const std::string &path) {
+  int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0)
+    return;
+  struct stat info;
+  char last[4096];
+  if (::fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0) {
+    off_t begin = std::max<off_t>(0, info.st_size - off_t(sizeof last));
+    ssize_t got = ::pread(fd, last, sizeof last, begin);
+    while (got > 0 && last[got - 1] != '\n')
+      --got;
+    if (begin + got < info.st_size && (got > 0 || begin == 0) &&
+        ::ftruncate(fd, begin + got) != 0)
+      logWarning("{} ends in half a line", path);
+  }
+  ::close(fd);
+}
+
 StatusOr<std::unique_ptr<MetricsLog>>
 MetricsLog::create(const TrainOptions &options) {
   std::unique_ptr<MetricsLog> log(new MetricsLog(options));
   if (!options.metricsPath.empty()) {
+    if (options.resume)
+      cutHalfLine(options.metricsPath);
     log->file =
         std::fopen(options.metricsPath.c_str(), options.resume ? "ae" : "we");
     if (!log->file)

@@ -5,51 +5,110 @@
 
 namespace lmc::runtime {
 
-static Status meet(Executor &executor) {
-  return executor.comm() ? executor.comm()->barrier() : Status();
+// Beyond those of a plan's transfers.
+static constexpr uint32_t askChannel = 0xfffffffe;
+static constexpr uint32_t partChannel = 0xffffffff;
+static constexpr int64_t pieceBytes = 16 << 20;
+
+Status tellAll(Executor &executor, void *data, int64_t bytes) {
+  Communicator *comm = executor.comm();
+  if (!comm)
+    return Status();
+  auto *at = static_cast<std::byte *>(data);
+  if (comm->rank() != 0)
+    return comm->receive(0, askChannel, at, bytes);
+  for (int rank = 1; rank < comm->numRanks(); ++rank)
+    LMC_RETURN_IF_ERROR(comm->send(rank, askChannel, at, bytes));
+  return Status();
+}
+
+/// This rank's part of a state to rank 0, when that asks for it.
+static Status sendPart(Executor &executor, const plan::State &state) {
+  Communicator &comm = *executor.comm();
+  LocalTensor part = LocalTensor::of(executor, state);
+  std::byte asked;
+  LMC_RETURN_IF_ERROR(comm.receive(0, askChannel, &asked, 1));
+  for (int64_t at = 0; at < part.bytes(); at += pieceBytes)
+    LMC_RETURN_IF_ERROR(comm.send(0, partChannel, part.data + at,
+                                  std::min(pieceBytes, part.bytes() - at)));
+  return Status();
+}
+
+static Status receivePart(Communicator &comm, int rank,
+                          const LocalTensor &part) {
+  std::byte ask{1};
+  LMC_RETURN_IF_ERROR(comm.send(rank, askChannel, &ask, 1));
+  for (int64_t at = 0; at < part.bytes(); at += pieceBytes)
+    LMC_RETURN_IF_ERROR(comm.receive(rank, partChannel, part.data + at,
+                                     std::min(pieceBytes, part.bytes() - at)));
+  return Status();
+}
+
+/// The values that offsets of states are computed from, on any rank.
+static std::vector<int64_t> symbolsAt(const plan::Plan &plan,
+                                      const std::vector<int64_t> &coordinates) {
+  std::vector<int64_t> values(size_t(plan.symbols_size()));
+  for (int i = 0; i < plan.symbols_size(); ++i)
+    if (plan.symbols(i).kind() == plan::Symbol::COORDINATE)
+      values[size_t(i)] = coordinates[plan.symbols(i).axis()];
+  return values;
+}
+
+Status Snapshot::gatherState(Executor &executor, const Selection &selection,
+                             const plan::State &state) {
+  const plan::Plan &plan = executor.plan();
+  if (executor.rank() != 0)
+    return ownsPart(plan, executor.coordinates(), state)
+               ? sendPart(executor, state)
+               : Status();
+  DataType dtype = selection.dtype == DataType::Invalid
+                       ? DataType(state.dtype())
+                       : selection.dtype;
+  std::vector<BoxMap> boxes = boxesOf(plan, state, selection.suffix(state));
+  std::vector<std::byte *> buffers;
+  for (const BoxMap &box : boxes) {
+    int64_t bytes = box.elements * lookUpDataType(int(dtype))->sizeBytes;
+    auto found = entries.find(box.names[0]);
+    if (found == entries.end()) {
+      std::unique_ptr<std::byte[]> data(new (std::nothrow)
+                                            std::byte[size_t(bytes)]);
+      if (!data)
+        return makeError(ErrorKind::DoesNotFit,
+                         "{} bytes of host memory for a copy of {} are not "
+                         "there",
+                         bytes, state.name());
+      found = entries
+                  .emplace(box.names[0], Entry{box.names[0], dtype,
+                                               box.fileShape, std::move(data)})
+                  .first;
+    }
+    buffers.push_back(found->second.data.get());
+  }
+  int ranks = executor.comm() ? executor.comm()->numRanks() : 1;
+  std::vector<std::byte> staging;
+  for (int rank = 0; rank < ranks; ++rank) {
+    std::vector<int64_t> coordinates = rankCoordinates(plan.mesh(), rank);
+    if (!ownsPart(plan, coordinates, state))
+      continue;
+    LocalTensor part = LocalTensor::of(executor, state);
+    if (rank != 0) {
+      part = LocalTensor::of(state, symbolsAt(plan, coordinates), nullptr);
+      staging.resize(size_t(part.bytes()));
+      part.data = staging.data();
+      LMC_RETURN_IF_ERROR(receivePart(*executor.comm(), rank, part));
+    }
+    storePart(executor.device(), part, boxes, dtype, selection.scale, buffers);
+  }
+  return Status();
 }
 
 Status Snapshot::gather(Executor &executor, const Selection &selection) {
-  const plan::Plan &plan = executor.plan();
-  LMC_RETURN_IF_ERROR(meet(executor));
-  if (executor.rank() == 0)
-    for (const plan::State &state : plan.states()) {
-      if (!selection.wants(state))
-        continue;
-      DataType dtype = selection.dtype == DataType::Invalid
-                           ? DataType(state.dtype())
-                           : selection.dtype;
-      for (const BoxMap &box : boxesOf(plan, state, selection.suffix(state))) {
-        int64_t bytes = box.elements * lookUpDataType(int(dtype))->sizeBytes;
-        std::unique_ptr<std::byte[]> data(new (std::nothrow)
-                                              std::byte[size_t(bytes)]);
-        if (!data) {
-          Status status = makeError(ErrorKind::DoesNotFit,
-                                    "{} bytes of host memory for a copy of {} "
-                                    "are not there",
-                                    bytes, state.name());
-          if (executor.comm())
-            executor.comm()->abort(status);
-          return status;
-        }
-        entries.emplace(box.names[0], Entry{box.names[0], dtype, box.fileShape,
-                                            std::move(data)});
-      }
-    }
-  LMC_RETURN_IF_ERROR(meet(executor));
-  for (const plan::State &state : plan.states()) {
-    if (!selection.wants(state))
-      continue;
-    DataType dtype = selection.dtype == DataType::Invalid
-                         ? DataType(state.dtype())
-                         : selection.dtype;
-    std::vector<BoxMap> boxes = boxesOf(plan, state, selection.suffix(state));
-    std::vector<std::byte *> buffers;
-    for (const BoxMap &box : boxes)
-      buffers.push_back(entries.find(box.names[0])->second.data.get());
-    storeState(executor, state, boxes, dtype, selection.scale, buffers);
-  }
-  return meet(executor);
+  if (!executor.device().hostAccessible())
+    return Status();
+  for (const plan::State &state : executor.plan().states())
+    if (selection.wants(state))
+      LMC_RETURN_IF_ERROR(gatherState(executor, selection, state));
+  return Status();
 }
 
 std::vector<TensorToWrite> Snapshot::tensors() const {

@@ -1,5 +1,8 @@
-// States of all ranks of this process, gathered into whole tensors in host
-// memory, in the shape that files hold: for checkpoints and gradient dumps.
+// States of all ranks, gathered on rank 0 into whole tensors in host memory, in
+// the shape that files hold: for checkpoints and gradient dumps.
+//
+// Rank 0 asks for one part of one state at a time, so that no more of it is
+// under way than the largest part.
 #ifndef LMC_RUNTIME_TRAIN_SNAPSHOT_H
 #define LMC_RUNTIME_TRAIN_SNAPSHOT_H
 
@@ -8,6 +11,9 @@
 #include <functional>
 
 namespace lmc::runtime {
+
+/// Rank 0's bytes to all ranks.
+Status tellAll(Executor &executor, void *data, int64_t bytes);
 
 class Snapshot {
 public:
@@ -21,7 +27,7 @@ public:
     double scale = 1;
   };
 
-  /// Called by every rank of the process, between two barriers of its own.
+  /// Called by every rank; the tensors are rank 0's alone.
   Status gather(Executor &executor, const Selection &selection);
 
   std::vector<TensorToWrite> tensors() const;
@@ -35,6 +41,8 @@ private:
     std::vector<int64_t> shape;
     std::unique_ptr<std::byte[]> data;
   };
+  Status gatherState(Executor &executor, const Selection &selection,
+                     const plan::State &state);
   std::map<std::string, Entry> entries;
 };
 

@@ -1,10 +1,12 @@
 // See TrainJob.h.
 #include "runtime/train/TrainJob.h"
 #include "runtime/base/Log.h"
+#include "runtime/comm/host/HostCommunicator.h"
 #include "runtime/comm/local/LocalCommunicator.h"
 #include "runtime/device/cpu/CpuDevice.h"
 #include "runtime/plan/PlanFacts.h"
 #include "runtime/train/Checkpoint.h"
+#include "runtime/train/JobFacts.h"
 #include "runtime/train/Trainer.h"
 
 #include <algorithm>
@@ -16,62 +18,142 @@ namespace lmc::runtime {
 
 namespace {
 
-struct Job {
+/// What the ranks of this process share.
+struct Setup {
   const plan::Plan &plan;
   const TrainOptions &options;
   const TokenData &data;
-  MetricsLog &log;
-  Checkpointer *checkpointer;
-  GradientDump *gradients;
-  std::shared_ptr<LocalWorld> world; ///< null: one rank
-  int threadsPerRank;
-  int64_t stackBytes;
-  std::vector<int> cores;
+  MetricsLog *log = nullptr; ///< rank 0's
+  int ranksOnHost = 1;
+  int threadsPerRank = 1;
+  int64_t stackBytes = 0;
+  std::vector<int> cores; ///< of all ranks of the host; empty: not pinned
+};
 
+struct LocalJob {
+  Setup setup;
+  std::shared_ptr<LocalWorld> world; ///< null: one rank
   std::mutex mutex;
   Status firstFailure;
 };
 
-struct Rank {
-  Job *job;
+struct LocalRank {
+  LocalJob *job;
   int rank;
 };
 
 } // namespace
 
-static Status runRank(Job &job, int rank, Communicator *comm) {
+/// `place` is the rank's number among those of this host.
+static Status runRank(const Setup &setup, int rank, int place,
+                      Communicator *comm, Progress *progress) {
+  const TrainOptions &options = setup.options;
   CpuDevice::Options device;
-  device.threads = job.threadsPerRank;
-  device.stackBytes = job.stackBytes;
-  device.ranksOnHost = job.options.ranks;
-  device.guardPages = job.options.guardPages;
-  for (int i = 0; i < job.threadsPerRank && !job.cores.empty(); ++i)
-    device.cores.push_back(job.cores[size_t(rank * job.threadsPerRank + i)]);
+  device.threads = setup.threadsPerRank;
+  device.stackBytes = setup.stackBytes;
+  device.ranksOnHost = setup.ranksOnHost;
+  device.guardPages = options.guardPages;
+  for (int i = 0; i < setup.threadsPerRank && !setup.cores.empty(); ++i)
+    device.cores.push_back(
+        setup.cores[size_t(place * setup.threadsPerRank + i)]);
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<CpuDevice> cpu,
                        CpuDevice::create(device));
-  LMC_ASSIGN_OR_RETURN(
-      std::unique_ptr<Executor> executor,
-      Executor::create(job.plan, *cpu, comm, rank, {job.options.profile}));
+  LMC_ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor,
+                       Executor::create(setup.plan, *cpu, comm, rank,
+                                        {options.profile, progress}));
+  std::optional<Checkpointer> checkpointer;
+  if (!options.checkpointFolder.empty())
+    checkpointer.emplace(options);
+  std::optional<GradientDump> gradients;
+  if (!options.dumpGradients.empty())
+    gradients.emplace(options.dumpGradients);
   LMC_ASSIGN_OR_RETURN(
       std::unique_ptr<Trainer> trainer,
-      Trainer::create(*executor,
-                      {job.options, job.data, rank == 0 ? &job.log : nullptr,
-                       job.checkpointer, job.gradients}));
+      Trainer::create(*executor, {options, setup.data, setup.log,
+                                  checkpointer ? &*checkpointer : nullptr,
+                                  gradients ? &*gradients : nullptr}));
   LMC_RETURN_IF_ERROR(trainer->run());
-  if (job.options.profile && rank == 0) {
-    job.log.finish();
+  if (options.profile && rank == 0) {
+    setup.log->finish();
     printLines(executor->profileReport());
   }
   return comm ? comm->barrier() : Status();
 }
 
-static void runRankThread(void *context) {
-  Rank &self = *static_cast<Rank *>(context);
-  Job &job = *self.job;
+/// The first signal asks for a checkpoint and the end; a later one ends the
+/// process at once. Launchers send it to the group and to the process: what
+/// comes within a second is one.
+static void onStopSignal(int signal) {
+  static std::atomic<int64_t> first{0};
+  timespec now;
+  ::clock_gettime(CLOCK_MONOTONIC, &now);
+  int64_t ms = int64_t(now.tv_sec) * 1000 + now.tv_nsec / 1000000;
+  int64_t before = 0;
+  if (first.compare_exchange_strong(before, ms) || ms - before < 1000)
+    return requestStop();
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
+
+static void installStopHandlers(const TrainOptions &options) {
+  if (options.checkpointFolder.empty())
+    return;
+  for (int signal : {SIGTERM, SIGINT}) {
+    struct sigaction action = {}, before = {};
+    action.sa_handler = onStopSignal;
+    action.sa_flags = SA_RESTART;
+    ::sigaction(signal, nullptr, &before);
+    if (before.sa_handler != SIG_IGN)
+      ::sigaction(signal, &action, nullptr);
+  }
+}
+
+static Status checkCall(const plan::Plan &plan, int started) {
+  if (plan.mode() != "train")
+    return wrongInput("the plan is made for \"{}\", not for training",
+                      plan.mode())
+        .help("compile with --mode=train");
+  if (plan.target() != "cpu" && !plan.target().empty())
+    return wrongInput("the plan is made for the target \"{}\"; this lmrun runs "
+                      "\"cpu\"",
+                      plan.target());
+  int64_t ranks = worldSize(plan);
+  if (ranks == started)
+    return Status();
+  std::string axes;
+  for (const plan::Mesh::Axis &axis : plan.mesh().axes())
+    axes += fmt::format("{}{}={}", axes.empty() ? "" : ",", axis.name(),
+                        axis.size());
+  return wrongInput("the plan is made for {} rank{} ({}), {} {} started", ranks,
+                    ranks == 1 ? "" : "s", axes, started,
+                    started == 1 ? "is" : "are")
+      .help("run with --nproc {}", ranks);
+}
+
+/// Threads, stack and cores, from what this process may use.
+static void shareMachine(Setup &setup, bool isAlone) {
+  const TrainOptions &options = setup.options;
+  setup.cores = availableCores();
+  int sharers = isAlone ? 1 : setup.ranksOnHost;
+  setup.threadsPerRank = options.threads > 0
+                             ? options.threads
+                             : std::max(1, int(setup.cores.size()) / sharers);
+  if (!options.pinThreads ||
+      int(setup.cores.size()) < setup.threadsPerRank * sharers)
+    setup.cores.clear();
+  int64_t stack = 0;
+  for (const plan::Kernel &kernel : setup.plan.kernels())
+    stack = std::max(stack, kernel.stack_bytes());
+  setup.stackBytes = std::max<int64_t>(stack + (1 << 20), 8 << 20);
+}
+
+static void runLocalRank(void *context) {
+  LocalRank &self = *static_cast<LocalRank *>(context);
+  LocalJob &job = *self.job;
   std::unique_ptr<Communicator> comm;
   if (job.world)
     comm = makeLocalCommunicator(job.world, self.rank);
-  Status status = runRank(job, self.rank, comm.get());
+  Status status = runRank(job.setup, self.rank, self.rank, comm.get(), nullptr);
   if (status.ok())
     return;
   {
@@ -83,89 +165,121 @@ static void runRankThread(void *context) {
     comm->abort(status);
 }
 
-static void installStopHandlers() {
-  struct sigaction action = {};
-  action.sa_handler = [](int) { requestStop(); };
-  // A second signal ends the process at once.
-  action.sa_flags = SA_RESETHAND | SA_RESTART;
-  ::sigaction(SIGTERM, &action, nullptr);
-  ::sigaction(SIGINT, &action, nullptr);
-}
-
 Status runTraining(const plan::Plan &plan, const TrainOptions &options) {
-  if (plan.mode() != "train")
-    return wrongInput("the plan is made for \"{}\", not for training",
-                      plan.mode())
-        .help("compile with --mode=train");
-  if (plan.target() != "cpu" && !plan.target().empty())
-    return wrongInput("the plan is made for the target \"{}\"; this lmrun runs "
-                      "\"cpu\"",
-                      plan.target());
-  int64_t ranks = worldSize(plan);
-  if (ranks != options.ranks) {
-    std::string axes;
-    for (const plan::Mesh::Axis &axis : plan.mesh().axes())
-      axes += fmt::format("{}{}={}", axes.empty() ? "" : ",", axis.name(),
-                          axis.size());
-    return wrongInput("the plan is made for {} rank{} ({}), {} {} started",
-                      ranks, ranks == 1 ? "" : "s", axes, options.ranks,
-                      options.ranks == 1 ? "is" : "are")
-        .help("run with --nproc {}", ranks);
-  }
+  LMC_RETURN_IF_ERROR(checkCall(plan, options.ranks));
   LMC_ASSIGN_OR_RETURN(TokenData data, TokenData::open(options.dataPath));
+  if (plan.vocabulary() > 0 && data.vocabulary() > plan.vocabulary())
+    logWarning("{} was made with a vocabulary of {}, the model has {}: the run "
+               "will stop at a token beyond it",
+               data.path(), data.vocabulary(), plan.vocabulary());
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<MetricsLog> log,
                        MetricsLog::create(options));
-  std::optional<Checkpointer> checkpointer;
-  if (!options.checkpointFolder.empty()) {
-    checkpointer.emplace(options);
-    installStopHandlers();
-  }
-  std::optional<GradientDump> gradients;
-  if (!options.dumpGradients.empty())
-    gradients.emplace(options.dumpGradients);
-
-  std::vector<int> cores = availableCores();
-  int threads = options.threads > 0
-                    ? options.threads
-                    : std::max(1, int(cores.size()) / options.ranks);
-  if (!options.pinThreads || int(cores.size()) < threads * options.ranks)
-    cores.clear();
-  int64_t stack = 0;
-  for (const plan::Kernel &kernel : plan.kernels())
-    stack = std::max(stack, kernel.stack_bytes());
-  stack = std::max<int64_t>(stack + (1 << 20), 8 << 20);
-
-  Job job{plan,
-          options,
-          data,
-          *log,
-          checkpointer ? &*checkpointer : nullptr,
-          gradients ? &*gradients : nullptr,
-          ranks > 1 ? makeLocalWorld(int(ranks)) : nullptr,
-          threads,
-          stack,
-          cores,
-          {},
-          {}};
-  std::vector<Rank> contexts;
-  for (int rank = 0; rank < int(ranks); ++rank)
+  installStopHandlers(options);
+  const int ranks = options.ranks;
+  LocalJob job{{plan, options, data, log.get(), ranks, 1, 0, {}},
+               ranks > 1 ? makeLocalWorld(ranks) : nullptr,
+               {},
+               {}};
+  shareMachine(job.setup, /*isAlone=*/false);
+  std::vector<LocalRank> contexts;
+  for (int rank = 0; rank < ranks; ++rank)
     contexts.push_back({&job, rank});
   std::vector<std::thread> starters;
   Status startFailure;
-  for (int rank = 1; rank < int(ranks); ++rank)
+  for (int rank = 1; rank < ranks; ++rank)
     starters.emplace_back([&, rank] {
-      Status status =
-          runOnBigStack(stack, runRankThread, &contexts[size_t(rank)]);
+      Status status = runOnBigStack(job.setup.stackBytes, runLocalRank,
+                                    &contexts[size_t(rank)]);
       if (!status.ok())
         makeLocalCommunicator(job.world, rank)->abort(status);
     });
-  startFailure = runOnBigStack(stack, runRankThread, &contexts[0]);
+  startFailure =
+      runOnBigStack(job.setup.stackBytes, runLocalRank, &contexts[0]);
   if (!startFailure.ok() && job.world)
     makeLocalCommunicator(job.world, 0)->abort(startFailure);
   for (std::thread &starter : starters)
     starter.join();
   log->finish();
   return startFailure.ok() ? job.firstFailure : startFailure;
+}
+
+namespace {
+struct ProcessRank {
+  const Setup &setup;
+  HostCommunicator &comm;
+  Job &job;
+  int place;
+  Status status;
+};
+} // namespace
+
+/// Whether a launcher has given this process cores of its own.
+static bool isBound(const Place &place) {
+  return !place.forked && int(availableCores().size()) <
+                              int(std::thread::hardware_concurrency());
+}
+
+static Status runJoined(Job &job, HostCommunicator &comm,
+                        const plan::Plan &plan, const TrainOptions &options,
+                        const TokenData &data, const Place &place) {
+  LMC_RETURN_IF_ERROR(comm.connect());
+  std::unique_ptr<MetricsLog> log;
+  if (job.rank() == 0) {
+    LMC_ASSIGN_OR_RETURN(log, MetricsLog::create(options));
+  }
+  installStopHandlers(options);
+  const std::vector<int> &here = comm.ranksOnHost();
+  Setup setup{plan, options, data, log.get(), int(here.size()), 1, 0, {}};
+  shareMachine(setup, isBound(place));
+  int index =
+      isBound(place)
+          ? 0
+          : int(std::find(here.begin(), here.end(), job.rank()) - here.begin());
+  ProcessRank self{setup, comm, job, index, {}};
+  LMC_RETURN_IF_ERROR(runOnBigStack(
+      setup.stackBytes,
+      [](void *context) {
+        ProcessRank &self = *static_cast<ProcessRank *>(context);
+        self.status = runRank(self.setup, self.job.rank(), self.place,
+                              &self.comm, &self.job.progress());
+      },
+      &self));
+  if (log)
+    log->finish();
+  return self.status;
+}
+
+Status runTrainingRank(const plan::Plan &plan, const TrainOptions &options,
+                       const Place &place,
+                       const std::function<void(const Status &)> &giveUp) {
+  Job::Options jobOptions;
+  jobOptions.timeoutMs = int64_t(options.timeoutSeconds * 1e3);
+  jobOptions.giveUp = giveUp;
+  LMC_ASSIGN_OR_RETURN(std::unique_ptr<Job> job,
+                       Job::connect(place, jobOptions));
+  // From here on the others are told what goes wrong.
+  job->setDescription([&plan](uint64_t position) {
+    return describeInstruction(plan, uint32_t(position >> 32),
+                               uint32_t(position));
+  });
+  Status ready = checkCall(plan, place.ranks);
+  StatusOr<TokenData> data =
+      ready.ok() ? TokenData::open(options.dataPath) : ready;
+  StatusOr<std::unique_ptr<HostCommunicator>> comm =
+      HostCommunicator::create(*job, {options.tcpOnly, place.hostName});
+  JobFacts facts;
+  if (data.ok() && comm.ok())
+    facts = factsOf(plan, options, *data);
+  LMC_RETURN_IF_ERROR(job->meet(data.ok() ? comm.status() : data.status(),
+                                facts, comm.ok() ? (*comm)->endpoint() : ""));
+  Status status = runJoined(*job, **comm, plan, options, *data, place);
+  // Told to stop is no failure: all ranks are told at the same step.
+  if (status.ok() || status.kind() == ErrorKind::Stopped) {
+    Status left = job->leave();
+    return left.ok() ? status : left;
+  }
+  job->fail(status);
+  return job->verdict().ok() ? status : job->verdict();
 }
 
 } // namespace lmc::runtime

@@ -1,19 +1,27 @@
-// A training job on this machine: one thread per rank, each with its device,
-// its executor and its trainer.
+// A training job: one rank, all ranks as threads of this process, or this
+// process's rank of a job of processes. Each rank has its device, its
+// executor and its trainer.
 #ifndef LMC_RUNTIME_TRAIN_TRAINJOB_H
 #define LMC_RUNTIME_TRAIN_TRAINJOB_H
 
+#include "runtime/base/Status.h"
+#include "runtime/job/Place.h"
 #include "runtime/plan/plan.pb.h"
 #include "runtime/train/TrainOptions.h"
 
-#include "runtime/base/Status.h"
-
 namespace lmc::runtime {
 
-/// Trains; returns the failure that ended the job, the first one when several
-/// ranks failed. SIGTERM and SIGINT save and stop when there is a checkpoint
-/// folder.
+/// Trains with all ranks in this process; returns the failure that ended the
+/// job, the first one when several ranks failed. SIGTERM and SIGINT save and
+/// stop when there is a checkpoint folder.
 Status runTraining(const plan::Plan &plan, const TrainOptions &options);
+
+/// The same for one rank of a job of processes. `giveUp` is called, from
+/// another thread, when the job is over and this rank does not come back from
+/// what it is doing; it ends the process.
+Status runTrainingRank(const plan::Plan &plan, const TrainOptions &options,
+                       const Place &place,
+                       const std::function<void(const Status &)> &giveUp);
 
 } // namespace lmc::runtime
 

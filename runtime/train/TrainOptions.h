@@ -52,7 +52,9 @@ struct TrainOptions {
 
   // The machine.
   int ranks = 1;
-  int threads = 0; ///< per rank; 0: cores / ranks
+  bool tcpOnly = false;       ///< no shared memory between ranks of one host
+  double timeoutSeconds = 30; ///< of a rank's silence, or of a hang
+  int threads = 0;            ///< per rank; 0: cores / ranks
   bool pinThreads = true;
   bool guardPages = false;
 };

@@ -91,6 +91,20 @@ TEST_F(TrainTest, LossFallsAndMetricsAreWritten) {
   EXPECT_TRUE(lines[13].contains("eval_loss"));
 }
 
+// A kill in the middle of a line: the next life cuts the half line off.
+TEST_F(TrainTest, MetricsGoOnBehindTheLastWholeLine) {
+  options.checkpointFolder = path("checkpoints");
+  options.steps = 2;
+  train(bigram(4, 1, 1));
+  auto whole = MappedFile::open(path("metrics"));
+  ASSERT_TRUE(writeWholeFile(path("metrics"),
+                             std::string(whole->bytes()) + "{\"step\": 3, \"lo")
+                  .ok());
+  options.resume = true;
+  options.steps = 4;
+  EXPECT_EQ(train(bigram(4, 1, 1)).size(), 4u);
+}
+
 // The same samples in the same step, however they are spread.
 TEST_F(TrainTest, RanksAndMicroBatchesTrainTheSameModel) {
   std::vector<double> one = train(bigram(4, 1, 1));

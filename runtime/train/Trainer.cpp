@@ -1,6 +1,7 @@
 // See Trainer.h.
 #include "runtime/train/Trainer.h"
 #include "runtime/base/Log.h"
+#include "runtime/plan/PlanFacts.h"
 #include "runtime/train/Checkpoint.h"
 #include "runtime/train/LearningRate.h"
 
@@ -123,6 +124,8 @@ Status Trainer::setWeights() {
     }
   }
   for (const plan::State &state : executor.plan().states()) {
+    if (!isOnStage(state, executor.stage()))
+      continue;
     if (state.kind() == plan::State::PARAMETER && options.weights.empty())
       initializeState(executor, state, seed);
     else if (state.kind() == plan::State::SCALAR)
@@ -240,6 +243,9 @@ Status Trainer::evaluate(int64_t step) {
 }
 
 Status Trainer::save(int64_t step) {
+  // Whoever resumes from this checkpoint finds the metrics up to it.
+  if (leads() && shared.log)
+    shared.log->finish();
   return shared.checkpointer->save(
       executor, {step, sampleOffset + step * batches.globalBatch(), seed, ""});
 }

@@ -1,6 +1,7 @@
 // See Boxes.h.
 #include "runtime/weights/Boxes.h"
 #include "runtime/base/Checked.h"
+#include "runtime/plan/PlanFacts.h"
 
 namespace lmc::runtime {
 
@@ -161,14 +162,15 @@ Status loadParameters(Executor &executor, const WeightFiles &weights) {
     return status;
   }
   for (const plan::State &state : executor.plan().states())
-    if (state.kind() == plan::State::PARAMETER)
+    if (state.kind() == plan::State::PARAMETER &&
+        isOnStage(state, executor.stage()))
       loadState(executor, state, weights, /*suffix=*/"");
   return Status();
 }
 
-bool ownsPart(const Executor &executor, const plan::State &state) {
-  const plan::Plan &plan = executor.plan();
-  std::vector<bool> cut(executor.coordinates().size());
+bool ownsPart(const plan::Plan &plan, const std::vector<int64_t> &coordinates,
+              const plan::State &state) {
+  std::vector<bool> cut(coordinates.size());
   auto note = [&](const plan::Linear &linear) {
     for (const plan::Linear::Term &term : linear.terms())
       if (term.coefficient() != 0)
@@ -176,9 +178,14 @@ bool ownsPart(const Executor &executor, const plan::State &state) {
   };
   for (const plan::Linear &offset : state.local_offset())
     note(offset);
-  for (size_t axis = 0; axis < cut.size(); ++axis)
-    if (!cut[axis] && executor.coordinates()[axis] != 0)
+  for (size_t axis = 0; axis < cut.size(); ++axis) {
+    if (state.stages_size() > 0 && plan.mesh().axes(int(axis)).name() == "pp") {
+      if (coordinates[axis] != state.stages(0))
+        return false;
+    } else if (!cut[axis] && coordinates[axis] != 0) {
       return false;
+    }
+  }
   return true;
 }
 
@@ -192,13 +199,9 @@ struct StoreContext {
 };
 } // namespace
 
-void storeState(Executor &executor, const plan::State &state,
-                const std::vector<BoxMap> &boxes, DataType dtype, double scale,
-                const std::vector<std::byte *> &buffers) {
-  Device &device = executor.device();
-  if (!device.hostAccessible() || !ownsPart(executor, state))
-    return;
-  LocalTensor tensor = LocalTensor::of(executor, state);
+void storePart(Device &device, const LocalTensor &tensor,
+               const std::vector<BoxMap> &boxes, DataType dtype, double scale,
+               const std::vector<std::byte *> &buffers) {
   constexpr int64_t blockElements = 1 << 16;
   for (size_t b = 0; b < boxes.size(); ++b) {
     StoreContext context{tensor, boxes[b], dtype, scale, buffers[b]};

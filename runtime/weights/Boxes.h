@@ -93,15 +93,16 @@ void checkState(const plan::Plan &plan, const plan::State &state,
 void loadState(Executor &executor, const plan::State &state,
                const WeightFiles &weights, const std::string &suffix);
 
-/// Whether this rank is the one that stores its part of the state: the first
-/// of those with the same part.
-bool ownsPart(const Executor &executor, const plan::State &state);
+/// Whether the rank at these coordinates is the one whose part of the state is
+/// stored: the first of those with the same part.
+bool ownsPart(const plan::Plan &plan, const std::vector<int64_t> &coordinates,
+              const plan::State &state);
 
-/// Copies this rank's part of a state into whole file tensors, one buffer per
-/// box, converting to `dtype` and multiplying by `scale`.
-void storeState(Executor &executor, const plan::State &state,
-                const std::vector<BoxMap> &boxes, DataType dtype, double scale,
-                const std::vector<std::byte *> &buffers);
+/// Copies a rank's part of a state into whole file tensors, one buffer per
+/// box, converting to `dtype` and multiplying by `scale`; on `device`'s cores.
+void storePart(Device &device, const LocalTensor &part,
+               const std::vector<BoxMap> &boxes, DataType dtype, double scale,
+               const std::vector<std::byte *> &buffers);
 
 } // namespace lmc::runtime
 

@@ -8,6 +8,12 @@
 namespace lmc::runtime {
 
 LocalTensor LocalTensor::of(Executor &executor, const plan::State &state) {
+  return of(state, executor.symbolValues(), executor.address(state.slice()));
+}
+
+LocalTensor LocalTensor::of(const plan::State &state,
+                            const std::vector<int64_t> &symbolValues,
+                            std::byte *data) {
   LocalTensor tensor;
   tensor.state = &state;
   const DataTypeInfo *info = lookUpDataType(state.dtype());
@@ -18,10 +24,10 @@ LocalTensor LocalTensor::of(Executor &executor, const plan::State &state) {
   tensor.localShape.assign(state.local_shape().begin(),
                            state.local_shape().end());
   for (const plan::Linear &offset : state.local_offset())
-    tensor.offset.push_back(evaluateLinear(offset, executor.symbolValues()));
+    tensor.offset.push_back(evaluateLinear(offset, symbolValues));
   for (int64_t dim : tensor.localShape)
     tensor.localElements *= dim;
-  tensor.data = executor.address(state.slice());
+  tensor.data = data;
   return tensor;
 }
 

@@ -21,6 +21,11 @@ struct LocalTensor {
   std::byte *data = nullptr;
 
   static LocalTensor of(Executor &executor, const plan::State &state);
+  /// The part of the rank whose values of symbols are given, at `data`.
+  static LocalTensor of(const plan::State &state,
+                        const std::vector<int64_t> &symbolValues,
+                        std::byte *data);
+  int64_t bytes() const { return localElements * elementBytes; }
 
   /// Calls visit(localIndex, globalIndex, count) for every run of elements of
   /// the local range [begin, end) that is contiguous in both the local and the

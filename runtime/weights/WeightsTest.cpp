@@ -212,9 +212,10 @@ static std::vector<float> gather(const plan::Plan &plan, int64_t tp,
   for (int64_t rank = 0; rank < tp; ++rank) {
     RankState state = makeRank(plan, rank);
     fill(*state.executor);
-    storeState(*state.executor, plan.states(0),
-               boxesOf(plan, plan.states(0), ""), DataType::F32, 1.0,
-               {reinterpret_cast<std::byte *>(whole.data())});
+    if (ownsPart(plan, state.executor->coordinates(), plan.states(0)))
+      storePart(*state.device, LocalTensor::of(*state.executor, plan.states(0)),
+                boxesOf(plan, plan.states(0), ""), DataType::F32, 1.0,
+                {reinterpret_cast<std::byte *>(whole.data())});
   }
   return whole;
 }

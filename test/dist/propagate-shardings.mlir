@@ -57,3 +57,20 @@ module @no_mesh {
     return
   }
 }
+
+// -----
+
+// What is received lies as what was sent on its channel.
+// CHECK-LABEL: @stages
+// CHECK: func.func @b
+// CHECK: dist.receive {{.*}}{dist.shardings = [#dist.sharding<{{\[\[}}"dp"], []], []>]}
+module @stages attributes {dist.mesh = #dist.mesh<["pp", "dp"], [2, 2]>} {
+  func.func @a(%x: tensor<4x8xf32> {lm.input = "x", dist.sharding = #dist.sharding<[["dp"], []], []>}) attributes {plan.program = "a"} {
+    dist.send %x stage 1 channel 3 : tensor<4x8xf32>
+    return
+  }
+  func.func @b() -> (tensor<4x8xf32> {lm.output = "y"}) attributes {plan.program = "b"} {
+    %x = dist.receive stage -1 channel 3 : tensor<4x8xf32>
+    return %x : tensor<4x8xf32>
+  }
+}

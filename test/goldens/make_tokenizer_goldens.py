@@ -18,9 +18,14 @@ The archive holds, under tokenizers/:
                   <|begin_of_text|> first
     added.json    GPT-2's with add_prefix_space, 500 merges, and added tokens
                   that overlap, strip blanks, or match whole words only
-    gpt2.jsonl, llama3.jsonl, added.jsonl
+    mixed.json    every other step that is read: Digits, Split at a string and
+                  at a pattern with line ends, words and look-behinds, what
+                  matches dropped or alone kept; two merges with one result;
+                  added tokens that take each other's blanks
+    gpt2.jsonl, llama3.jsonl, added.jsonl, mixed.jsonl
                   a case per line: {"text": …, "ids": […]}, without what the
-                  template adds
+                  template adds; "decoded" where that is not the text; of the
+                  first hundred also "special_ids", with what the template adds
 
 The same file compares any tokenizer.json with the reference library, on the
 same strings:
@@ -265,25 +270,75 @@ def added(text):
     return json.loads(tokenizer.to_str())
 
 
+def mixed(text):
+    """Steps that no model has all together. The alphabet is the text's own, so
+    that some bytes have no token."""
+    pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split("<|", "removed"),
+        pre_tokenizers.Split(Regex(r"(?<=\w)\W(?=\w)|^\s|\S$|[\w\d]{2,3}"),
+                             "isolated"),
+        pre_tokenizers.Split(Regex(r"(?i)\w+[^\w\s]*$|^\W|(?<!a)b|\d+(?=x)|.\n"),
+                             "isolated"),
+        pre_tokenizers.Split(Regex(r"x*"), "isolated"),
+        pre_tokenizers.Split(Regex(r"[^\x{300}-\x{36f}\t]+"), "removed",
+                             invert=True),
+        pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)])
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=300, show_progress=False)
+    tokenizer.train_from_iterator([text[:200_000]], trainer)
+    data = json.loads(tokenizer.to_str())
+    model = data["model"]
+    # "the" by either way: a pair that was queued for the one merge is taken
+    # for the other.
+    for token in ("he", "th", "the"):
+        model["vocab"].setdefault(token, len(model["vocab"]))
+    model["merges"] = [["t", "h"]] + [m for m in model["merges"]] + [
+        ["h", "e"], ["t", "he"], ["th", "e"]]
+    tokenizer = Tokenizer.from_str(json.dumps(data))
+    # One takes blanks that the next begins with, or is.
+    tokenizer.add_tokens([
+        AddedToken("  ", rstrip=True, normalized=False),
+        AddedToken(" \n", normalized=False),
+        AddedToken("中", lstrip=True, single_word=True)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="!:0 $A:0 a:0", special_tokens=[
+            (t, tokenizer.token_to_id(t)) for t in "!a"])
+    return json.loads(tokenizer.to_str())
+
+
 def expected(tokenizer, strings):
     for s in strings:
         yield s, tokenizer.encode(s, add_special_tokens=False).ids
+
+
+def case(tokenizer, number, text, ids):
+    fields = {"text": text, "ids": ids}
+    decoded = tokenizer.decode(ids, skip_special_tokens=False)
+    if decoded != text:
+        fields["decoded"] = decoded
+    if number < 100:
+        fields["special_ids"] = tokenizer.encode(text).ids
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def make(text):
     rng = random.Random(20240520)
     strings = make_strings(text, rng)
     chosen = {"gpt2": strings, "llama3": strings,
-              "added": strings[:1200] + strings[-800:]}
+              "added": strings[:1200] + strings[-800:],
+              "mixed": strings[:1200] + strings[-800:]}
     files = {}
-    for name, maker in (("gpt2", gpt2), ("llama3", llama3), ("added", added)):
+    for name, maker in (("gpt2", gpt2), ("llama3", llama3), ("added", added),
+                        ("mixed", mixed)):
         data = maker(text)
         tokenizer = Tokenizer.from_str(json.dumps(data))
         cases = list(expected(tokenizer, chosen[name]))
         files[f"{name}.json"] = json.dumps(data, ensure_ascii=False)
         files[f"{name}.jsonl"] = "".join(
-            json.dumps({"text": s, "ids": ids}, ensure_ascii=False,
-                       separators=(",", ":")) + "\n" for s, ids in cases)
+            case(tokenizer, i, s, ids) for i, (s, ids) in enumerate(cases))
         lost = sum(tokenizer.decode(ids, skip_special_tokens=False) != s
                    for s, ids in cases)
         print(f"{name}: {len(data['model']['vocab'])} tokens, "

@@ -53,3 +53,40 @@ module @frozen {
 module @refused {
   lm.state @loss_sum "accumulator" : tensor<f32> {role = "loss_sum"}
 }
+
+// -----
+
+// Two stages hold @t. The first one, its owner, adds up and sends the sum back,
+// and it alone counts the parameter in the norm. Losses are the last stage's.
+// CHECK-LABEL: module @stages
+// CHECK: func.func @update.0(%[[G:[a-z0-9]+]]: tensor<4xf32> {lm.state = @t.gradient}
+// CHECK-SAME: plan.stage = 0 : i64
+// CHECK-COUNT-2: dist.all_reduce "sum" %{{cst.*}} over ["pp"]
+// CHECK: %[[OTHER:.*]] = dist.receive stage 1 channel 7
+// CHECK: %[[SUM:.*]] = arith.addf %[[G]], %[[OTHER]]
+// CHECK: dist.send %[[SUM]] stage 1 channel 8
+// CHECK: arith.mulf %[[SUM]], %[[SUM]]
+// CHECK: dist.all_reduce "sum" %{{.*}} over ["pp"]
+// CHECK: lm.adamw_update
+// CHECK: return %[[SUM]]
+// CHECK: func.func @evaluate_finish.0() ->
+// CHECK: func.func @update.1(%[[L:[a-z0-9]+]]: tensor<f32> {lm.state = @loss_sum}, %[[W:[a-z0-9]+]]: tensor<f32> {lm.state = @weight_sum}, %[[G:[a-z0-9]+]]: tensor<4xf32> {lm.state = @t.gradient}
+// CHECK: dist.all_reduce "sum" %[[L]] over ["pp"]
+// CHECK: dist.all_reduce "sum" %[[W]] over ["pp"]
+// CHECK: dist.send %[[G]] stage -1 channel 7
+// CHECK: %[[SUM:.*]] = dist.receive stage -1 channel 8
+// CHECK-NOT: arith.mulf %[[SUM]], %[[SUM]]
+// CHECK: lm.adamw_update {{.*}}%[[SUM]]
+module @stages attributes {dist.chunks = 2 : i64, dist.stages = 2 : i64} {
+  lm.parameter @t : tensor<4xf32> {initialization = {kind = "zeros"}}
+  lm.state @t.gradient "accumulator" : tensor<4xf32> {parameter = @t, role = "gradient"}
+  lm.state @loss_sum "accumulator" : tensor<f32> {role = "loss_sum"}
+  lm.state @weight_sum "accumulator" : tensor<f32> {role = "weight_sum"}
+  func.func @step.0(%g: tensor<4xf32> {lm.state = @t.gradient}) attributes {plan.program = "step", plan.stage = 0 : i64} {
+    dist.send %g stage 1 channel 6 : tensor<4xf32>
+    return
+  }
+  func.func @step.1(%g: tensor<4xf32> {lm.state = @t.gradient}, %l: tensor<f32> {lm.state = @loss_sum}) attributes {plan.program = "step", plan.stage = 1 : i64} {
+    return
+  }
+}

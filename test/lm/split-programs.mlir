@@ -15,7 +15,7 @@
 // CHECK-NOT: func.func @step
 // CHECK: func.func @evaluate
 module @cut {
-  func.func @step(%x: tensor<4xf32> {lm.input = "x"}) -> (tensor<4xf32> {lm.state = @s}) {
+  func.func @step(%x: tensor<4xf32> {lm.input = "x"}) -> (tensor<4xf32> {lm.state = @s}) attributes {plan.program = "step"} {
     %c = arith.constant dense<2.0> : tensor<4xf32>
     %cx = arith.mulf %c, %x : tensor<4xf32>
     %y = math.exp %cx : tensor<4xf32>
@@ -32,7 +32,7 @@ module @cut {
 
 // -----
 
-// expected-error @+1 {{no function @step to split}}
+// expected-error @+1 {{no program "step" to split}}
 module @no_step {
 }
 
@@ -40,7 +40,7 @@ module @no_step {
 
 module @no_cut {
   // expected-error @+1 {{no lm.begin_backward in @step}}
-  func.func @step(%x: tensor<4xf32>) -> (tensor<4xf32> {lm.state = @s}) {
+  func.func @step(%x: tensor<4xf32>) -> (tensor<4xf32> {lm.state = @s}) attributes {plan.program = "step"} {
     return %x : tensor<4xf32>
   }
 }

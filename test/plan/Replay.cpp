@@ -253,7 +253,10 @@ ReplayResult Replayer::run(const plan::Schedule &schedule) {
         retireAll(a);
   }
   for (uint32_t a = 0; a < allocationCount(); ++a) {
-    int64_t bytes = plan.allocations(int(a)).bytes();
+    const plan::Allocation &allocation = plan.allocations(int(a));
+    int64_t bytes = allocation.stage_bytes_size() > 0
+                        ? allocation.stage_bytes(int(schedule.stage()))
+                        : allocation.bytes();
     if (isArena(a)) {
       retireAll(a);
       result.arenaBytes += bytes;

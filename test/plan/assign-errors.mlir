@@ -19,7 +19,7 @@ plan.schedule "step" stage 0 {
 
 func.func @step(%x: tensor<4xf32> {lm.input = "x"})
     attributes {plan.program = "step"} {
-  // expected-error @+1 {{is no launch, collective or view}}
+  // expected-error @+1 {{is no launch, collective, transfer or view}}
   %y = arith.addf %x, %x : tensor<4xf32>
   return
 }

@@ -112,3 +112,58 @@ func.func @step(%x: tensor<16xf32> {lm.input = "x"},
       : (tensor<16xf32>, tensor<16xf32>) -> tensor<16xf32>
   return %v1, %w1, %y : tensor<16xf32>, tensor<16xf32>, tensor<16xf32>
 }
+
+// -----
+
+// Stages are packed each for itself. What both hold comes first, at one offset;
+// saved values lie at slot * stride on the stage that has several slots.
+// CHECK-LABEL: module @stages
+// CHECK: lm.parameter @first {{.*}}plan.slice = #plan.slice<@parameters[64] 64>, plan.stages = array<i64: 0>
+// CHECK: lm.parameter @shared {{.*}}plan.slice = #plan.slice<@parameters[0] 64>, plan.stages = array<i64: 0, 1>
+// CHECK: plan.allocation @parameters state 128 {stage_bytes = array<i64: 128, 64>}
+// CHECK: plan.allocation @saved saved 128 {stage_bytes = array<i64: 128, 0>}
+// CHECK: plan.allocation @scratch scratch 64 {stage_bytes = array<i64: 0, 64>}
+// CHECK: plan.program @f0 chunk 0
+// CHECK-NEXT: plan.run @twice (read @parameters[64] 64, write @saved[64 * slot] 64)
+// CHECK-NEXT: plan.send <@saved[64 * slot] 64> stage 1 channel 2
+// CHECK: plan.program @f1 chunk 1
+// CHECK-NEXT: plan.receive <@scratch[0] 64> stage -1 channel 2
+// CHECK-NEXT: plan.run @twice (read @scratch[0] 64, write @outputs[128 + 64 * micro_batch] 64)
+module @stages attributes {dist.stages = 2 : i64} {
+  plan.kernel @twice(%x: tensor<16xf32>) -> tensor<16xf32>
+      attributes {kind = "flat", tied = array<i64: -1>} {
+    %y = arith.addf %x, %x : tensor<16xf32>
+    plan.yield %y : tensor<16xf32>
+  }
+  plan.kernel @sum(%x: tensor<16xf32>, %z: tensor<16xf32>) -> tensor<16xf32>
+      attributes {kind = "flat", tied = array<i64: -1>} {
+    %y = arith.addf %x, %z : tensor<16xf32>
+    plan.yield %y : tensor<16xf32>
+  }
+  lm.parameter @first : tensor<16xf32> {initialization = {kind = "zeros"}}
+  lm.parameter @shared : tensor<16xf32> {initialization = {kind = "zeros"}}
+  func.func @f0(%w: tensor<16xf32> {lm.state = @first}) -> (tensor<16xf32> {lm.saved = "a"}) attributes {plan.program = "forward"} {
+    %a = plan.launch @twice(%w) : (tensor<16xf32>) -> tensor<16xf32>
+    dist.send %a stage 1 channel 2 : tensor<16xf32>
+    return %a : tensor<16xf32>
+  }
+  func.func @b0(%a: tensor<16xf32> {lm.saved = "a"}, %w: tensor<16xf32> {lm.state = @shared}) -> (tensor<16xf32> {lm.output = "z"}) attributes {plan.program = "backward"} {
+    %y = plan.launch @sum(%a, %w) : (tensor<16xf32>, tensor<16xf32>) -> tensor<16xf32>
+    return %y : tensor<16xf32>
+  }
+  func.func @f1(%w: tensor<16xf32> {lm.state = @shared}) -> (tensor<16xf32> {lm.output = "y"}) attributes {plan.chunk = 1 : i64, plan.program = "forward"} {
+    %a = dist.receive stage -1 channel 2 : tensor<16xf32>
+    %y = plan.launch @twice(%a) : (tensor<16xf32>) -> tensor<16xf32>
+    return %y : tensor<16xf32>
+  }
+  plan.schedule "train" stage 0 {
+    plan.call @f0 micro_batch 0 slot 0
+    plan.call @f0 micro_batch 1 slot 1
+    plan.call @b0 micro_batch 0 slot 0
+    plan.call @b0 micro_batch 1 slot 1
+  }
+  plan.schedule "train" stage 1 {
+    plan.call @f1 micro_batch 0 slot 0
+    plan.call @f1 micro_batch 1 slot 0
+  }
+}

@@ -83,3 +83,23 @@ plan.program @p chunk 0 {
 plan.schedule "p" stage 0 {
   plan.call @p micro_batch 0 slot 0
 }
+
+// -----
+
+// B2: a program's slices fit the allocation of its stage, and the slots that it
+// is called with.
+plan.allocation @a saved 192 {stage_bytes = array<i64: 192, 64>}
+plan.symbol "slot" slot 0 to 2
+plan.program @first chunk 0 {
+  plan.fill <@a[64 * slot] 64>
+}
+plan.program @second chunk 1 {
+  // expected-error @+1 {{uses bytes [0, 128) of @a, which has 64}}
+  plan.fill <@a[64 * slot] 64>
+}
+plan.schedule "train" stage 0 {
+  plan.call @first micro_batch 0 slot 2
+}
+plan.schedule "train" stage 1 {
+  plan.call @second micro_batch 0 slot 1
+}

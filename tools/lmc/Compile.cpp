@@ -47,10 +47,10 @@ int resolveMesh(const CompileSettings &settings, Resolved &resolved) {
       return printError("--mesh gives " + name.str() + " the size '" +
                             number.str() + "'",
                         "a number from 1 to 65536");
-    if (size > 1 && name != "dp" && name != "tp")
+    if (size > 1 && name != "pp" && name != "dp" && name != "tp")
       return printError("axis " + name.str() + " of size " +
                             std::to_string(size) + " is not supported yet",
-                        "use dp and tp");
+                        "use pp, dp and tp");
     resolved.pipeline.mesh[axis - kAxes] = size;
   }
   return kDone;
@@ -235,6 +235,14 @@ int lmc::compile(const CompileSettings &settings) {
   if (int status = resolveBatch(settings, resolved))
     return status;
   resolved.pipeline.train = settings.mode == "train";
+  if (!resolved.pipeline.train && resolved.pipeline.mesh[0] > 1)
+    return printError("inference in a pipeline (--mesh=pp=" +
+                          std::to_string(resolved.pipeline.mesh[0]) +
+                          ") is not supported",
+                      "use tp");
+  resolved.pipeline.pipelineSchedule = settings.pipelineSchedule;
+  resolved.pipeline.stageBlocks.assign(settings.stages.begin(),
+                                       settings.stages.end());
   frontend::ImportOptions importOptions;
   // Shapes are global until partition: one micro-batch of all data ranks.
   importOptions.batch = resolved.pipeline.microBatch *

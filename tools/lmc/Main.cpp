@@ -28,7 +28,16 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
   c->add_option("--config", s.config, "a TrainSpec text proto; flags win");
   c->add_option("--mesh", s.mesh,
                 "sizes of the mesh axes pp, dp, fsdp, cp, ep, tp that are not "
-                "1, e.g. dp=2,tp=2");
+                "1, e.g. pp=2,dp=2,tp=2");
+  c->add_option("--pipeline-schedule", s.pipelineSchedule,
+                "order of micro-batches in a pipeline")
+      ->check(CLI::IsMember({"gpipe", "1f1b"}))
+      ->capture_default_str();
+  c->add_option("--stages", s.stages,
+                "blocks of each pipeline stage, e.g. 5,7 (default: stages of "
+                "equal cost)")
+      ->delimiter(',')
+      ->allow_extra_args(false);
   c->add_option("--global-batch", s.globalBatch,
                 "samples per step (default: the micro-batch)");
   c->add_option("--micro-batch", s.microBatch,

@@ -1,11 +1,11 @@
 // lmrun eval: logits of given tokens, or the loss on a data file.
-#include "runtime/base/Log.h"
 #include "runtime/generate/Evaluate.h"
 #include "runtime/generate/Npy.h"
 #include "runtime/generate/Session.h"
 #include "tools/lmrun/Commands.h"
 
 #include <cmath>
+#include <cstdio>
 
 using namespace lmc::runtime;
 
@@ -56,9 +56,10 @@ static Status eval(const EvalFlags &flags) {
     StatusOr<Loss> loss = evaluateLoss(executor, *data, flags.sampleTokens);
     if (!loss.ok())
       return std::move(loss).status();
-    printLines(fmt::format("loss {:.6f}  perplexity {:.4f}  tokens {:.0f}\n",
-                           loss->mean, std::exp(loss->mean), loss->tokens));
-    return Status();
+    std::printf("loss %.6f  perplexity %.4f  tokens %.0f\n", loss->mean,
+                std::exp(loss->mean), loss->tokens);
+    return std::fflush(stdout) == 0 ? Status()
+                                    : jobFailed("cannot write to stdout");
   });
 }
 

@@ -1,15 +1,17 @@
 // lmrun generate: continues prompts.
 //
-// One text streams to stdout as it is written. Of several, the first that is
-// not complete streams; the others wait for their turn, though all are written
-// at once.
+// One text streams to stdout as it is written, in whole characters. Of several,
+// the first that is not complete streams; the others wait for their turn,
+// though all are written at once.
 #include "runtime/base/Log.h"
+#include "runtime/base/Utf8.h"
 #include "runtime/generate/Generator.h"
 #include "runtime/generate/Session.h"
 #include "runtime/generate/Tokenizer.h"
 #include "tools/lmrun/Commands.h"
 
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <iterator>
 
@@ -20,21 +22,26 @@ struct GenerateFlags {
   SessionOptions session;
   std::vector<std::string> prompts;
   GenerateRequest request;
-  bool noEcho = false, showStats = false;
+  std::string tokenizer; ///< empty: the one of the weights
+  std::vector<std::string> stopTokens;
+  bool noEcho = false, noSpecial = false, showStats = false;
 };
 
-/// Puts the texts of several requests to stdout, one after the other.
+/// Puts the texts of several requests to stdout, one after the other. Prompts
+/// wait for the first token, so that a refused call prints none.
 class TextStream {
 public:
-  TextStream(std::vector<std::string> first) : texts(std::move(first)) {
-    done.resize(texts.size());
-    flush();
+  TextStream(const std::vector<std::string> &first)
+      : characters(first.size()), texts(first.size()), done(first.size()) {
+    for (size_t i = 0; i < first.size(); ++i)
+      texts[i] = characters[i].add(first[i]);
   }
   void add(size_t index, std::string_view bytes) {
-    texts[index] += bytes;
+    texts[index] += characters[index].add(bytes);
     flush();
   }
   void finish(size_t index) {
+    texts[index] += characters[index].finish();
     done[index] = true;
     flush();
   }
@@ -57,6 +64,7 @@ private:
     std::fflush(stdout);
   }
 
+  std::vector<Utf8Stream> characters;
   std::vector<std::string> texts; ///< what is not yet printed
   std::vector<bool> done;
   size_t current = 0;
@@ -64,29 +72,74 @@ private:
 };
 } // namespace
 
+/// The folder of the weights, which may be given as a file.
+static std::filesystem::path folderOf(const std::string &weights) {
+  std::error_code ignored;
+  std::filesystem::path path = weights;
+  return std::filesystem::is_directory(path, ignored) ? path
+                                                      : path.parent_path();
+}
+
+static StatusOr<std::unique_ptr<Tokenizer>>
+chooseTokenizer(const GenerateFlags &flags, int64_t vocabulary) {
+  std::error_code ignored;
+  std::string chosen = flags.tokenizer;
+  std::filesystem::path beside =
+      folderOf(flags.session.weights) / "tokenizer.json";
+  if (chosen.empty() && std::filesystem::exists(beside, ignored))
+    chosen = beside.string();
+  if (chosen.empty() && vocabulary != 256)
+    return wrongInput("there is no tokenizer: {} is not there, and a "
+                      "vocabulary of {} is not that of bytes",
+                      beside.string(), vocabulary)
+        .help("give one with --tokenizer FILE");
+  LMC_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
+                       openTokenizer(chosen.empty() ? "bytes" : chosen));
+  if (tokenizer->vocabulary() > vocabulary)
+    return wrongInput("the tokenizer ({}) has {} tokens, the model {}",
+                      tokenizer->name(), tokenizer->vocabulary(), vocabulary)
+        .help("take the tokenizer that the model was trained with");
+  return std::move(tokenizer);
+}
+
+/// The tokens at which to stop: those given, else those that the weights name.
+static StatusOr<std::vector<int32_t>>
+chooseStopTokens(const GenerateFlags &flags, const Tokenizer &tokenizer) {
+  if (flags.stopTokens.empty())
+    return readEndTokens(folderOf(flags.session.weights).string());
+  std::vector<int32_t> tokens;
+  for (const std::string &text : flags.stopTokens) {
+    tokens.push_back(tokenizer.find(text));
+    if (tokens.back() < 0)
+      return wrongInput("--stop-token {}: {} has no such token", text,
+                        tokenizer.name());
+  }
+  return std::move(tokens);
+}
+
 static Status generateWith(Executor &executor, const GenerateFlags &flags,
                            const std::vector<std::string> &prompts) {
   LMC_ASSIGN_OR_RETURN(StepModel model, StepModel::create(executor));
-  std::unique_ptr<Tokenizer> tokenizer = makeByteTokenizer();
-  if (tokenizer->vocabulary() > model.vocabulary())
-    return wrongInput("the tokenizer ({}) has {} tokens, the model {}",
-                      tokenizer->name(), tokenizer->vocabulary(),
-                      model.vocabulary());
+  LMC_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
+                       chooseTokenizer(flags, model.vocabulary()));
+  LMC_ASSIGN_OR_RETURN(std::vector<int32_t> stopTokens,
+                       chooseStopTokens(flags, *tokenizer));
   std::vector<GenerateRequest> requests;
   std::vector<std::string> echoed;
   for (const std::string &prompt : prompts) {
     GenerateRequest request = flags.request;
-    request.prompt = tokenizer->encode(prompt);
-    request.stopTokens = tokenizer->stopTokens();
+    LMC_ASSIGN_OR_RETURN(request.prompt,
+                         tokenizer->encode(prompt, !flags.noSpecial));
+    request.stopTokens = stopTokens;
     requests.push_back(std::move(request));
     echoed.push_back(flags.noEcho ? "" : prompt);
   }
-  TextStream stream(std::move(echoed));
+  TextStream stream(echoed);
   Generator generator(model);
   LMC_RETURN_IF_ERROR(generator.run(requests, [&](size_t index, int32_t token) {
     if (token < 0)
       stream.finish(index);
-    else
+    else if (!tokenizer->isSpecial(token))
       stream.add(index, tokenizer->bytesOf(token));
   }));
   if (stream.failed())
@@ -135,6 +188,19 @@ CommandBody addGenerateCommand(CLI::App &app) {
       ->type_name("TEXT")
       ->allow_extra_args(false);
   command
+      ->add_option("--tokenizer", flags->tokenizer,
+                   "A tokenizer.json, a folder with one, or bytes (default: "
+                   "the one beside the weights, else bytes for a vocabulary "
+                   "of 256)")
+      ->type_name("FILE");
+  command
+      ->add_option("--stop-token", flags->stopTokens,
+                   "Stop at this token, given as its text (default: "
+                   "eos_token_id of generation_config.json or config.json "
+                   "beside the weights)")
+      ->type_name("TOKEN")
+      ->allow_extra_args(false);
+  command
       ->add_option("--max-tokens", flags->request.maxNewTokens,
                    "Tokens to write for each prompt")
       ->check(CLI::NonNegativeNumber)
@@ -158,6 +224,9 @@ CommandBody addGenerateCommand(CLI::App &app) {
       ->capture_default_str();
   command->add_flag("--no-echo", flags->noEcho,
                     "Print what was written without its prompt");
+  command->add_flag("--no-special", flags->noSpecial,
+                    "Do not add what the tokenizer puts around a text, such as "
+                    "<|begin_of_text|>");
   command->add_flag("--stats", flags->showStats,
                     "Log tokens and time at the end");
   command
@@ -174,6 +243,7 @@ CommandBody addGenerateCommand(CLI::App &app) {
       "  lmrun generate gpt.plan --weights run1 --prompt \"In the beginning\"\n"
       "  lmrun generate gpt.plan --weights run1 --prompt A --prompt B "
       "--temperature 0\n"
+      "  lmrun generate gpt2.plan --weights gpt2 --prompt \"Hello\"\n"
       "  echo Once upon a time | lmrun generate gpt.plan --weights run1");
   return [flags] { return generate(*flags); };
 }

@@ -1,6 +1,7 @@
 // The program as a user runs it: killed at random moments and resumed, told
 // to stop, with a full disk, and with damaged plans.
 #include "runtime/data/TokenData.h"
+#include "runtime/plan/PlanFile.h"
 #include "runtime/train/Checkpoint.h"
 
 #include <chrono>
@@ -84,10 +85,12 @@ protected:
   fs::path folder;
 };
 
-// How often to kill; the full test run raises it.
+// How often to kill.
 static int numKills() {
-  const char *text = std::getenv("LMC_TEST_KILLS");
-  return text ? std::atoi(text) : 5;
+  if (const char *text = std::getenv("LMC_TEST_KILLS"))
+    return std::atoi(text);
+  const char *full = std::getenv("LMC_FULL");
+  return full && std::string_view(full) == "1" ? 50 : 5;
 }
 
 TEST_F(LmrunTest, KilledAtRandomItEndsWithTheSameBits) {
@@ -173,6 +176,30 @@ TEST_F(LmrunTest, DamagedFilesAreExitStatus4) {
   EXPECT_NE(read("stderr").find("checksum"), std::string::npos);
   ASSERT_TRUE(writeWholeFile(path("plan"), "").ok());
   EXPECT_EQ(wait(train(1, {})), 4);
+}
+
+TEST_F(LmrunTest, ACpuThatLacksWhatThePlanNeedsIsTold) {
+  auto plan = readPlanFile(path("plan"));
+  ASSERT_TRUE(plan.ok());
+  lmc::plan::Plan two = *plan;
+  *two.add_code() = two.code(0);
+  for (int i = 0; i < 2; ++i) {
+    two.mutable_code(i)->set_target_cpu(i ? "older" : "newer");
+    two.mutable_code(i)->add_cpu_features(i ? "no_such_thing" : "nor_this");
+  }
+  ASSERT_TRUE(writePlanFile(two, path("plan")).ok());
+  EXPECT_EQ(wait(train(1, {})), 2);
+  for (const char *part :
+       {"error: this CPU runs none of the plan's 2 code objects\n",
+        "note: the code for newer needs nor_this, which this CPU lacks\n",
+        "note: the code for older needs no_such_thing, which this CPU lacks\n",
+        "help: compile with --target-cpu=native on this machine"})
+    EXPECT_NE(read("stderr").find(part), std::string::npos)
+        << part << read("stderr");
+  // Of several the one that runs here is taken.
+  *two.add_code() = plan->code(0);
+  ASSERT_TRUE(writePlanFile(two, path("plan")).ok());
+  EXPECT_EQ(wait(train(1, {})), 0) << read("stderr");
 }
 
 TEST_F(LmrunTest, WrongCallsAreExitStatus2) {

@@ -1,9 +1,12 @@
 // lmrun train: the flags of a training run.
 #include "runtime/base/Log.h"
+#include "runtime/job/Launch.h"
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFile.h"
 #include "runtime/train/TrainJob.h"
 #include "tools/lmrun/Commands.h"
+
+#include <unistd.h>
 
 using namespace lmc::runtime;
 
@@ -12,13 +15,47 @@ struct TrainFlags {
   TrainOptions options;
   std::string plan;
   std::vector<std::string> settings;
-  std::string comm = "local";
+  std::string comm = "host";
   std::string logFormat = "text";
   std::string saveDtype = "fp32";
   std::string decay = "constant";
   CLI::Option *seed = nullptr;
+  CLI::Option *nproc = nullptr;
 };
 } // namespace
+
+/// As one rank of a launcher's job, as a starter of all ranks, or alone.
+static Status runWhereStarted(const lmc::plan::Plan &plan, TrainFlags &flags) {
+  TrainOptions &options = flags.options;
+  if (flags.comm == "local")
+    return runTraining(plan, options);
+  options.tcpOnly = flags.comm == "tcp";
+  auto runRank = [&](const Place &place,
+                     const std::function<void(const Status &)> &giveUp) {
+    return runTrainingRank(plan, options, place, giveUp);
+  };
+  LMC_ASSIGN_OR_RETURN(
+      std::optional<Place> place,
+      placeFromEnvironment([](const char *name) { return std::getenv(name); }));
+  if (!place || place->ranks == 1)
+    return options.ranks == 1 ? runTraining(plan, options)
+                              : launch(options.ranks, runRank);
+  if (flags.nproc->count() > 0)
+    return wrongInput("--nproc {} inside a job of {} ranks, of {}",
+                      options.ranks, place->ranks, place->source)
+        .help("leave out --nproc: the launcher has started the ranks");
+  options.ranks = place->ranks;
+  if (place->rank == 0)
+    logInfo("rank 0 of {}: from {}, meeting at {}:{}", place->ranks,
+            place->source, place->host, place->port);
+  auto named = [&](Status status) {
+    return std::move(status).prepend(fmt::format("rank {}", place->rank));
+  };
+  Status status = runRank(
+      *place, [&](const Status &verdict) { ::_exit(report(named(verdict))); });
+  return status.ok() || status.kind() == ErrorKind::Stopped ? status
+                                                            : named(status);
+}
 
 static Status train(TrainFlags &flags) {
   TrainOptions &options = flags.options;
@@ -52,7 +89,7 @@ static Status train(TrainFlags &flags) {
   LMC_ASSIGN_OR_RETURN(lmc::plan::Plan plan, readPlanFile(flags.plan));
   if (Status status = checkPlan(plan); !status.ok())
     return std::move(status).prepend(flags.plan);
-  return runTraining(plan, options);
+  return runWhereStarted(plan, flags);
 }
 
 CommandBody addTrainCommand(CLI::App &app) {
@@ -199,14 +236,27 @@ CommandBody addTrainCommand(CLI::App &app) {
                  "Measure every kernel and print a table at the end")
       ->group("Log");
 
-  command->add_option("--nproc", o.ranks, "Ranks to start on this machine")
-      ->check(CLI::Range(1, 4096))
+  flags->nproc =
+      command
+          ->add_option("--nproc", o.ranks,
+                       "Ranks to start on this machine; srun, torchrun and "
+                       "mpirun start them themselves")
+          ->check(CLI::Range(1, 4096))
+          ->capture_default_str()
+          ->group("Machine");
+  command
+      ->add_option("--comm", flags->comm,
+                   "How ranks exchange bytes: host (shared memory within a "
+                   "host, TCP between hosts), tcp (TCP always), local (as "
+                   "threads of one process)")
+      ->check(CLI::IsMember({"host", "tcp", "local"}))
       ->capture_default_str()
       ->group("Machine");
   command
-      ->add_option("--comm", flags->comm,
-                   "How ranks exchange bytes; local: as threads of one process")
-      ->check(CLI::IsMember({"local"}))
+      ->add_option("--timeout", o.timeoutSeconds,
+                   "Seconds for which a rank may give no sign of life, or make "
+                   "others wait within one instruction, before the job fails")
+      ->check(CLI::Range(0.2, 1e6))
       ->capture_default_str()
       ->group("Machine");
   command
@@ -228,6 +278,7 @@ CommandBody addTrainCommand(CLI::App &app) {
       "--decay cosine\n"
       "  lmrun train gpt.plan --data book.tok --steps 500 --checkpoint run1 "
       "--save-every 100 --resume\n"
-      "  lmrun train gpt-dp2.plan --data book.tok --steps 500 --nproc 2");
+      "  lmrun train gpt-dp2.plan --data book.tok --steps 500 --nproc 2\n"
+      "  srun -n 16 lmrun train gpt-dp16.plan --data book.tok --steps 500");
   return [flags] { return train(*flags); };
 }

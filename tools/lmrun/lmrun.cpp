@@ -1,6 +1,7 @@
 // lmrun: executes plans. This file parses the command line and prints what
 // went wrong; the work is in runtime/.
 #include "runtime/base/Log.h"
+#include "runtime/base/Version.h"
 #include "tools/lmrun/Commands.h"
 
 #include <csignal>
@@ -50,7 +51,7 @@ int main(int argc, char **argv) {
   std::signal(SIGXFSZ, SIG_IGN);
   CLI::App app("Executes plans that lmc compile has made.", "lmrun");
   app.require_subcommand(1);
-  app.set_version_flag("--version", std::string("lmrun 0.1.0"));
+  app.set_version_flag("--version", std::string("lmrun ") + runtimeVersion);
   app.footer("Exit status: 0 done; 1 the job failed; 2 the call or an input is "
              "wrong; 3 it does\nnot fit; 4 a file is damaged or of another "
              "version; 5 a peer failed; 6 stopped on\nits numbers (NaN); 70 a "

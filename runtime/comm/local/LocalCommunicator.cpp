@@ -1,6 +1,7 @@
 // See LocalCommunicator.h for how a collective goes.
 #include "runtime/comm/local/LocalCommunicator.h"
 #include "runtime/base/Futex.h"
+#include "runtime/comm/Reduce.h"
 
 #include <algorithm>
 #include <cstring>
@@ -114,62 +115,6 @@ private:
 
 namespace {
 
-template <typename T> T loadAt(const std::byte *data, int64_t i) {
-  T value;
-  std::memcpy(&value, data + i * int64_t(sizeof(T)), sizeof value);
-  return value;
-}
-
-/// target[i] = reduction over the sources, in order, of source[i].
-template <typename T, typename Sum, Sum (*load)(T), T (*store)(Sum)>
-void reducePieces(const std::vector<const std::byte *> &sources,
-                  Reduction reduction, int64_t begin, int64_t end,
-                  std::byte *target) {
-  for (int64_t i = begin; i < end; ++i) {
-    Sum value = load(loadAt<T>(sources[0], i));
-    for (size_t s = 1; s < sources.size(); ++s) {
-      Sum next = load(loadAt<T>(sources[s], i));
-      if (reduction == Reduction::Sum)
-        value += next;
-      else if (!(next <= value)) // takes a NaN of either side
-        value = value == value ? next : value;
-    }
-    T rounded = store(value);
-    std::memcpy(target + (i - begin) * int64_t(sizeof(T)), &rounded, sizeof(T));
-  }
-}
-template <typename T> T same(T value) { return value; }
-
-void reducePieces(DataType dtype, const std::vector<const std::byte *> &sources,
-                  Reduction reduction, int64_t begin, int64_t end,
-                  std::byte *target) {
-  switch (dtype) {
-  case DataType::F32:
-    return reducePieces<float, float, same<float>, same<float>>(
-        sources, reduction, begin, end, target);
-  case DataType::F64:
-    return reducePieces<double, double, same<double>, same<double>>(
-        sources, reduction, begin, end, target);
-  case DataType::BF16:
-    return reducePieces<uint16_t, float, bf16ToFloat, floatToBf16>(
-        sources, reduction, begin, end, target);
-  case DataType::F16:
-    return reducePieces<uint16_t, float, f16ToFloat, floatToF16>(
-        sources, reduction, begin, end, target);
-  case DataType::I32:
-    return reducePieces<int32_t, int32_t, same<int32_t>, same<int32_t>>(
-        sources, reduction, begin, end, target);
-  case DataType::I64:
-    return reducePieces<int64_t, int64_t, same<int64_t>, same<int64_t>>(
-        sources, reduction, begin, end, target);
-  case DataType::U8:
-    return reducePieces<uint8_t, uint8_t, same<uint8_t>, same<uint8_t>>(
-        sources, reduction, begin, end, target);
-  case DataType::Invalid:
-    return;
-  }
-}
-
 class LocalCommunicator final : public Communicator {
 public:
   LocalCommunicator(std::shared_ptr<LocalWorld> world, int rank)
@@ -188,8 +133,9 @@ public:
     int index = 0;
     for (const Membership &one : memberships)
       index += one.group->ranks == ranks;
-    memberships.push_back(
-        {world->group(ranks, index, maxBytes), int(me - ranks.begin())});
+    memberships.push_back({world->group(ranks, index, maxBytes),
+                           int(me - ranks.begin()),
+                           std::vector<const std::byte *>(ranks.size())});
     return int(memberships.size() - 1);
   }
 
@@ -198,8 +144,9 @@ public:
     if (size_t(call.group) >= memberships.size())
       return makeError(ErrorKind::Bug, "collective in group {} of {}",
                        call.group, memberships.size());
-    Group &group = *memberships[size_t(call.group)].group;
-    size_t me = size_t(memberships[size_t(call.group)].member);
+    Membership &mine = memberships[size_t(call.group)];
+    Group &group = *mine.group;
+    size_t me = size_t(mine.member);
     group.sources[me] = source;
     group.targets[me] = target;
     group.calls[me] = call;
@@ -210,7 +157,7 @@ public:
                  first.elements == call.elements &&
                  first.reduction == call.reduction;
     if (alike)
-      exchange(call, group, me);
+      exchange(call, mine);
     else
       abort(makeError(ErrorKind::Bug,
                       "rank {} and rank {} meet in different collectives",
@@ -278,12 +225,16 @@ public:
   void abort(const Status &reason) override { world->abort(reason); }
 
 private:
-  static int64_t elementBytes(const CollectiveCall &call) {
-    return lookUpDataType(static_cast<int>(call.dtype))->sizeBytes;
-  }
+  struct Membership {
+    std::shared_ptr<Group> group;
+    int member;
+    std::vector<const std::byte *> pieces; ///< one per member
+  };
 
   /// Phase 2: what this member computes or fetches.
-  void exchange(const CollectiveCall &call, Group &group, size_t me) {
+  void exchange(const CollectiveCall &call, Membership &mine) {
+    Group &group = *mine.group;
+    size_t me = size_t(mine.member);
     int64_t members = int64_t(group.ranks.size());
     int64_t size = elementBytes(call);
     int64_t piece = call.elements / members;
@@ -292,13 +243,12 @@ private:
     case CollectiveKind::AllReduce: {
       int64_t begin = call.elements * int64_t(me) / members;
       int64_t end = call.elements * int64_t(me + 1) / members;
-      reducePieces(call.dtype, group.sources, call.reduction, begin, end,
-                   group.staging.get() + begin * size);
+      reduceFrom(call, mine, begin, end - begin,
+                 group.staging.get() + begin * size);
       return;
     }
     case CollectiveKind::ReduceScatter:
-      reducePieces(call.dtype, group.sources, call.reduction,
-                   piece * int64_t(me), piece * int64_t(me + 1), target);
+      reduceFrom(call, mine, piece * int64_t(me), piece, target);
       return;
     case CollectiveKind::AllGather:
       for (int64_t m = 0; m < members; ++m)
@@ -318,10 +268,14 @@ private:
     }
   }
 
-  struct Membership {
-    std::shared_ptr<Group> group;
-    int member;
-  };
+  static void reduceFrom(const CollectiveCall &call, Membership &mine,
+                         int64_t begin, int64_t elements, std::byte *target) {
+    for (size_t m = 0; m < mine.pieces.size(); ++m)
+      mine.pieces[m] = mine.group->sources[m] + begin * elementBytes(call);
+    reduceInOrder(call.dtype, call.reduction, mine.pieces.data(),
+                  mine.pieces.size(), elements, target);
+  }
+
   std::shared_ptr<LocalWorld> world;
   int myRank;
   std::vector<Membership> memberships;

@@ -47,3 +47,21 @@ func.func @all_reduce_c2(%x: tensor<4xf32>) -> tensor<4xf32> {
   %y = dist.all_reduce "sum" %x over [] : tensor<4xf32>
   return %y : tensor<4xf32>
 }
+
+// -----
+
+// send C1: to another stage.
+func.func @send_c1(%x: tensor<4xf32>) {
+  // expected-error @+1 {{goes to its own stage (C1)}}
+  dist.send %x stage 0 channel 0 : tensor<4xf32>
+  return
+}
+
+// -----
+
+// receive C1: from another stage.
+func.func @receive_c1() -> tensor<4xf32> {
+  // expected-error @+1 {{comes from its own stage (C1)}}
+  %x = dist.receive stage 0 channel 0 : tensor<4xf32>
+  return %x : tensor<4xf32>
+}

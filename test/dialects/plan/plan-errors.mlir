@@ -40,6 +40,22 @@ module @allocation_c2 {
 
 // -----
 
+// allocation C3
+module @allocation_c3 {
+  // expected-error @+1 {{has 65 bytes on a stage, expected a multiple of 64}}
+  plan.allocation @a scratch 128 {stage_bytes = array<i64: 128, 65>}
+}
+
+// -----
+
+// allocation C3
+module @allocation_c3_largest {
+  // expected-error @+1 {{has 128 bytes, its largest stage 64}}
+  plan.allocation @a scratch 128 {stage_bytes = array<i64: 64, 64>}
+}
+
+// -----
+
 // copy C1
 module @copy_c1 {
   plan.allocation @a scratch 128

@@ -1,0 +1,117 @@
+// The last step of the pass Assign: declarations and instructions, now that all
+// bytes are known.
+#include "passes/plan/Assigner.h"
+
+using namespace mlir;
+using namespace lmc::plan;
+namespace dist = lmc::dist;
+namespace lm = lmc::lm;
+
+void Assigner::buildDeclarations() {
+  Location loc = module.getLoc();
+  auto integer = [&](int64_t value) {
+    return builder.getI64IntegerAttr(value);
+  };
+  for (auto [name, count] :
+       {std::pair(kMicroBatch, microBatches), std::pair(kSlot, slots)})
+    if (count > 1)
+      builder.create<SymbolOp>(loc, name, name, 0, count - 1, IntegerAttr());
+  if (auto sizes = module->getAttrOfType<DictionaryAttr>(lm::kSizesAttr))
+    for (NamedAttribute size : sizes)
+      builder.create<SymbolOp>(loc, size.getName().getValue(), "size", 0,
+                               cast<IntegerAttr>(size.getValue()).getInt(),
+                               IntegerAttr());
+  for (auto &[name, port] : scalars)
+    builder.create<ScalarOp>(
+        loc, name, port.type,
+        slice(allocations["scalars"], linear(port.offset), port.bytes));
+  for (auto &[name, port] : inputs)
+    builder.create<InputOp>(
+        loc, builder.getStringAttr(name), TypeAttr::get(port.type),
+        slice(allocations["inputs"], linear(port.offset), port.bytes),
+        integer(port.microBatches));
+  for (auto &[name, port] : outputs)
+    builder.create<OutputOp>(
+        loc, builder.getStringAttr(name), TypeAttr::get(port.type),
+        slice(allocations["outputs"], linear(port.offset), port.bytes),
+        integer(port.microBatches));
+}
+
+SliceAttr Assigner::sliceOf(const Program &program, const Step::Use &use) {
+  const Home &home = program.homes.homes[use.place.home];
+  SliceAttr whole = home.kind == Home::Saved && home.owner >= 0
+                        ? programs[program.forward].slices[home.owner]
+                        : program.slices[use.place.home];
+  return slice(whole.getAllocation(), whole.getOffset().plus(use.place.offset),
+               use.bytes);
+}
+
+void Assigner::buildRun(const Program &program, const Step &step,
+                        LaunchOp launch) {
+  SmallVector<Attribute> operands, integers;
+  for (const Step::Use &use : step.uses) {
+    static constexpr StringLiteral names[] = {"read", "write", "read_write"};
+    operands.push_back(OperandAttr::get(
+        module.getContext(), builder.getStringAttr(names[use.access]),
+        sliceOf(program, use)));
+  }
+  auto kernel = symbols.lookup<KernelOp>(launch.getKernel());
+  bool accumulates =
+      kernel.getBody()
+          .walk([](lm::AccumulateOp) { return WalkResult::interrupt(); })
+          .wasInterrupted();
+  if (accumulates)
+    integers.push_back(microBatches > 1 ? linear(0).plus(1, kMicroBatch)
+                                        : linear(0));
+  LinearAttr rows;
+  if (StringRef size = program.homes.sizes.rowsOf(launch); !size.empty()) {
+    rows = linear(0).plus(1, size);
+    integers.push_back(rows);
+  }
+  for (int64_t id : launch.getRandomIds().value_or(ArrayRef<int64_t>()))
+    integers.push_back(linear(id));
+  builder.create<RunOp>(
+      step.loc, launch.getKernelAttr(), builder.getArrayAttr(operands),
+      integers.empty() ? nullptr : builder.getArrayAttr(integers), rows);
+}
+
+// Axes are indices into the mesh, slowest first.
+void Assigner::buildAllReduce(const Program &program, const Step &step,
+                              dist::AllReduceOp op) {
+  SmallVector<int64_t> axes;
+  auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
+  for (Attribute axis : op.getAxes())
+    axes.push_back(llvm::find(mesh.getAxes(), axis) - mesh.getAxes().begin());
+  llvm::sort(axes);
+  auto type = cast<RankedTensorType>(op.getInput().getType());
+  builder.create<CollectiveOp>(
+      step.loc, builder.getStringAttr("all_reduce"), op.getKindAttr(),
+      TypeAttr::get(type.getElementType()), builder.getDenseI64ArrayAttr(axes),
+      sliceOf(program, step.uses.front()), sliceOf(program, step.uses.back()));
+}
+
+void Assigner::buildProgram(Program &program) {
+  OpBuilder::InsertionGuard guard(builder);
+  func::FuncOp function = program.function;
+  builder.setInsertionPoint(function);
+  auto op = builder.create<ProgramOp>(function.getLoc(), function.getName(),
+                                      program.chunk);
+  builder.setInsertionPointToEnd(&op.getBody().front());
+  for (Step &step : program.homes.steps) {
+    ++numInstructions;
+    if (auto launch = dyn_cast_or_null<LaunchOp>(step.op))
+      buildRun(program, step, launch);
+    else if (auto reduce = dyn_cast_or_null<dist::AllReduceOp>(step.op))
+      buildAllReduce(program, step, reduce);
+    else if (auto send = dyn_cast_or_null<dist::SendOp>(step.op))
+      builder.create<SendOp>(step.loc, sliceOf(program, step.uses[0]),
+                             send.getStageOffset(), send.getChannel());
+    else if (auto receive = dyn_cast_or_null<dist::ReceiveOp>(step.op))
+      builder.create<ReceiveOp>(step.loc, sliceOf(program, step.uses[0]),
+                                receive.getStageOffset(), receive.getChannel());
+    else
+      builder.create<CopyOp>(step.loc, sliceOf(program, step.uses[0]),
+                             sliceOf(program, step.uses[1]));
+  }
+  function.erase();
+}

@@ -1,0 +1,98 @@
+// The pass Assign at work on one module; Assign.cpp tells how it goes.
+// AssignBuild.cpp holds the last step, which writes the instructions.
+#ifndef LMC_PASSES_PLAN_ASSIGNER_H
+#define LMC_PASSES_PLAN_ASSIGNER_H
+
+#include "dialects/dist/Dist.h"
+#include "dialects/lm/Lm.h"
+#include "dialects/plan/Plan.h"
+#include "passes/plan/AssignArena.h"
+#include "passes/plan/AssignHomes.h"
+
+#include "mlir/IR/BuiltinOps.h"
+#include "llvm/ADT/MapVector.h"
+#include "llvm/ADT/SetVector.h"
+
+namespace lmc::plan {
+
+struct Program {
+  mlir::func::FuncOp function;
+  int64_t stage = 0, chunk = 0;
+  int64_t slots = 1; // of the micro-batches that it is called for
+  bool isPerMicroBatch = false;
+  int64_t base = 0; // of its steps on the line of time
+  int forward = -1; // index of the program that saves what this one reads
+  ProgramHomes homes;
+  std::vector<SliceAttr> slices; // of the root homes, whole
+};
+
+struct Port {
+  mlir::Type type;
+  int64_t microBatches = 1;
+  int64_t offset = 0;
+  int64_t bytes = 0; // of all micro-batches
+};
+
+// Names in the order of their first appearance.
+using Ports = llvm::MapVector<llvm::StringRef, Port>;
+
+class Assigner {
+public:
+  explicit Assigner(mlir::ModuleOp module)
+      : module(module), symbols(module), builder(module.getContext()) {}
+
+  mlir::LogicalResult run();
+
+  unsigned numInstructions = 0, numInPlace = 0, numCopies = 0;
+  int64_t arenaBytes = 0, liveBytes = 0;
+
+private:
+  mlir::LogicalResult readSchedules();
+  mlir::LogicalResult findAllHomes();
+  mlir::LogicalResult collectPorts();
+  mlir::LogicalResult addPort(Program &program, Ports &ports,
+                              llvm::StringRef name, mlir::Value value);
+  bool fitsOneLineOfTime();
+
+  // A block of bytes for each pipeline stage; what is allocated is the most.
+  using StageBytes = llvm::SmallVector<int64_t>;
+
+  void placeStates();
+  void placePorts(Ports &ports, llvm::StringRef allocation,
+                  llvm::StringRef contents);
+  void packTogether();
+  void packApart();
+  void placeFixedHomes();
+  mlir::FlatSymbolRefAttr allocate(llvm::StringRef name,
+                                   llvm::StringRef contents,
+                                   const StageBytes &bytes);
+
+  void buildDeclarations();
+  void buildProgram(Program &program);
+  void buildRun(const Program &program, const Step &step, LaunchOp launch);
+  void buildAllReduce(const Program &program, const Step &step,
+                      dist::AllReduceOp op);
+  SliceAttr sliceOf(const Program &program, const Step::Use &use);
+
+  LinearAttr linear(int64_t constant) {
+    return LinearAttr::get(module.getContext(), constant);
+  }
+  SliceAttr slice(mlir::FlatSymbolRefAttr allocation, LinearAttr offset,
+                  int64_t bytes) {
+    return SliceAttr::get(module.getContext(), allocation, offset, bytes);
+  }
+
+  mlir::ModuleOp module;
+  mlir::SymbolTable symbols;
+  mlir::OpBuilder builder;
+  std::vector<Program> programs; // in the order in which they are called first
+  std::vector<std::vector<CallOp>> schedules;
+  int64_t microBatches = 1, slots = 1, stages = 1;
+  Ports inputs, outputs, scalars;
+  llvm::StringMap<SliceAttr> states;
+  llvm::StringMap<mlir::FlatSymbolRefAttr> allocations;
+};
+
+} // namespace lmc::plan
+
+#endif // LMC_PASSES_PLAN_ASSIGNER_H

@@ -1,0 +1,35 @@
+// How far a rank is, for whoever watches it from another thread: the
+// heartbeats carry these numbers to the job's control plane, which tells a
+// slow rank from a hung one by them.
+#ifndef LMC_RUNTIME_BASE_PROGRESS_H
+#define LMC_RUNTIME_BASE_PROGRESS_H
+
+#include <atomic>
+#include <cstdint>
+
+namespace lmc::runtime {
+
+struct Progress {
+  enum Activity : uint32_t {
+    Host = 0,        ///< reading data, saving, starting: takes what it takes
+    Instruction = 1, ///< executing a program of the plan
+    Waiting = 2,     ///< for another rank
+  };
+  std::atomic<uint64_t> instructions{0}; ///< executed so far
+  /// The one under way: program of the plan in the upper half, instruction of
+  /// the program in the lower.
+  std::atomic<uint64_t> position{0};
+  /// What it got from other ranks in the instruction under way.
+  std::atomic<uint64_t> exchanges{0};
+  std::atomic<uint32_t> activity{Host};
+
+  /// Of a counter that one thread alone writes.
+  static void count(std::atomic<uint64_t> &counter) {
+    counter.store(counter.load(std::memory_order_relaxed) + 1,
+                  std::memory_order_relaxed);
+  }
+};
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_BASE_PROGRESS_H

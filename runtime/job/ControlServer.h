@@ -1,0 +1,137 @@
+// The control plane's centre, a thread in rank 0's process. It gathers the
+// ranks, compares what they are about to do, relays where each can be reached,
+// watches their heartbeats, and sends the verdict that ends the job.
+//
+//   ranks                      server
+//     | -- Introduce(token) --->  |  at once; a stranger gets no further
+//     | <- Ack ----------------   |
+//     | -- Hello(facts) ------->  |  until all are there; facts compared
+//     | <- Welcome(endpoints) --  |
+//     | -- Heartbeat ---------->  |  every 100 ms, with the rank's Progress
+//     | <- Ack ----------------   |  every 100 ms: rank 0 is alive
+//     | -- Fail(status) ------->  |  becomes the verdict
+//     | <- Verdict ------------   |  once, to all; the first one stays
+//     | -- Bye ---------------->  |
+//     | <- AllBye -------------   |  when all have said it
+//
+// When a verdict falls without a rank's asking for it:
+//   - a connection ends before its Bye: that rank is gone, at once (what ends
+//     within a few milliseconds is one verdict);
+//   - no heartbeat for the timeout: stopped or unreachable;
+//   - no rank's instruction counter has moved for the timeout while a rank
+//     waits: those in the middle of an instruction hang. A rank that is busy
+//     outside of instructions (reading, saving) is given the time it takes.
+#ifndef LMC_RUNTIME_JOB_CONTROLSERVER_H
+#define LMC_RUNTIME_JOB_CONTROLSERVER_H
+
+#include "runtime/base/Progress.h"
+#include "runtime/job/Frames.h"
+
+#include <functional>
+#include <map>
+#include <mutex>
+#include <thread>
+
+namespace lmc::runtime {
+
+enum ControlFrame : uint32_t {
+  IntroduceFrame = 1,
+  HelloFrame,
+  WelcomeFrame,
+  HeartbeatFrame,
+  AckFrame,
+  FailFrame,
+  ByeFrame,
+  AllByeFrame,
+  VerdictFrame,
+};
+inline constexpr int64_t heartbeatMs = 100;
+
+/// What a rank is about to do, by name; all ranks must say the same.
+using JobFacts = std::map<std::string, std::string>;
+
+struct Introduction {
+  std::string token;
+  int rank = 0, ranks = 0;
+};
+std::string encode(const Introduction &introduction);
+
+struct Hello {
+  int rank = 0;
+  Status ready; ///< why this rank cannot take part, if it cannot
+  JobFacts facts;
+  std::string endpoint; ///< how the others reach it, opaque here
+};
+std::string encode(const Hello &hello);
+
+/// WrongInput that names ranks and values when facts differ.
+Status compareFacts(const std::vector<Hello> &hellos);
+
+/// "2", "2 and 3", "0, 2 and 5-7".
+std::string listRanks(const std::vector<int> &ranks);
+
+class ControlServer {
+public:
+  struct Options {
+    int ranks = 1;
+    std::string token;
+    int64_t timeoutMs = 30000;
+    int64_t rendezvousMs = 300000;
+  };
+  ControlServer(Socket listener, Options options);
+  /// Waits, some seconds at most, until every rank has what was sent to it.
+  ~ControlServer();
+
+  /// Says in words where a Progress::position is; may be set at any time.
+  void setDescription(std::function<std::string(uint64_t)> describe);
+
+private:
+  struct Connection {
+    FrameStream stream;
+    int rank = -1;
+    int64_t since = 0;
+  };
+  struct Rank {
+    bool present = false, met = false, gone = false, bye = false;
+    Hello hello;
+    int64_t lastSeen = 0;
+    uint64_t instructions = 0, exchanges = 0, position = 0;
+    uint32_t activity = Progress::Host;
+    std::pair<uint64_t, uint64_t> advance() const {
+      return {instructions, exchanges};
+    }
+  };
+
+  void loop();
+  void pollOnce(int timeoutMs);
+  void accept();
+  /// False when the connection is to be dropped.
+  bool serve(Connection &connection, int64_t now);
+  bool handle(Connection &connection, const Frame &frame, int64_t now);
+  bool greet(Connection &connection, std::string_view payload, int64_t now);
+  void gather(int64_t now);
+  void welcome(int64_t now);
+  void watch(int64_t now);
+  Status judgeSilence(int64_t now);
+  Status judgeHang(int64_t now);
+  Status withPositions(Status status);
+  void decide(const Status &status);
+  void sendAll(uint32_t kind, std::string_view payload);
+
+  Options options;
+  Socket listener;
+  std::vector<Connection> connections;
+  std::vector<Rank> ranks;
+  int64_t started = 0, lastLoop = 0, lastMoved = 0, lastAck = 0;
+  int64_t lastWarning = 0, firstGone = 0;
+  bool welcomed = false, decided = false, finished = false;
+  Status verdict;
+  std::mutex mutex; ///< of `describe` and `closing` alone
+  std::function<std::string(uint64_t)> describe;
+  bool closing = false;
+  std::thread thread;
+};
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_JOB_CONTROLSERVER_H

@@ -1,0 +1,308 @@
+// See Job.h.
+#include "runtime/job/Job.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+namespace lmc::runtime {
+
+// How long the rank's thread has to come back after a verdict.
+static constexpr int64_t settleMs = 600;
+
+StatusOr<std::unique_ptr<Job>> Job::connect(const Place &place,
+                                            Options options) {
+  std::unique_ptr<Job> job(new Job(place, std::move(options)));
+  int64_t rendezvousMs = 10 * job->options.timeoutMs;
+  if (place.rank == 0) {
+    Socket listener(place.listener);
+    if (!listener) {
+      LMC_ASSIGN_OR_RETURN(listener, listenAt(place.host, place.port));
+    }
+    job->server = std::make_unique<ControlServer>(
+        std::move(listener),
+        ControlServer::Options{place.ranks, place.token, job->options.timeoutMs,
+                               rendezvousMs});
+  }
+  LMC_RETURN_IF_ERROR(job->introduce(nowMs() + rendezvousMs));
+  job->wake = Socket(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!job->wake)
+    return jobFailed("cannot make an eventfd: {}", std::strerror(errno));
+  return job;
+}
+
+/// Reaches rank 0 and is accepted as one of the job. A connection that just
+/// ends was one of many strangers': it is tried again.
+Status Job::introduce(int64_t deadlineMs) {
+  while (true) {
+    StatusOr<Socket> socket = connectTo(place.host, place.port, deadlineMs);
+    if (!socket.ok())
+      return std::move(socket).status().prepend(
+          fmt::format("rank {} looks for rank 0", place.rank));
+    theAddress = addressOf(*socket);
+    stream = FrameStream(*std::move(socket));
+    stream.maxPayload = 256 << 20;
+    stream.send(IntroduceFrame,
+                encode(Introduction{place.token, place.rank, place.ranks}));
+    FrameStream::Got got = FrameStream::Got::Nothing;
+    Frame frame;
+    while (got == FrameStream::Got::Nothing && nowMs() < deadlineMs) {
+      pollfd waiting = {stream.fd(), POLLIN, 0};
+      ::poll(&waiting, 1, 100);
+      got = stream.receive(frame);
+    }
+    if (got == FrameStream::Got::Frame && frame.kind == AckFrame)
+      return Status();
+    if (got == FrameStream::Got::Frame && frame.kind == VerdictFrame) {
+      Reader reader(frame.payload);
+      return getStatus(reader);
+    }
+    if (got != FrameStream::Got::Closed)
+      return makeError(ErrorKind::PeerFailed,
+                       got == FrameStream::Got::Nothing
+                           ? "nothing answers at {}:{}"
+                           : "what answers at {}:{} is not lmrun",
+                       place.host, place.port)
+          .help("set LMC_RENDEZVOUS=HOST:PORT to a free port");
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    if (nowMs() >= deadlineMs)
+      return makeError(ErrorKind::PeerFailed, "{}:{} closes every connection",
+                       place.host, place.port);
+  }
+}
+
+Job::~Job() {
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    closing = true;
+  }
+  changed.notify_all();
+  wakeLoop();
+  if (thread.joinable())
+    thread.join();
+  stream.close();
+}
+
+uint64_t Job::tokenHash() const {
+  uint64_t hash = 14695981039346656037u;
+  for (unsigned char c : place.token)
+    hash = (hash ^ c) * 1099511628211u;
+  return hash;
+}
+
+void Job::wakeLoop() {
+  uint64_t one = 1;
+  (void)!::write(wake.get(), &one, sizeof one);
+}
+
+Status Job::meet(const Status &ready, const JobFacts &facts,
+                 const std::string &endpoint) {
+  stream.send(HelloFrame, encode(Hello{place.rank, ready, facts, endpoint}));
+  // The server keeps the deadline; this one is for a server that stopped.
+  int64_t deadline = nowMs() + 11 * options.timeoutMs + 2000;
+  Status failure;
+  while (failure.ok() && theEndpoints.empty()) {
+    pollfd waiting = {stream.fd(),
+                      short(stream.wantsToWrite() ? POLLIN | POLLOUT : POLLIN),
+                      0};
+    ::poll(&waiting, 1, 100);
+    (void)stream.flush();
+    Frame frame;
+    switch (stream.receive(frame)) {
+    case FrameStream::Got::Nothing:
+      if (nowMs() > deadline)
+        failure =
+            makeError(ErrorKind::PeerFailed, "rank 0 does not answer at {}:{}",
+                      place.host, place.port);
+      break;
+    case FrameStream::Got::Closed:
+      failure = makeError(ErrorKind::PeerFailed,
+                          "rank 0 is gone: it closed the connection at {}:{} "
+                          "before all ranks had met",
+                          place.host, place.port);
+      break;
+    case FrameStream::Got::Broken:
+      failure =
+          makeError(ErrorKind::PeerFailed, "what answers at {}:{} is not lmrun",
+                    place.host, place.port)
+              .help("set LMC_RENDEZVOUS=HOST:PORT to a free port");
+      break;
+    case FrameStream::Got::Frame: {
+      Reader reader(frame.payload);
+      if (frame.kind == VerdictFrame) {
+        failure = getStatus(reader);
+      } else if (frame.kind == WelcomeFrame) {
+        for (int rank = 0; rank < place.ranks; ++rank)
+          theEndpoints.push_back(reader.text());
+        if (!reader.finished())
+          failure = makeError(ErrorKind::Bug, "a broken welcome");
+      }
+      break;
+    }
+    }
+  }
+  if (!failure.ok()) {
+    conclude(failure);
+    return failure;
+  }
+  lastAck = nowMs();
+  thread = std::thread([this] {
+    ::pthread_setname_np(::pthread_self(), "lmc-heartbeat");
+    loop();
+  });
+  return Status();
+}
+
+void Job::setDescription(std::function<std::string(uint64_t)> describe) {
+  if (server)
+    server->setDescription(std::move(describe));
+}
+
+/// False when there is nothing more to come.
+bool Job::receiveAll(int64_t now) {
+  Frame frame;
+  while (true) {
+    switch (stream.receive(frame)) {
+    case FrameStream::Got::Nothing:
+      return true;
+    case FrameStream::Got::Closed:
+    case FrameStream::Got::Broken:
+      conclude(makeError(ErrorKind::PeerFailed,
+                         "rank 0 is gone: the process ended, or its host did"));
+      return false;
+    case FrameStream::Got::Frame:
+      lastAck = now;
+      if (frame.kind == VerdictFrame) {
+        Reader reader(frame.payload);
+        conclude(getStatus(reader));
+        return false;
+      }
+      if (frame.kind == AllByeFrame) {
+        std::lock_guard<std::mutex> lock(mutex);
+        allBye = true;
+        changed.notify_all();
+        return false;
+      }
+    }
+  }
+}
+
+void Job::loop() {
+  int64_t lastBeat = 0, lastLoop = nowMs();
+  while (true) {
+    pollfd waiting[2] = {
+        {stream.fd(), short(stream.wantsToWrite() ? POLLIN | POLLOUT : POLLIN),
+         0},
+        {wake.get(), POLLIN, 0}};
+    int64_t untilBeat = lastBeat + heartbeatMs - nowMs();
+    ::poll(waiting, 2, int(std::clamp<int64_t>(untilBeat, 0, heartbeatMs)));
+    uint64_t count;
+    (void)!::read(wake.get(), &count, sizeof count);
+    int64_t now = nowMs();
+    if (now - lastLoop > 500) // this process itself was stopped
+      lastAck += now - lastLoop;
+    lastLoop = now;
+    if (!receiveAll(now))
+      break;
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      if (closing)
+        return;
+      for (const Status &status : failures) {
+        Writer writer;
+        putStatus(writer, status);
+        stream.send(FailFrame, writer.take());
+      }
+      failures.clear();
+      if (byeWanted)
+        stream.send(ByeFrame, "");
+      byeWanted = false;
+    }
+    if (now - lastBeat >= heartbeatMs) {
+      lastBeat = now;
+      Writer writer;
+      writer.number(theProgress.instructions.load(std::memory_order_relaxed))
+          .number(theProgress.position.load(std::memory_order_relaxed))
+          .number(theProgress.exchanges.load(std::memory_order_relaxed))
+          .number(theProgress.activity.load(std::memory_order_relaxed));
+      stream.send(HeartbeatFrame, writer.take());
+    }
+    (void)stream.flush();
+    // The server, if it lives, speaks first.
+    if (now - lastAck > options.timeoutMs + 300) {
+      conclude(makeError(ErrorKind::PeerFailed,
+                         "rank 0 is stopped or out of reach: no sign of life "
+                         "for {:.1f} s",
+                         double(options.timeoutMs) / 1e3)
+                   .help("--timeout SECONDS changes how long a rank may be "
+                         "silent"));
+      break;
+    }
+  }
+  if (!over() || !options.giveUp)
+    return;
+  std::unique_lock<std::mutex> lock(mutex);
+  if (changed.wait_for(lock, std::chrono::milliseconds(settleMs),
+                       [&] { return closing; }))
+    return;
+  Status status = theVerdict;
+  lock.unlock();
+  options.giveUp(status);
+}
+
+void Job::conclude(const Status &status) {
+  std::lock_guard<std::mutex> lock(mutex);
+  if (!theVerdict.ok() || allBye)
+    return;
+  theVerdict = status;
+  isOver.store(true, std::memory_order_release);
+  changed.notify_all();
+  if (waker)
+    waker();
+}
+
+Status Job::verdict() const {
+  std::lock_guard<std::mutex> lock(mutex);
+  return theVerdict;
+}
+
+bool Job::awaitVerdict(int64_t ms) {
+  std::unique_lock<std::mutex> lock(mutex);
+  return changed.wait_for(lock, std::chrono::milliseconds(ms),
+                          [&] { return !theVerdict.ok(); });
+}
+
+void Job::fail(const Status &status) {
+  if (over() || status.ok())
+    return;
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    failures.push_back(status);
+  }
+  wakeLoop();
+  if (!awaitVerdict(1000))
+    conclude(status);
+}
+
+void Job::onVerdict(std::function<void()> wakeUp) {
+  std::lock_guard<std::mutex> lock(mutex);
+  waker = std::move(wakeUp);
+  if (waker && !theVerdict.ok())
+    waker();
+}
+
+Status Job::leave() {
+  theProgress.activity.store(Progress::Waiting, std::memory_order_relaxed);
+  std::unique_lock<std::mutex> lock(mutex);
+  byeWanted = true;
+  wakeLoop();
+  changed.wait(lock, [&] { return allBye || !theVerdict.ok(); });
+  return theVerdict;
+}
+
+} // namespace lmc::runtime

@@ -1,0 +1,230 @@
+// See Launch.h.
+#include "runtime/job/Launch.h"
+#include "runtime/job/ControlServer.h"
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+namespace lmc::runtime {
+
+// Enough for the control plane's second and a rank's last words.
+static constexpr int64_t graceMs = 1500;
+
+namespace {
+struct Child {
+  pid_t pid = -1;
+  int pipe = -1;
+  bool ended = false;
+  int waitStatus = 0;
+  std::optional<Status> said;
+};
+} // namespace
+
+static std::string randomToken() {
+  unsigned char bytes[16];
+  if (::getrandom(bytes, sizeof bytes, 0) != ssize_t(sizeof bytes))
+    std::memset(bytes, int(::getpid() & 0xff), sizeof bytes);
+  std::string token = "nproc ";
+  for (unsigned char byte : bytes)
+    token += fmt::format("{:02x}", byte);
+  return token;
+}
+
+/// Writes a status to the starter; once, whichever thread is first.
+static void tell(int pipe, const Status &status) {
+  Writer writer;
+  putStatus(writer, status);
+  std::string bytes = writer.take();
+  (void)!::write(pipe, bytes.data(), bytes.size());
+}
+
+[[noreturn]] static void runChild(const RankBody &body, Place place, int pipe,
+                                  pid_t starter) {
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (::getppid() != starter)
+    ::_exit(1);
+  // For ps and top.
+  ::prctl(PR_SET_NAME, fmt::format("lmrun-rank-{}", place.rank).c_str());
+  std::signal(SIGINT, SIG_IGN); // the starter hears it, and sends SIGTERM
+  auto giveUp = [pipe](const Status &status) {
+    tell(pipe, status);
+    ::_exit(status.exitStatus());
+  };
+  Status status = body(place, giveUp);
+  tell(pipe, status);
+  std::fflush(nullptr);
+  ::_exit(status.exitStatus());
+}
+
+static std::string howItEnded(const Child &child) {
+  if (WIFSIGNALED(child.waitStatus))
+    return fmt::format("was ended by signal {} ({})",
+                       WTERMSIG(child.waitStatus),
+                       ::strsignal(WTERMSIG(child.waitStatus)));
+  return fmt::format("ended with exit status {}",
+                     WEXITSTATUS(child.waitStatus));
+}
+
+/// One failure for all that the ranks said.
+static Status summarize(const std::vector<Child> &children,
+                        const std::vector<bool> &killedByUs) {
+  const Status *chosen = nullptr;
+  for (const Child &child : children)
+    if (child.said && !child.said->ok() &&
+        (!chosen || (chosen->kind() == ErrorKind::PeerFailed &&
+                     child.said->kind() != ErrorKind::PeerFailed)))
+      chosen = &*child.said;
+  std::vector<int> same;
+  std::vector<std::string> notes;
+  for (size_t rank = 0; rank < children.size(); ++rank) {
+    const Child &child = children[rank];
+    bool failed = child.said && !child.said->ok();
+    if (failed && child.said->message() == chosen->message())
+      same.push_back(int(rank));
+    else if (failed)
+      notes.push_back(
+          fmt::format("rank {} says: {}", rank, child.said->message()));
+    else if (killedByUs[rank])
+      notes.push_back(fmt::format("rank {} did not end by itself", rank));
+    else if (child.waitStatus != 0)
+      notes.push_back(fmt::format("rank {} {}", rank, howItEnded(child)));
+  }
+  if (!chosen && notes.empty())
+    return Status();
+  Status status =
+      chosen ? *chosen : makeError(ErrorKind::PeerFailed, "{}", notes[0]);
+  if (same.size() > 1 || notes.size() > 0)
+    if (chosen)
+      status = std::move(status).note(
+          "said by rank{} {}", same.size() == 1 ? "" : "s", listRanks(same));
+  for (size_t i = chosen ? 0 : 1; i < notes.size(); ++i)
+    status = std::move(status).note("{}", notes[i]);
+  return status;
+}
+
+static void readLastWords(Child &child) {
+  std::string bytes;
+  char chunk[4096];
+  for (ssize_t got; (got = ::read(child.pipe, chunk, sizeof chunk)) != 0;) {
+    if (got < 0 && errno == EINTR)
+      continue;
+    if (got < 0)
+      break;
+    bytes.append(chunk, size_t(got));
+  }
+  ::close(child.pipe);
+  Reader reader(bytes);
+  Status status = getStatus(reader);
+  if (!bytes.empty() && reader.ok())
+    child.said = status;
+}
+
+/// Waits for all; returns the signal that the user ended the job with, or 0.
+static int waitForAll(std::vector<Child> &children,
+                      std::vector<bool> &killedByUs, const sigset_t &signals) {
+  int endedBy = 0;
+  int64_t firstFailure = 0;
+  size_t left = children.size();
+  while (left > 0) {
+    timespec slice = {0, 100'000'000};
+    int signal = ::sigtimedwait(&signals, nullptr, &slice);
+    if (signal == SIGTERM || signal == SIGINT || signal == SIGHUP) {
+      endedBy = signal;
+      for (const Child &child : children)
+        if (!child.ended)
+          ::kill(child.pid, SIGTERM);
+    }
+    for (Child &child : children)
+      if (!child.ended &&
+          ::waitpid(child.pid, &child.waitStatus, WNOHANG) == child.pid) {
+        child.ended = true;
+        --left;
+        if (child.waitStatus != 0 && !firstFailure)
+          firstFailure = nowMs();
+      }
+    if (!firstFailure || nowMs() - firstFailure < graceMs)
+      continue;
+    for (size_t rank = 0; rank < children.size(); ++rank)
+      if (!children[rank].ended && !killedByUs[rank]) {
+        killedByUs[rank] = true;
+        ::kill(children[rank].pid, SIGKILL);
+      }
+  }
+  return endedBy;
+}
+
+Status launch(int ranks, const RankBody &body) {
+  Place place;
+  place.ranks = ranks;
+  place.forked = true;
+  place.token = randomToken();
+  place.source = fmt::format("--nproc {}", ranks);
+  LMC_ASSIGN_OR_RETURN(Socket listener, listenAt(place.host, 0));
+  place.port = portOf(listener);
+
+  sigset_t signals, before;
+  ::sigemptyset(&signals);
+  for (int signal : {SIGCHLD, SIGTERM, SIGINT, SIGHUP})
+    ::sigaddset(&signals, signal);
+  ::pthread_sigmask(SIG_BLOCK, &signals, &before);
+  std::fflush(nullptr);
+  pid_t starter = ::getpid();
+  std::vector<Child> children(static_cast<size_t>(ranks));
+  std::vector<bool> killedByUs(static_cast<size_t>(ranks));
+  Status failure;
+  for (int rank = 0; rank < ranks && failure.ok(); ++rank) {
+    int ends[2];
+    pid_t pid = ::pipe2(ends, O_CLOEXEC) == 0 ? ::fork() : -1;
+    if (pid < 0) {
+      failure =
+          jobFailed("cannot start rank {}: {}", rank, std::strerror(errno));
+      break;
+    }
+    if (pid == 0) {
+      ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+      for (const Child &child : children)
+        if (child.pipe >= 0)
+          ::close(child.pipe);
+      ::close(ends[0]);
+      place.rank = rank;
+      if (rank == 0)
+        place.listener = listener.release();
+      else
+        listener.reset();
+      runChild(body, place, ends[1], starter);
+    }
+    ::close(ends[1]);
+    children[size_t(rank)].pid = pid;
+    children[size_t(rank)].pipe = ends[0];
+  }
+  listener.reset();
+  if (!failure.ok()) {
+    for (const Child &child : children)
+      if (child.pid > 0) {
+        ::kill(child.pid, SIGKILL);
+        ::waitpid(child.pid, nullptr, 0);
+      }
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return failure;
+  }
+  int endedBy = waitForAll(children, killedByUs, signals);
+  for (Child &child : children)
+    readLastWords(child);
+  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  Status status = summarize(children, killedByUs);
+  // Ranks that keep no checkpoints end by the signal; so does the starter.
+  if (endedBy && (status.ok() || status.kind() == ErrorKind::PeerFailed)) {
+    std::signal(endedBy, SIG_DFL);
+    std::raise(endedBy);
+  }
+  return status;
+}
+
+} // namespace lmc::runtime

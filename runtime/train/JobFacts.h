@@ -1,0 +1,18 @@
+// What the ranks of a training job must agree about, by name, so that a
+// difference can be told in words.
+#ifndef LMC_RUNTIME_TRAIN_JOBFACTS_H
+#define LMC_RUNTIME_TRAIN_JOBFACTS_H
+
+#include "runtime/data/TokenData.h"
+#include "runtime/job/ControlServer.h"
+#include "runtime/plan/plan.pb.h"
+#include "runtime/train/TrainOptions.h"
+
+namespace lmc::runtime {
+
+JobFacts factsOf(const plan::Plan &plan, const TrainOptions &options,
+                 const TokenData &data);
+
+} // namespace lmc::runtime
+
+#endif // LMC_RUNTIME_TRAIN_JOBFACTS_H

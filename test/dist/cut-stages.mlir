@@ -1,0 +1,69 @@
+// RUN: lmc-opt %s --split-input-file --verify-diagnostics --dist-cut-stages | FileCheck %s
+
+// A value is sent behind its producer and received where the side of its reader
+// begins: the activation in the forward, its gradient in the backward. What no
+// state reaches is computed by each chunk that needs it.
+// CHECK-LABEL: module @step
+// CHECK: func.func @step.0(
+// CHECK-SAME: plan.chunk = 0 : i64, plan.program = "step", plan.stage = 0 : i64
+// CHECK: %[[E:.*]] = math.exp
+// CHECK: %[[A:.*]] = arith.mulf %[[E]],
+// CHECK-NEXT: dist.send %[[A]] stage 1 channel 0
+// CHECK-NEXT: lm.begin_backward
+// CHECK-NEXT: %[[G:.*]] = dist.receive stage 1 channel 1
+// CHECK-NEXT: %[[D:.*]] = arith.mulf %[[G]], %[[E]]
+// CHECK: return %{{.*}} : tensor<4xf32>
+// CHECK: func.func @step.1(
+// CHECK-SAME: plan.chunk = 1 : i64, plan.program = "step", plan.stage = 1 : i64
+// CHECK-NEXT: %[[A:.*]] = dist.receive stage -1 channel 0
+// CHECK-NEXT: %[[E:.*]] = math.exp
+// CHECK-NEXT: arith.addf %[[A]], %[[E]]
+// CHECK-NEXT: lm.begin_backward
+// CHECK-NEXT: %[[G:.*]] = arith.mulf %[[A]],
+// CHECK-NEXT: dist.send %[[G]] stage -1 channel 1
+// CHECK-NEXT: return
+module @step attributes {dist.chunks = 2 : i64, dist.stages = 2 : i64} {
+  func.func @step(%x: tensor<4xf32> {lm.input = "x"}, %w: tensor<4xf32> {lm.state = @w}, %v: tensor<4xf32> {lm.state = @v}, %g: tensor<4xf32> {lm.state = @g})
+      -> (tensor<4xf32> {lm.state = @g}) attributes {plan.program = "step"} {
+    %e = math.exp %x {dist.chunk = 0} : tensor<4xf32>
+    %a = arith.mulf %e, %w {dist.chunk = 0} : tensor<4xf32>
+    %b = arith.addf %a, %e {dist.chunk = 1} : tensor<4xf32>
+    lm.begin_backward
+    %c = arith.mulf %a, %v {dist.chunk = 1} : tensor<4xf32>
+    %d = arith.mulf %c, %e {dist.chunk = 0} : tensor<4xf32>
+    %n = lm.accumulate %g, %d {dist.chunk = 0} : tensor<4xf32>
+    return %n : tensor<4xf32>
+  }
+}
+
+// -----
+
+// A model of one chunk stays as it is.
+// CHECK-LABEL: module @one
+// CHECK: func.func @step()
+module @one {
+  func.func @step() attributes {plan.program = "step"} {
+    return
+  }
+}
+
+// -----
+
+module @backwards attributes {dist.chunks = 2 : i64, dist.stages = 2 : i64} {
+  func.func @f(%w: tensor<4xf32> {lm.state = @w}) -> (tensor<4xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    %a = math.exp %w {dist.chunk = 1} : tensor<4xf32>
+    // expected-error @+1 {{of chunk 0 uses a value of chunk 1, against the flow of the pipeline}}
+    %b = math.exp %a {dist.chunk = 0} : tensor<4xf32>
+    return %b : tensor<4xf32>
+  }
+}
+
+// -----
+
+module @unmarked attributes {dist.chunks = 2 : i64, dist.stages = 2 : i64} {
+  func.func @f(%w: tensor<4xf32> {lm.state = @w}) -> (tensor<4xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    // expected-error @+1 {{belongs to no chunk of the 2; run dist-mark-stages before the program is differentiated}}
+    %a = math.exp %w : tensor<4xf32>
+    return %a : tensor<4xf32>
+  }
+}
