@@ -6,6 +6,7 @@
 #include "dialects/lm/ProgramSignature.h"
 
 #include "mlir/IR/BuiltinOps.h"
+#include "mlir/IR/SymbolTable.h"
 
 namespace lmc::verify {
 
@@ -20,16 +21,16 @@ inline mlir::RankedTensorType declaredType(mlir::Operation *op) {
 // Arguments and results tied to a state have its type: the local one where
 // `mesh` is given.
 inline mlir::LogicalResult checkStateTypes(mlir::func::FuncOp function,
+                                           mlir::SymbolTable &symbols,
                                            llvm::StringRef law,
                                            dist::MeshAttr mesh = {}) {
-  auto module = function->getParentOfType<mlir::ModuleOp>();
   auto checkOne = [&](mlir::Attribute attribute, mlir::Type type,
                       llvm::StringRef what,
                       unsigned index) -> mlir::LogicalResult {
     auto symbol = mlir::dyn_cast_or_null<mlir::FlatSymbolRefAttr>(attribute);
     if (!symbol)
       return mlir::success();
-    mlir::Operation *op = module.lookupSymbol(symbol.getValue());
+    mlir::Operation *op = symbols.lookup(symbol.getValue());
     mlir::RankedTensorType declared = declaredType(op);
     if (!declared)
       return function.emitOpError()

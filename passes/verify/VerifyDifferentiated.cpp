@@ -60,6 +60,7 @@ LogicalResult checkTransfers(ModuleOp module) {
 LogicalResult check(ModuleOp module) {
   if (failed(checkStages(module)) || failed(checkTransfers(module)))
     return failure();
+  SymbolTable symbols(module);
   for (auto function : module.getOps<func::FuncOp>()) {
     auto program = function->getAttrOfType<StringAttr>(lm::kProgramAttr);
     int64_t begins = 0;
@@ -72,7 +73,7 @@ LogicalResult check(ModuleOp module) {
     if (program && program.getValue() == "step" && begins != 1)
       return function.emitOpError() // D2
              << "has " << begins << " lm.begin_backward; a step has one";
-    if (failed(verify::checkStateTypes(function, "D3")))
+    if (failed(verify::checkStateTypes(function, symbols, "D3")))
       return failure();
   }
   return success();

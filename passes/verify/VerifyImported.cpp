@@ -49,7 +49,8 @@ LogicalResult check(ModuleOp module) {
              << "has argument " << i
              << " with none of lm.state, lm.input, lm.scalar: nobody knows "
                 "where it comes from";
-  if (failed(verify::checkStateTypes(function, "I3")))
+  SymbolTable symbols(module);
+  if (failed(verify::checkStateTypes(function, symbols, "I3")))
     return failure();
   return forward ? checkOutputs(forward) : success();
 }

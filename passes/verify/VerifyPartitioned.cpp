@@ -34,6 +34,7 @@ LogicalResult check(ModuleOp module) {
   auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
   auto mode = module->getAttrOfType<StringAttr>("lm.mode");
   llvm::StringMap<Type> saved;
+  SymbolTable symbols(module);
   for (auto function : module.getOps<func::FuncOp>()) {
     auto program = function->getAttrOfType<StringAttr>(lm::kProgramAttr);
     bool isStep = program && program.getValue() == "step" &&
@@ -42,7 +43,7 @@ LogicalResult check(ModuleOp module) {
       if (isStep && isa<lm::BeginBackwardOp>(op))
         return function.emitOpError("is still a whole step"); // P1
     if (failed(checkOps(function, mesh)) ||
-        failed(verify::checkStateTypes(function, "P2", mesh)))
+        failed(verify::checkStateTypes(function, symbols, "P2", mesh)))
       return failure();
     for (unsigned i = 0, e = function.getNumResults(); i < e; ++i)
       if (auto name =

@@ -32,8 +32,8 @@ LogicalResult checkSharding(Operation *at, Attribute attribute, Type type,
   return success();
 }
 
-LogicalResult checkFunction(func::FuncOp function, dist::MeshAttr mesh) {
-  auto module = function->getParentOfType<ModuleOp>();
+LogicalResult checkFunction(func::FuncOp function, dist::MeshAttr mesh,
+                            SymbolTable &symbols) {
   for (unsigned i = 0, e = function.getNumArguments(); i < e; ++i) {
     Attribute sharding = function.getArgAttr(i, dist::kShardingAttr);
     if (failed(checkSharding(function, sharding,
@@ -42,7 +42,7 @@ LogicalResult checkFunction(func::FuncOp function, dist::MeshAttr mesh) {
       return failure();
     auto state =
         function.getArgAttrOfType<FlatSymbolRefAttr>(i, lm::kStateAttr);
-    Operation *op = state ? module.lookupSymbol(state.getValue()) : nullptr;
+    Operation *op = state ? symbols.lookup(state.getValue()) : nullptr;
     if (op && op->getAttr(dist::kShardingAttr) != sharding)
       return function.emitOpError() // S3
              << "has argument " << i << " sharded as " << sharding << ", its "
@@ -66,13 +66,14 @@ LogicalResult check(ModuleOp module) {
   auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
   if (!mesh)
     return success();
+  SymbolTable symbols(module);
   for (Operation &op : *module.getBody()) {
     if (RankedTensorType type = verify::declaredType(&op))
       if (failed(checkSharding(&op, op.getAttr(dist::kShardingAttr), type,
                                "itself", mesh)))
         return failure();
     if (auto function = dyn_cast<func::FuncOp>(op))
-      if (failed(checkFunction(function, mesh)))
+      if (failed(checkFunction(function, mesh, symbols)))
         return failure();
   }
   return success();
