@@ -29,7 +29,8 @@ using namespace lmc::codegen;
 
 namespace {
 
-constexpr int64_t kPackAhead = 8;   // rows of B that packing fetches ahead
+constexpr int64_t kPackAhead = 8; // rows of B that packing fetches ahead
+constexpr int64_t kFewAhead = 128;
 constexpr int64_t kStreamAhead = 4; // and that a product of few rows does
 
 class ProductEmitter {
@@ -147,8 +148,11 @@ void ProductEmitter::emitFewRows() {
     return b.forLoop(from, to, b.lanes, ValueRange{b.splatF32(0)},
                      [&](Value k, ValueRange carried) {
                        Values square;
-                       for (Value row : rows)
-                         square.push_back(b.loadVector(b.atF32(row, k), f32));
+                       for (Value row : rows) {
+                         Value at = b.atF32(row, k);
+                         b.prefetch(b.atF32(at, kFewAhead));
+                         square.push_back(b.loadVector(at, f32));
+                       }
                        transposeSquare(b, square);
                        Value left = b.atF32(a, b.add(b.mul(m, product.k), k));
                        Value sum = carried[0];
@@ -193,11 +197,11 @@ void ProductEmitter::emitWideRows() {
   Value first = b.mul(context.begin, product.columnsPerUnit());
   Value last = b.min(b.mul(context.end, product.columnsPerUnit()), product.n);
   Value rows = context.rows ? context.rows : b.i64(product.m);
-  int64_t widest = tileRows == 8 ? 24 : 6; // vectors; a multiple of a panel's
+  int64_t widest = tileRows == 8 ? 24 : 6; // vectors, of panels of three
   Value from = first;
-  for (int64_t run : {widest, Product::kPanel / b.lanes}) {
+  for (int64_t run : {widest, widest / 2, int64_t(3)}) {
     int64_t width = run * b.lanes;
-    bool isLast = run != widest;
+    bool isLast = width == Product::kPanel;
     Value count = b.div(b.sub(last, from), width);
     Value to = isLast ? last : b.add(from, b.mul(count, width));
     b.forLoop(from, to, width, [&](Value column) {
@@ -206,6 +210,8 @@ void ProductEmitter::emitWideRows() {
       });
     });
     from = to;
+    if (isLast)
+      break;
   }
 }
 

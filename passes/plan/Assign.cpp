@@ -75,15 +75,6 @@ LogicalResult Assigner::readSchedules() {
   return success();
 }
 
-// True if `function` returns the saved value `name`.
-static bool saves(func::FuncOp function, StringRef name) {
-  for (unsigned i = 0, e = function.getNumResults(); i < e; ++i)
-    if (auto saved = function.getResultAttrOfType<StringAttr>(i, kSavedAttr))
-      if (saved.getValue() == name)
-        return true;
-  return false;
-}
-
 LogicalResult Assigner::findAllHomes() {
   // A state that a program of a micro-batch returns may change between that
   // micro-batch's forward and backward.
@@ -103,19 +94,21 @@ LogicalResult Assigner::findAllHomes() {
   }
 
   int64_t time = 0;
-  for (Program &program : programs) {
+  llvm::StringMap<int> savedBy; // the last program so far that returns a value
+  for (auto [index, program] : llvm::enumerate(programs)) {
     HomesContext context{symbols, unstable, nullptr};
     for (unsigned i = 0, e = program.function.getNumArguments(); i < e; ++i) {
       auto name = program.function.getArgAttrOfType<StringAttr>(i, kSavedAttr);
       if (!name)
         continue;
-      for (auto [index, other] : llvm::enumerate(programs)) {
-        if (&other == &program)
-          break;
-        if (saves(other.function, name.getValue()))
-          program.forward = index;
-      }
+      auto writer = savedBy.find(name.getValue());
+      if (writer != savedBy.end())
+        program.forward = writer->second;
     }
+    for (unsigned i = 0, e = program.function.getNumResults(); i < e; ++i)
+      if (auto name =
+              program.function.getResultAttrOfType<StringAttr>(i, kSavedAttr))
+        savedBy[name.getValue()] = index;
     if (program.forward >= 0)
       context.forward = &programs[program.forward].homes;
     FailureOr<ProgramHomes> homes = findHomes(program.function, context);

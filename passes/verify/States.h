@@ -6,6 +6,7 @@
 #include "dialects/lm/ProgramSignature.h"
 
 #include "mlir/IR/BuiltinOps.h"
+#include "mlir/IR/SymbolTable.h"
 
 namespace lmc::verify {
 

@@ -44,10 +44,10 @@ struct CodeObject {
 using KernelHandle = const void *;
 
 /// How a launch is shared out among threads: not at all, where waking them
-/// costs more than it gains; in a few wide parts, where a matrix is read once
-/// (narrow parts of its rows run at a third of the memory's speed); in many,
-/// which even out threads of unequal speed.
-enum class Parts : uint8_t { One, Few, Many };
+/// costs more than it gains; in one wide part for each, where a matrix is read
+/// once (narrow parts of its rows run at a third of the memory's speed); in
+/// many, which even out threads of unequal speed.
+enum class Parts : uint8_t { One, OnePerThread, Many };
 
 class Device {
 public:

@@ -322,7 +322,7 @@ void PreparedProgram::patch(const std::vector<int64_t> &values) {
       // once.
       if (ops[patch.index].parts != Parts::One)
         ops[patch.index].parts =
-            value * 16 <= patch.rowsPerUnit ? Parts::Few : Parts::Many;
+            value * 16 <= patch.rowsPerUnit ? Parts::OnePerThread : Parts::Many;
       break;
     }
   }

@@ -4,6 +4,9 @@
 //
 // lmc compile MODEL --compile-to=kernels > kernels.mlir
 // kernel-bench kernels.mlir [threads] [repetitions]
+// kernel-bench kernels.mlir [threads] [repetitions] --memory-bound
+//                                      only those that compute little for each
+//                                      byte, on tensors beyond the cache
 // kernel-bench kernels.mlir --check    compares each with plain loops instead
 #include "test/codegen/KernelRunner.h"
 
@@ -44,7 +47,7 @@ int64_t elementsOf(Type type) {
 
 // Bytes per second, read and written, of a copy beyond the cache.
 double probeCopy() {
-  std::vector<char> from(64 << 20, 1), to(64 << 20, 2);
+  std::vector<char> from(256 << 20, 1), to(256 << 20, 2);
   double best = 1e30;
   for (int i = 0; i < 5; ++i) {
     double start = cpuTime();
@@ -53,6 +56,34 @@ double probeCopy() {
     asm volatile("" : : "r"(to.data()) : "memory"); // the copy is wanted
   }
   return 2.0 * from.size() / best;
+}
+
+// Bytes of a type, as a kernel reads or writes it once.
+int64_t bytesOf(Type type) {
+  return elementsOf(type) *
+         cast<RankedTensorType>(type).getElementTypeBitWidth() / 8;
+}
+
+// A kernel that computes little for each byte, and moves more of them than
+// caches hold.
+bool isMemoryBound(plan::KernelOp kernel) {
+  int64_t bytes = 0;
+  for (Type type : kernel.getFunctionType().getInputs())
+    bytes += bytesOf(type);
+  for (Type type : kernel.getFunctionType().getResults())
+    bytes += bytesOf(type);
+  StringRef kind = kernel.getKind();
+  return (kind == "flat" || kind == "row" || kind == "column_reduce") &&
+         bytes >= 200 << 20;
+}
+
+// Of a table, a gather reads as much as it writes.
+int64_t bytesNotRead(plan::KernelOp kernel) {
+  int64_t bytes = 0;
+  for (auto gather : kernel.getBody().getOps<lm::EmbeddingOp>())
+    bytes += std::max<int64_t>(0, bytesOf(gather.getTable().getType()) -
+                                      bytesOf(gather.getOutput().getType()));
+  return bytes;
 }
 
 } // namespace
@@ -74,8 +105,10 @@ int main(int argc, char **argv) {
   if (!module)
     return 1;
   std::vector<plan::KernelOp> kernels;
+  bool memoryBound = argc > 4 && std::strcmp(argv[4], "--memory-bound") == 0;
   for (auto kernel : module.getOps<plan::KernelOp>())
-    kernels.push_back(kernel);
+    if (!memoryBound || isMemoryBound(kernel))
+      kernels.push_back(kernel);
   if (argc > 2 && std::strcmp(argv[2], "--check") == 0) {
     for (plan::KernelOp kernel : kernels) {
       std::printf("%s\n", kernel.getSymName().str().c_str());
@@ -108,11 +141,11 @@ int main(int argc, char **argv) {
     const codegen::KernelFacts &facts = compiled->kernels[index];
     auto *run = object.find(facts.symbol);
     std::vector<std::vector<float>> arrays;
-    int64_t bytes = 0;
+    int64_t bytes = -bytesNotRead(op);
     auto addArray = [&](Type type) {
       bool isFloat = cast<RankedTensorType>(type).getElementType().isF32();
       arrays.emplace_back(elementsOf(type) + 64);
-      bytes += elementsOf(type) * 4;
+      bytes += bytesOf(type);
       if (isFloat)
         for (size_t i = 0; i < arrays.back().size(); ++i)
           arrays.back()[i] = float((i * 2654435761u >> 16) % 255) / 255 + 0.5f;
@@ -125,7 +158,7 @@ int main(int argc, char **argv) {
       if (tied[result] < 0)
         addArray(type);
       else
-        bytes += elementsOf(type) * 4;
+        bytes += bytesOf(type);
     }
     std::vector<void *> pointers;
     for (auto &array : arrays)

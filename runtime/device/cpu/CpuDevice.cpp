@@ -163,7 +163,7 @@ void CpuDevice::launch(KernelHandle kernel, void *const *pointers,
     work(pointers, integers, 0, units);
   else
     pool->run(work, pointers, integers, units,
-              parts == Parts::Few ? 2 : ThreadPool::defaultParts);
+              parts == Parts::OnePerThread ? 1 : ThreadPool::defaultParts);
 }
 
 // Large fills and copies are shared out in blocks of this size.
