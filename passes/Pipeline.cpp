@@ -109,26 +109,42 @@ static void addKernels(OpPassManager &manager) {
   manager.addPass(plan::createFormKernels());
 }
 
+// Every phase ends with a verifier: what the next one relies on is checked, not
+// hoped.
 void lmc::addPhase(OpPassManager &manager, Phase phase,
                    const PipelineOptions &options) {
   switch (phase) {
   case Phase::Import:
-  case Phase::Emit:
+    manager.addPass(verify::createVerifyImported());
+    return;
+  case Phase::Emit: // the loader's checks are its verifier
     return;
   case Phase::Stage:
-    return addStage(manager, options);
+    addStage(manager, options);
+    manager.addPass(verify::createVerifyStaged());
+    return;
   case Phase::Differentiate:
-    return addDifferentiate(manager, options);
+    addDifferentiate(manager, options);
+    if (options.train)
+      manager.addPass(verify::createVerifyDifferentiated());
+    return;
   case Phase::Shard:
-    return addShard(manager, options);
+    addShard(manager, options);
+    manager.addPass(verify::createVerifySharded());
+    return;
   case Phase::Partition:
-    return addPartition(manager, options);
+    addPartition(manager, options);
+    manager.addPass(verify::createVerifyPartitioned());
+    return;
   case Phase::Kernels:
-    return addKernels(manager);
+    addKernels(manager);
+    manager.addPass(verify::createVerifyKernels());
+    return;
   case Phase::Schedule: {
     plan::ScheduleOptions schedule;
     schedule.pipeline = options.pipelineSchedule;
     manager.addPass(plan::createSchedule(schedule));
+    manager.addPass(verify::createVerifyScheduled());
     return;
   }
   case Phase::Assign:

@@ -41,8 +41,8 @@ struct PipelineOptions {
   int64_t lossChunkBytes = int64_t(128) << 20;
 };
 
-// Appends the passes of one phase. Import and Emit have none: they are the
-// frontend's and passes/emit's.
+// Appends the passes of one phase and its verifier. The work of Import and Emit
+// is the frontend's and passes/emit's.
 void addPhase(mlir::OpPassManager &manager, Phase phase,
               const PipelineOptions &options);
 

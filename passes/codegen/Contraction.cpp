@@ -29,93 +29,9 @@ using namespace lmc::codegen;
 
 namespace {
 
-constexpr int64_t kMostRows = 384; // of a unit
-constexpr int64_t kPackAhead = 8;  // rows of B that packing fetches ahead
-
-lm::ContractOp findContract(plan::KernelOp kernel) {
-  lm::ContractOp found;
-  for (Operation &op : kernel.getBody().front())
-    if (auto contract = dyn_cast<lm::ContractOp>(op)) {
-      if (found)
-        return {};
-      found = contract;
-    }
-  return found;
-}
-
-Value lookThroughReshape(Value value) {
-  while (auto cast = value.getDefiningOp<lm::ReshapeOp>())
-    value = cast.getInput();
-  return value;
-}
-
-int64_t productOf(ArrayRef<int64_t> shape) {
-  int64_t count = 1;
-  for (int64_t size : shape)
-    count *= ShapedType::isDynamic(size) ? kDynamicSize : size;
-  return count;
-}
-
-} // namespace
-
-FailureOr<Product> codegen::describeProduct(plan::KernelOp kernel) {
-  Product product;
-  product.op = findContract(kernel);
-  if (!product.op)
-    return kernel.emitOpError()
-           << "of kind contraction must hold exactly one lm.contract";
-  auto lhs = dyn_cast<BlockArgument>(lookThroughReshape(product.op.getLhs()));
-  auto rhs = dyn_cast<BlockArgument>(lookThroughReshape(product.op.getRhs()));
-  if (!lhs || !rhs)
-    return product.op.emitOpError()
-           << "in a kernel must contract arguments of the kernel";
-  product.lhs = lhs.getArgNumber();
-  product.rhs = rhs.getArgNumber();
-  auto lhsShape =
-      cast<RankedTensorType>(product.op.getLhs().getType()).getShape();
-  auto rhsShape =
-      cast<RankedTensorType>(product.op.getRhs().getType()).getShape();
-  ArrayRef<int64_t> lhsDims = product.op.getLhsDims();
-  ArrayRef<int64_t> rhsDims = product.op.getRhsDims();
-  size_t count = lhsDims.size();
-  product.transposedLhs = count < lhsShape.size() && lhsDims.front() == 0;
-  product.transposedRhs = rhsDims.front() != 0;
-  product.k = productOf(product.transposedLhs ? lhsShape.take_front(count)
-                                              : lhsShape.take_back(count));
-  product.m = productOf(lhsShape) / product.k;
-  product.n = productOf(rhsShape) / product.k;
-  if (product.k >= kDynamicSize || product.n >= kDynamicSize ||
-      (product.m >= kDynamicSize && product.transposedLhs))
-    return product.op.emitOpError()
-           << "may have a dynamic dim only as the leading one of its left "
-              "operand";
-
-  if (product.dynamic() && product.m != kDynamicSize)
-    return product.op.emitOpError()
-           << "has " << product.m / kDynamicSize
-           << " rows for each entry of its dynamic leading dim; make them one "
-              "dim first";
-
-  // Units: enough of them for threads, each large enough to earn its packing.
-  // A transposed A is packed anew for every block of columns, and its rows lie
-  // in pages far apart: fewer and wider blocks, less of K at a time.
-  bool transposed = product.transposedLhs;
-  int64_t fewestUnits = transposed ? 8 : 16;
-  int64_t depth = transposed ? 256 : 384;
-  int64_t rows = product.dynamic() ? kMostRows : product.m;
-  int64_t rowBlocks = (rows + kMostRows - 1) / kMostRows;
-  product.rowsPerUnit = (rows + rowBlocks - 1) / rowBlocks;
-  product.rowsPerUnit = (product.rowsPerUnit + 23) / 24 * 24; // of any tile
-  rowBlocks = (rows + product.rowsPerUnit - 1) / product.rowsPerUnit;
-  int64_t panels = (product.n + Product::kPanel - 1) / Product::kPanel;
-  product.depth = std::min(depth, (product.k + 15) / 16 * 16);
-  int64_t widest = std::clamp<int64_t>(panels * rowBlocks / fewestUnits, 1, 6);
-  int64_t blocks = (panels + widest - 1) / widest;
-  product.panelsPerUnit = (panels + blocks - 1) / blocks;
-  return product;
-}
-
-namespace {
+constexpr int64_t kMostRows = 384;  // of a unit
+constexpr int64_t kPackAhead = 8;   // rows of B that packing fetches ahead
+constexpr int64_t kStreamAhead = 4; // and that a product of few rows does
 
 class ProductEmitter {
 public:
@@ -147,6 +63,7 @@ private:
   void emitUnit(Value unit);
   void emitFewRows();
   void emitWideRows();
+  void emitStrip(Value m, Value column, int64_t run, bool masked);
   void emitRows(Value k0, Value depth, bool packed);
   void packNormal(Value k0, Value depth);
   void packTransposed(Value k0, Value depth);
@@ -166,7 +83,18 @@ LogicalResult ProductEmitter::emit() {
   sums = b.stackArray(f32, product.sumElements());
   if (product.transposedLhs)
     packedLhs = b.stackArray(f32, product.packedLhsElements());
-  b.forLoop(context.begin, context.end, 1, [&](Value unit) { emitUnit(unit); });
+  auto units = [&] {
+    b.forLoop(context.begin, context.end, 1,
+              [&](Value unit) { emitUnit(unit); });
+  };
+  bool isWide = !product.transposedRhs && !product.transposedLhs;
+  if (isWide && product.dynamic())
+    b.ifThenElse(
+        b.less(context.rows, b.i64(tileRows)), [&] { emitWideRows(); }, units);
+  else if (isWide && product.m < tileRows)
+    emitWideRows();
+  else
+    units();
   return failure(failedOnce);
 }
 
@@ -193,18 +121,17 @@ void ProductEmitter::emitUnit(Value unit) {
       block(b.i64(0));
   };
   // Few rows do not pack; a transposed B is turned in registers then.
+  bool mayStream = product.transposedRhs && product.k % b.lanes == 0 &&
+                   !product.transposedLhs;
+  bool mayBeFew = product.dynamic() || product.m < tileRows;
   auto few = [&] {
-    if (product.transposedRhs)
+    if (mayStream)
       emitFewRows();
-    else if (!product.transposedLhs)
-      emitWideRows();
     else
       overDepth(false);
   };
-  bool mayStream = !product.transposedRhs ||
-                   (product.k % b.lanes == 0 && !product.transposedLhs);
-  bool mayBeFew = product.dynamic() || product.m < tileRows;
-  if (!mayStream || !mayBeFew)
+  bool mayStay = mayStream || (product.transposedLhs && !product.transposedRhs);
+  if (!mayBeFew || !mayStay)
     overDepth(true);
   else if (!product.dynamic())
     few();
@@ -259,21 +186,45 @@ void ProductEmitter::emitFewRows() {
   });
 }
 
-// Rows times B, read once and where it lies: all columns of the unit at a
-// time, because narrow strips jump from page to page.
+// Rows times B, read once and where it lies: all columns of the units
+// [begin, end) together, in strips as wide as registers allow. Narrow strips
+// jump from page to page: 48 columns run at a third of the memory's speed, 384
+// at nearly all of it.
 void ProductEmitter::emitWideRows() {
+  Value first = b.mul(context.begin, product.columnsPerUnit());
+  Value last = b.min(b.mul(context.end, product.columnsPerUnit()), product.n);
+  Value rows = context.rows ? context.rows : b.i64(product.m);
+  int64_t widest = tileRows == 8 ? 24 : 6; // vectors; a multiple of a panel's
+  Value from = first;
+  for (int64_t run : {widest, Product::kPanel / b.lanes}) {
+    int64_t width = run * b.lanes;
+    bool isLast = run != widest;
+    Value count = b.div(b.sub(last, from), width);
+    Value to = isLast ? last : b.add(from, b.mul(count, width));
+    b.forLoop(from, to, width, [&](Value column) {
+      b.forLoop(b.i64(0), rows, 1, [&](Value m) {
+        emitStrip(m, column, run, isLast && product.n % Product::kPanel != 0);
+      });
+    });
+    from = to;
+  }
+}
+
+// One row times the columns [column, column + run * lanes).
+void ProductEmitter::emitStrip(Value m, Value column, int64_t run,
+                               bool masked) {
   Type f32 = b.builder.getF32Type();
-  int64_t width = product.columnsPerUnit();
-  int64_t run = std::min<int64_t>(width / b.lanes, tileRows == 8 ? 18 : 6);
-  bool masked = product.n % width != 0 || width % (run * b.lanes) != 0;
-  auto sumsOf = [&](Value m, Value column, ArrayRef<Value> masks, Value from,
-                    Value to) {
+  SmallVector<Value> masks(run);
+  if (masked)
+    for (int64_t v = 0; v < run; ++v)
+      masks[v] = b.laneMask(b.sub(b.i64(product.n - v * b.lanes), column));
+  auto sumsOf = [&](Value from, Value to) {
     return b.forLoop(
         from, to, 1, Values(run, b.splatF32(0)),
         [&](Value k, ValueRange carried) {
           Values next(carried.begin(), carried.end());
           Value row = b.atF32(rhs, b.add(b.mul(k, product.n), column));
-          Value ahead = b.atF32(row, kPackAhead * product.n);
+          Value ahead = b.atF32(row, kStreamAhead * product.n);
           Value left =
               b.splat(b.loadF32(b.atF32(a, b.add(b.mul(m, product.k), k))));
           for (int64_t v = 0; v < run; ++v) {
@@ -286,34 +237,23 @@ void ProductEmitter::emitWideRows() {
           return next;
         });
   };
-  b.forLoop(m0, mEnd, 1, [&](Value m) {
-    b.forLoop(b.i64(0), b.i64(width), run * b.lanes, [&](Value offset) {
-      Value column = b.add(n0, offset);
-      SmallVector<Value> masks(run);
-      if (masked)
-        for (int64_t v = 0; v < run; ++v)
-          masks[v] = b.laneMask(b.sub(b.i64(product.n - v * b.lanes), column));
-      Value k = b.i64(product.k);
-      Values totals;
-      if (manyBlocks())
-        totals =
-            b.forLoop(b.i64(0), k, product.depth, Values(run, b.splatF32(0)),
-                      [&](Value k0, ValueRange carried) {
-                        Value to = b.min(b.add(k0, product.depth), k);
-                        Values next = sumsOf(m, column, masks, k0, to);
-                        for (int64_t v = 0; v < run; ++v)
-                          next[v] = b.addf(carried[v], next[v]);
-                        return next;
-                      });
-      else
-        totals = sumsOf(m, column, masks, b.i64(0), k);
-      for (int64_t v = 0; v < run; ++v)
-        b.store(totals[v], b.atF32(b.atF32(sums, offset), v * b.lanes));
-    });
-    b.forLoop(b.i64(0), numPanels, 1, [&](Value panel) {
-      Value offset = b.mul(panel, tileColumns);
-      emitEpilogue(1, m, b.add(n0, offset), b.atF32(sums, offset));
-    });
+  Value k = b.i64(product.k);
+  Values totals;
+  if (manyBlocks())
+    totals = b.forLoop(b.i64(0), k, product.depth, Values(run, b.splatF32(0)),
+                       [&](Value k0, ValueRange carried) {
+                         Value to = b.min(b.add(k0, product.depth), k);
+                         Values next = sumsOf(k0, to);
+                         for (int64_t v = 0; v < run; ++v)
+                           next[v] = b.addf(carried[v], next[v]);
+                         return next;
+                       });
+  else
+    totals = sumsOf(b.i64(0), k);
+  for (int64_t v = 0; v < run; ++v)
+    b.store(totals[v], b.atF32(sums, v * b.lanes));
+  b.forLoop(b.i64(0), b.i64(run * b.lanes), tileColumns, [&](Value offset) {
+    emitEpilogue(1, m, b.add(column, offset), b.atF32(sums, offset));
   });
 }
 
@@ -559,22 +499,6 @@ void codegen::transposeSquare(LoopBuilder &b, Values &rows) {
       rows[i] = b.shuffle(top, bottom, upper);
       rows[i + block] = b.shuffle(top, bottom, lower);
     }
-}
-
-LogicalResult codegen::planContraction(plan::KernelOp kernel,
-                                       KernelFacts &facts) {
-  auto product = describeProduct(kernel);
-  if (failed(product))
-    return failure();
-  facts.rows = product->dynamic() ? 0 : product->m;
-  facts.rowsPerUnit = product->rowsPerUnit;
-  facts.columns = product->columns();
-  facts.stackBytes = 4 * (product->panelElements() + product->sumElements() +
-                          product->packedLhsElements()) +
-                     16384;
-  facts.flops =
-      product->dynamic() ? 0 : 2 * product->m * product->n * product->k;
-  return success();
 }
 
 LogicalResult codegen::emitContraction(EmitContext &context) {

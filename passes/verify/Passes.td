@@ -4,6 +4,213 @@
 
 include "mlir/Pass/PassBase.td"
 
+def VerifyImported : Pass<"verify-imported", "::mlir::ModuleOp"> {
+  let summary = "Check what must hold of a model that was read";
+  let description = [{
+    Fails where, behind the phase import,
+
+      (I1) there is not one function with the model: `@forward`, or the program
+           `step` of inference;
+      (I2) an argument does not say what it is (lm.state, lm.input, lm.scalar);
+      (I3) an argument or result is tied to a state that is not declared, or of
+           another type;
+      (I4) `@forward` lacks the scalar output loss_sum or weight_sum.
+
+    **Before**
+    ```mlir
+    module {
+      func.func @step(%x: tensor<4xf32> {lm.input = "x"}) -> (tensor<4xf32> {lm.output = "y"})
+          attributes {plan.program = "step"} {
+        return %x : tensor<4xf32>
+      }
+    }
+    ```
+    **After**: unchanged.
+
+    **Requires**: nothing.
+    **Ensures**: (I1) to (I4).
+    **Leaves alone**: everything.
+  }];
+}
+
+def VerifyStaged : Pass<"verify-staged", "::mlir::ModuleOp"> {
+  let summary = "Check what must hold of a model that a pipeline will cut";
+  let description = [{
+    Fails where, behind the phase stage,
+
+      (G1) some operations of `@forward` have a chunk and others none, or one that
+           the module does not have;
+      (G2) chunks do not follow each other in the order of operations;
+      (G3) there are fewer chunks than stages.
+
+    **Before**
+    ```mlir
+    module attributes {dist.chunks = 1 : i64, dist.stages = 1 : i64} {
+      func.func @forward(%x: tensor<4xf32> {lm.input = "x"}) {
+        %y = math.exp %x {dist.chunk = 0 : i64} : tensor<4xf32>
+        return
+      }
+    }
+    ```
+    **After**: unchanged.
+
+    **Requires**: dist-mark-stages has run.
+    **Ensures**: (G1) to (G3).
+    **Leaves alone**: everything.
+  }];
+}
+
+def VerifyDifferentiated : Pass<"verify-differentiated", "::mlir::ModuleOp"> {
+  let summary = "Check what must hold of the programs of a step";
+  let description = [{
+    Fails where, behind the phase differentiate,
+
+      (D1) a stage lacks one of the programs step, update, evaluate and
+           evaluate_finish;
+      (D2) a step has not one lm.begin_backward;
+      (D3) an argument or result is tied to a state of another type;
+      (D4) what one program sends, not one other receives, with its type;
+      (D5) an operation still has a chunk.
+
+    **Before**
+    ```mlir
+    module {
+      func.func @step() attributes {plan.program = "step"} {
+        lm.begin_backward
+        return
+      }
+      func.func @update() attributes {plan.program = "update"} {
+        return
+      }
+      func.func @evaluate() attributes {plan.program = "evaluate"} {
+        return
+      }
+      func.func @evaluate_finish() attributes {plan.program = "evaluate_finish"} {
+        return
+      }
+    }
+    ```
+    **After**: unchanged.
+
+    **Requires**: lm-differentiate and lm-build-update have run.
+    **Ensures**: (D1) to (D5).
+    **Leaves alone**: everything.
+  }];
+}
+
+def VerifySharded : Pass<"verify-sharded", "::mlir::ModuleOp"> {
+  let summary = "Check what must hold once every value has a sharding";
+  let description = [{
+    Fails where, behind the phase shard of a module with a mesh,
+
+      (S1) an argument, a state or a result has no sharding, or one with another
+           number of dims;
+      (S2) a sharding names an axis that the mesh lacks;
+      (S3) an argument lies otherwise than the state that it is tied to.
+
+    **Before**
+    ```mlir
+    module attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
+      func.func @f(%x: tensor<4xf32> {dist.sharding = #dist.sharding<[["dp"]], []>, lm.input = "x"}) attributes {plan.program = "f"} {
+        return
+      }
+    }
+    ```
+    **After**: unchanged.
+
+    **Requires**: dist-propagate-shardings has run.
+    **Ensures**: (S1) to (S3).
+    **Leaves alone**: everything.
+  }];
+}
+
+def VerifyPartitioned : Pass<"verify-partitioned", "::mlir::ModuleOp"> {
+  let summary = "Check what must hold of one rank's programs";
+  let description = [{
+    Fails where, behind the phase partition,
+
+      (P1) an operation still has shardings, or a program is still a whole step;
+      (P2) an argument tied to a state has not the local type of the state;
+      (P3) what a backward takes as saved, its forward does not save, with its
+           type;
+      (P4) a collective names an axis that the mesh lacks.
+
+    **Before**
+    ```mlir
+    module {
+      func.func @forward(%x: tensor<4xf32> {lm.input = "x"}) -> (tensor<4xf32> {lm.saved = "a"})
+          attributes {plan.program = "forward"} {
+        return %x : tensor<4xf32>
+      }
+      func.func @backward(%x: tensor<4xf32> {lm.saved = "a"}) attributes {plan.program = "backward"} {
+        return
+      }
+    }
+    ```
+    **After**: unchanged.
+
+    **Requires**: dist-partition and lm-split-programs have run.
+    **Ensures**: (P1) to (P4).
+    **Leaves alone**: everything.
+  }];
+}
+
+def VerifyKernels : Pass<"verify-kernels", "::mlir::ModuleOp"> {
+  let summary = "Check what must hold of programs made of launches";
+  let description = [{
+    Fails where, behind the phase kernels,
+
+      (K1) a program holds anything but launches, views, collectives and transfers;
+      (K2) a launch names no kernel, or one of other types;
+      (K3) a kernel holds an operation that is no primitive.
+
+    **Before**
+    ```mlir
+    module {
+      func.func @f(%x: tensor<4xf32> {lm.input = "x"}) -> (tensor<2x2xf32> {lm.output = "y"})
+          attributes {plan.program = "f"} {
+        %y = lm.reshape %x : tensor<4xf32> to tensor<2x2xf32>
+        return %y : tensor<2x2xf32>
+      }
+    }
+    ```
+    **After**: unchanged.
+
+    **Requires**: plan-form-kernels has run.
+    **Ensures**: (K1) to (K3).
+    **Leaves alone**: everything.
+  }];
+}
+
+def VerifyScheduled : Pass<"verify-scheduled", "::mlir::ModuleOp"> {
+  let summary = "Check what must hold of schedules";
+  let description = [{
+    Fails where, behind the phase schedule,
+
+      (C1) a program is called by no schedule;
+      (C2) a stage calls a program of another one;
+      (C3) a backward runs without its forward before it, or in another slot;
+      (C4) a forward takes a slot whose micro-batch still waits for its backward.
+
+    **Before**
+    ```mlir
+    module {
+      func.func @f() attributes {plan.program = "f"} {
+        return
+      }
+      plan.schedule "f" stage 0 {
+        plan.call @f micro_batch 0 slot 0
+      }
+    }
+    ```
+    **After**: unchanged.
+
+    **Requires**: plan-schedule has run.
+    **Ensures**: (C1) to (C4).
+    **Leaves alone**: everything.
+  }];
+}
+
 def VerifyAssigned : Pass<"verify-assigned", "::mlir::ModuleOp"> {
   let summary = "Check what must hold once every value has its bytes";
   let description = [{

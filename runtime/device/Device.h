@@ -43,6 +43,12 @@ struct CodeObject {
 /// Where a kernel starts; made by the device, opaque to everyone else.
 using KernelHandle = const void *;
 
+/// How a launch is shared out among threads: not at all, where waking them
+/// costs more than it gains; in a few wide parts, where a matrix is read once
+/// (narrow parts of its rows run at a third of the memory's speed); in many,
+/// which even out threads of unequal speed.
+enum class Parts : uint8_t { One, Few, Many };
+
 class Device {
 public:
   virtual ~Device() = default;
@@ -60,10 +66,9 @@ public:
   loadKernels(const std::vector<CodeObject> &code,
               const std::vector<std::string> &symbols) = 0;
 
-  /// Computes the units [0, units) of a kernel. `small` says that splitting
-  /// over threads costs more than it gains.
+  /// Computes the units [0, units) of a kernel.
   virtual void launch(KernelHandle kernel, void *const *pointers,
-                      const int64_t *integers, int64_t units, bool small) = 0;
+                      const int64_t *integers, int64_t units, Parts parts) = 0;
   virtual void fillZero(std::byte *target, int64_t bytes) = 0;
   virtual void copy(const std::byte *source, std::byte *target,
                     int64_t bytes) = 0;

@@ -164,7 +164,7 @@ Status Executor::execute(PreparedProgram &program, const Op &op) {
   case Op::Kind::Launch:
     theDevice.launch(op.kernel, pointers,
                      program.integers.data() + op.firstInteger, op.units,
-                     op.small);
+                     op.parts);
     return Status();
   case Op::Kind::Fill:
     theDevice.fillZero(slice(0), op.bytes);
@@ -237,7 +237,13 @@ int64_t Executor::scheduleFlops(int schedule) const {
   return flops;
 }
 
-std::string Executor::profileReport() const {
+void Executor::resetProfile() {
+  for (std::vector<OpTime> &program : times)
+    std::fill(program.begin(), program.end(), OpTime());
+}
+
+std::string Executor::profileReport(ProfileLines lines) const {
+  bool kinds = lines == ProfileLines::Kinds;
   struct Row {
     uint64_t ns = 0, calls = 0;
     double flops = 0, bytes = 0;
@@ -254,9 +260,12 @@ std::string Executor::profileReport() const {
               int(programs[p].ops[i].instruction));
       std::string name;
       switch (instruction.kind_case()) {
-      case plan::Instruction::kLaunch:
-        name = thePlan.kernels(int(instruction.launch().kernel())).name();
+      case plan::Instruction::kLaunch: {
+        const plan::Kernel &kernel =
+            thePlan.kernels(int(instruction.launch().kernel()));
+        name = kinds ? kernel.kind() : kernel.name();
         break;
+      }
       case plan::Instruction::kFill:
         name = "(fill)";
         break;
@@ -269,7 +278,9 @@ std::string Executor::profileReport() const {
       default:
         name = "(transfer)";
       }
-      Row &row = rows[thePlan.programs(int(p)).name() + " " + name];
+      if (!kinds)
+        name = thePlan.programs(int(p)).name() + " " + name;
+      Row &row = rows[name];
       row.ns += time.ns;
       row.calls += time.calls;
       row.flops += double(instruction.flops()) * double(time.calls);
@@ -280,8 +291,9 @@ std::string Executor::profileReport() const {
   std::sort(sorted.begin(), sorted.end(), [](const auto &a, const auto &b) {
     return a.second.ns > b.second.ns;
   });
-  std::string text = fmt::format("{:>6} {:>10} {:>8} {:>9} {:>9}  {}\n", "%",
-                                 "ms", "calls", "GFLOP/s", "GB/s", "kernel");
+  std::string text =
+      fmt::format("{:>6} {:>10} {:>8} {:>9} {:>9}  {}\n", "%", "ms", "calls",
+                  "GFLOP/s", "GB/s", kinds ? "kind" : "kernel");
   for (const auto &[name, row] : sorted)
     text += fmt::format(
         "{:6.2f} {:10.2f} {:8} {:9.1f} {:9.1f}  {}\n",

@@ -53,8 +53,12 @@ public:
   /// FLOPs of one run of a schedule on this rank, as the plan counts them.
   int64_t scheduleFlops(int schedule) const;
 
-  /// A table of where the time went, when profiling.
-  std::string profileReport() const;
+  /// A table of where the time went, when profiling: a line for each kernel of
+  /// a program, or for each kind of kernel.
+  enum class ProfileLines { Kernels, Kinds };
+  std::string profileReport(ProfileLines lines = ProfileLines::Kernels) const;
+  /// Forgets what was measured so far.
+  void resetProfile();
 
 private:
   Executor(const plan::Plan &plan, Device &device, Communicator *comm,

@@ -179,7 +179,8 @@ void Preparer::addLaunch(const plan::Instruction &instruction, Op op) {
   // Waking other threads costs some microseconds: as long as one thread needs
   // for this much.
   int64_t flops = instruction.flops(), bytes = instruction.bytes_moved();
-  op.small = flops + bytes > 0 && flops <= 100000 && bytes <= 32768;
+  if (flops + bytes > 0 && flops <= 100000 && bytes <= 32768)
+    op.parts = Parts::One;
   out.ops.push_back(op);
 }
 
@@ -317,6 +318,11 @@ void PreparedProgram::patch(const std::vector<int64_t> &values) {
     case Patch::Target::Units:
       ops[patch.index].units =
           (value + patch.rowsPerUnit - 1) / patch.rowsPerUnit * patch.columns;
+      // A small part of a block of rows: what it is multiplied with is read
+      // once.
+      if (ops[patch.index].parts != Parts::One)
+        ops[patch.index].parts =
+            value * 16 <= patch.rowsPerUnit ? Parts::Few : Parts::Many;
       break;
     }
   }

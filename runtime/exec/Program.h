@@ -24,7 +24,7 @@ namespace lmc::runtime {
 struct Op {
   enum class Kind : uint8_t { Launch, Fill, Copy, Collective, Send, Receive };
   Kind kind;
-  bool small = false; ///< Launch: not worth more than one thread
+  Parts parts = Parts::Many; ///< Launch
   uint32_t firstPointer = 0;
   uint32_t firstInteger = 0;
   KernelHandle kernel = nullptr;

@@ -356,9 +356,8 @@ StatusOr<Pattern> Pattern::native(std::string_view pattern) {
   return compile(pattern, PCRE2_UCP);
 }
 
-Status Pattern::splitUtf8(std::string_view text,
-                          std::vector<Part> &parts) const {
-  size_t done = 0; // end of what is in parts
+Status Pattern::splitUtf8(std::string_view text, const OnPart &onPart) const {
+  size_t done = 0; // end of what was handed out
   size_t from = 0; // where to look next
   while (from < text.size()) {
     int found = compiled->run(text, from);
@@ -371,28 +370,27 @@ Status Pattern::splitUtf8(std::string_view text,
     const size_t *bounds = pcre2_get_ovector_pointer(compiled->match);
     size_t begin = bounds[0], end = bounds[1];
     if (begin > done)
-      parts.push_back({text.substr(done, begin - done), Kind::Gap});
+      LMC_RETURN_IF_ERROR(onPart({text.substr(done, begin - done), Kind::Gap}));
     if (end > begin)
-      parts.push_back({text.substr(begin, end - begin), Kind::Match});
+      LMC_RETURN_IF_ERROR(
+          onPart({text.substr(begin, end - begin), Kind::Match}));
     done = from = end;
     // Behind an empty match, which parts the text too, look one further.
     if (end == begin)
       from += std::max<size_t>(1, utf8Length(text.substr(from)));
   }
-  if (done < text.size())
-    parts.push_back({text.substr(done), Kind::Gap});
-  return Status();
+  return done < text.size() ? onPart({text.substr(done), Kind::Gap}) : Status();
 }
 
-Status Pattern::split(std::string_view text, std::vector<Part> &parts) const {
+Status Pattern::split(std::string_view text, const OnPart &onPart) const {
   while (!text.empty()) {
     size_t whole = utf8Prefix(text);
     if (whole > 0)
-      LMC_RETURN_IF_ERROR(splitUtf8(text.substr(0, whole), parts));
+      LMC_RETURN_IF_ERROR(splitUtf8(text.substr(0, whole), onPart));
     text.remove_prefix(whole);
     size_t broken = nonUtf8Prefix(text);
     if (broken > 0)
-      parts.push_back({text.substr(0, broken), Kind::NoText});
+      LMC_RETURN_IF_ERROR(onPart({text.substr(0, broken), Kind::NoText}));
     text.remove_prefix(broken);
   }
   return Status();

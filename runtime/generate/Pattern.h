@@ -20,6 +20,7 @@
 
 #include "runtime/base/Status.h"
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -46,12 +47,13 @@ public:
     std::string_view text;
     Kind kind;
   };
-  /// Appends to `parts` the matches in `text`, one after the other, and what
-  /// is between them; none is empty. Bytes that are no UTF-8 match nothing and
-  /// end the text for what stands before them. Time grows with the text's
-  /// length unless the pattern's own backtracking forbids it; WrongInput when
-  /// that goes beyond all measure. One thread at a time.
-  Status split(std::string_view text, std::vector<Part> &parts) const;
+  using OnPart = std::function<Status(const Part &)>;
+  /// Hands out the matches in `text`, one after the other, and what is between
+  /// them; none is empty. Bytes that are no UTF-8 match nothing and end the
+  /// text for what stands before them. Time grows with the text's length unless
+  /// the pattern's own backtracking forbids it; WrongInput when that goes
+  /// beyond all measure. One thread at a time, and not from within `onPart`.
+  Status split(std::string_view text, const OnPart &onPart) const;
 
   /// Whether something in `text`, which must be UTF-8, matches.
   bool occursIn(std::string_view text) const;
@@ -60,7 +62,7 @@ private:
   struct Compiled;
   Pattern(std::unique_ptr<Compiled> compiled);
   static StatusOr<Pattern> compile(std::string_view pattern, unsigned options);
-  Status splitUtf8(std::string_view text, std::vector<Part> &parts) const;
+  Status splitUtf8(std::string_view text, const OnPart &onPart) const;
 
   std::unique_ptr<Compiled> compiled;
 };

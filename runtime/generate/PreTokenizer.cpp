@@ -9,31 +9,26 @@ void PreTokenizer::addSplit(Pattern pattern, bool keepMatches, bool keepGaps) {
 
 void PreTokenizer::addPrefixBlank() { steps.emplace_back(); }
 
-Status PreTokenizer::apply(const Step &step,
-                           std::vector<std::string_view> &pieces,
-                           std::deque<std::string> &made) {
-  if (!step.pattern) {
-    for (std::string_view &piece : pieces)
-      if (!piece.empty() && piece[0] != ' ') {
-        made.push_back(" ");
-        made.back() += piece;
-        piece = made.back();
-      }
+Status PreTokenizer::runFrom(size_t index, std::string_view piece,
+                             const OnWord &onWord) const {
+  if (index == steps.size()) {
+    onWord(piece);
     return Status();
   }
-  std::vector<std::string_view> cut;
-  std::vector<Pattern::Part> parts;
-  for (std::string_view piece : pieces) {
-    parts.clear();
-    LMC_RETURN_IF_ERROR(step.pattern->split(piece, parts));
-    for (const Pattern::Part &part : parts)
-      if (part.kind == Pattern::Kind::Match ? step.keepMatches
-          : part.kind == Pattern::Kind::Gap ? step.keepGaps
-                                            : true)
-        cut.push_back(part.text);
+  const Step &step = steps[index];
+  if (!step.pattern) {
+    if (piece.empty() || piece[0] == ' ')
+      return runFrom(index + 1, piece, onWord);
+    std::string prefixed = " ";
+    prefixed += piece;
+    return runFrom(index + 1, prefixed, onWord);
   }
-  pieces = std::move(cut);
-  return Status();
+  return step.pattern->split(piece, [&](const Pattern::Part &part) {
+    bool kept = part.kind == Pattern::Kind::Match ? step.keepMatches
+                : part.kind == Pattern::Kind::Gap ? step.keepGaps
+                                                  : true;
+    return kept ? runFrom(index + 1, part.text, onWord) : Status();
+  });
 }
 
 } // namespace lmc::runtime

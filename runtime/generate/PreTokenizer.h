@@ -10,7 +10,6 @@
 
 #include "runtime/generate/Pattern.h"
 
-#include <deque>
 #include <optional>
 
 namespace lmc::runtime {
@@ -23,15 +22,10 @@ public:
   /// Puts a blank before every piece that does not begin with one.
   void addPrefixBlank();
 
-  /// Calls `word` with each piece in order.
-  template <typename Word> Status run(std::string_view text, Word word) const {
-    std::deque<std::string> made;
-    std::vector<std::string_view> pieces = {text};
-    for (const Step &step : steps)
-      LMC_RETURN_IF_ERROR(apply(step, pieces, made));
-    for (std::string_view piece : pieces)
-      word(piece);
-    return Status();
+  using OnWord = std::function<void(std::string_view)>;
+  /// Calls `onWord` with each piece, as soon as it is cut: a text may be long.
+  Status run(std::string_view text, const OnWord &onWord) const {
+    return runFrom(0, text, onWord);
   }
 
 private:
@@ -39,8 +33,9 @@ private:
     std::optional<Pattern> pattern; ///< without one: the blank
     bool keepMatches = true, keepGaps = true;
   };
-  static Status apply(const Step &step, std::vector<std::string_view> &pieces,
-                      std::deque<std::string> &made);
+  /// Takes one piece through the steps from `index` on.
+  Status runFrom(size_t index, std::string_view piece,
+                 const OnWord &onWord) const;
   std::vector<Step> steps;
 };
 

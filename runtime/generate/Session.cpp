@@ -31,10 +31,10 @@ static Status open(Call &call) {
     device.cores.assign(cores.begin(), cores.begin() + device.threads);
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<CpuDevice> cpu,
                        CpuDevice::create(device));
-  LMC_ASSIGN_OR_RETURN(
-      std::unique_ptr<Executor> executor,
-      Executor::create(call.plan, *cpu, nullptr, 0, {options.profile}));
-  {
+  LMC_ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor,
+                       Executor::create(call.plan, *cpu, nullptr, 0,
+                                        {options.profile || options.measure}));
+  if (!options.weights.empty()) {
     LMC_ASSIGN_OR_RETURN(WeightFiles weights,
                          WeightFiles::open(options.weights));
     LMC_RETURN_IF_ERROR(loadParameters(*executor, weights));

@@ -14,12 +14,14 @@
 namespace lmc::runtime {
 
 struct SessionOptions {
-  std::string plan;    ///< a file
-  std::string weights; ///< a folder or file
-  int threads = 0;     ///< 0: as many as there are cores
+  std::string plan; ///< a file
+  /// A folder or file; empty: none are set, the memory is as it was mapped.
+  std::string weights;
+  int threads = 0; ///< 0: as many as there are cores
   bool pinThreads = true;
   bool guardPages = false;
-  bool profile = false;
+  bool profile = false; ///< measure every op and print a table at the end
+  bool measure = false; ///< measure every op
 };
 
 Status runSession(const SessionOptions &options,

@@ -85,13 +85,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   case 2: {
     size_t end = std::min(bytes.find('\0'), bytes.size());
     auto pattern = Pattern::create(bytes.substr(0, end));
-    std::vector<Pattern::Part> parts;
-    if (!pattern.ok() || !pattern->split(bytes.substr(end), parts).ok())
-      break;
     std::string whole;
-    for (const Pattern::Part &part : parts)
+    auto add = [&](const Pattern::Part &part) {
       whole += part.text;
-    if (whole != bytes.substr(end))
+      return Status();
+    };
+    if (pattern.ok() && pattern->split(bytes.substr(end), add).ok() &&
+        whole != bytes.substr(end))
       std::abort();
     break;
   }

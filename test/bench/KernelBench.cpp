@@ -142,9 +142,9 @@ int main(int argc, char **argv) {
       run(pointers.data(), integers.data(), 0, units);
       best = std::min(best, cpuTime() - from);
     }
-    std::printf("%-20s %10.1f %8.1f %8.1f %9.0f\n", facts.symbol.c_str(),
-                best * 1e6, bytes / best * 1e-9, facts.flops / best * 1e-9,
-                facts.stackBytes / 1024.0);
+    std::printf("%-20s %10.1f %8.1f %8.1f %9.0f\n",
+                op.getSymName().str().c_str(), best * 1e6, bytes / best * 1e-9,
+                facts.flops / best * 1e-9, facts.stackBytes / 1024.0);
     std::fflush(stdout);
   }
   return 0;

@@ -15,6 +15,7 @@ class Status;
 /// What is run after parsing when the subcommand was given.
 using CommandBody = std::function<lmc::runtime::Status()>;
 
+CommandBody addBenchCommand(CLI::App &app);
 CommandBody addEvalCommand(CLI::App &app);
 CommandBody addGenerateCommand(CLI::App &app);
 CommandBody addTrainCommand(CLI::App &app);

@@ -61,6 +61,7 @@ int main(int argc, char **argv) {
   CommandBody train = addTrainCommand(app);
   CommandBody generate = addGenerateCommand(app);
   CommandBody eval = addEvalCommand(app);
+  CommandBody bench = addBenchCommand(app);
   CommandBody tokenize = addTokenizeCommand(app);
   try {
     app.parse(argc, argv);
@@ -79,5 +80,7 @@ int main(int argc, char **argv) {
     return report(generate());
   if (app.got_subcommand("eval"))
     return report(eval());
+  if (app.got_subcommand("bench"))
+    return report(bench());
   return report(tokenize());
 }

@@ -157,12 +157,13 @@ CpuDevice::loadKernels(const std::vector<CodeObject> &objects,
 }
 
 void CpuDevice::launch(KernelHandle kernel, void *const *pointers,
-                       const int64_t *integers, int64_t units, bool small) {
+                       const int64_t *integers, int64_t units, Parts parts) {
   auto work = reinterpret_cast<ThreadPool::Work>(const_cast<void *>(kernel));
-  if (small)
+  if (parts == Parts::One)
     work(pointers, integers, 0, units);
   else
-    pool->run(work, pointers, integers, units);
+    pool->run(work, pointers, integers, units,
+              parts == Parts::Few ? 2 : ThreadPool::defaultParts);
 }
 
 // Large fills and copies are shared out in blocks of this size.

@@ -33,7 +33,7 @@ public:
   loadKernels(const std::vector<CodeObject> &code,
               const std::vector<std::string> &symbols) override;
   void launch(KernelHandle kernel, void *const *pointers,
-              const int64_t *integers, int64_t units, bool small) override;
+              const int64_t *integers, int64_t units, Parts parts) override;
   void fillZero(std::byte *target, int64_t bytes) override;
   void copy(const std::byte *source, std::byte *target, int64_t bytes) override;
   void read(const std::byte *source, void *target, int64_t bytes) override;

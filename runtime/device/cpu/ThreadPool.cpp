@@ -12,7 +12,6 @@ namespace lmc::runtime {
 // Pauses before a thread goes to sleep: some 20 to 50 microseconds, longer
 // than the gap between two kernels and far shorter than a scheduler's slice.
 static constexpr int spinPauses = 800;
-static constexpr int chunksPerThread = 4;
 
 std::vector<int> availableCores() {
   std::vector<int> cores;
@@ -130,11 +129,11 @@ void ThreadPool::workerLoop() {
 }
 
 void ThreadPool::run(Work work, void *const *pointers, const int64_t *integers,
-                     int64_t units) {
+                     int64_t units, int partsPerThread) {
   if (units <= 0)
     return;
   int64_t chunks =
-      std::min<int64_t>(units, int64_t(chunksPerThread) * numThreads());
+      std::min<int64_t>(units, int64_t(partsPerThread) * numThreads());
   if (workers.empty() || chunks == 1) {
     work(pointers, integers, 0, units);
     return;

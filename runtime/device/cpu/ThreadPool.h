@@ -11,7 +11,7 @@
 // compare-and-swap; the job number in the same word makes a late comer of the
 // previous job fail and look again, so nobody has to acknowledge a job and a
 // thread that the kernel has descheduled delays nothing but its own chunk.
-// Chunks are contiguous ranges of units, about four per thread: few enough to
+// Chunks are contiguous ranges of units, mostly four per thread: few enough to
 // cost nothing, enough to even out threads of unequal speed. Which thread runs
 // which chunk has no influence on the result.
 //
@@ -51,7 +51,8 @@ public:
 
   /// Runs `work` over [0, units); only from the thread that created the pool.
   void run(Work work, void *const *pointers, const int64_t *integers,
-           int64_t units);
+           int64_t units, int partsPerThread = defaultParts);
+  static constexpr int defaultParts = 4;
 
   int numThreads() const { return int(workers.size()) + 1; }
 

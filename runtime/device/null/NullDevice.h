@@ -24,7 +24,7 @@ public:
     return std::vector<KernelHandle>(symbols.size(), nullptr);
   }
   void launch(KernelHandle, void *const *, const int64_t *, int64_t,
-              bool) override {}
+              Parts) override {}
   void fillZero(std::byte *, int64_t) override {}
   void copy(const std::byte *, std::byte *, int64_t) override {}
   void read(const std::byte *, void *target, int64_t bytes) override {

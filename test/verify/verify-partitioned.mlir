@@ -1,0 +1,45 @@
+// RUN: lmc-opt %s --split-input-file --verify-diagnostics --verify-partitioned
+
+// P1
+func.func @f(%x: tensor<4xf32> {lm.input = "x"}) attributes {plan.program = "f"} {
+  // expected-error @+1 {{still has shardings}}
+  %y = math.exp %x {dist.shardings = [#dist.sharding<[[]], []>]} : tensor<4xf32>
+  return
+}
+
+// -----
+
+// P1
+// expected-error @+1 {{is still a whole step}}
+func.func @step() attributes {plan.program = "step"} {
+  lm.begin_backward
+  return
+}
+
+// -----
+
+// P2: half of it on each rank.
+module @local attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
+  lm.parameter @w : tensor<8xf32> {initialization = {kind = "zeros"}, dist.sharding = #dist.sharding<[["dp"]], []>}
+  // expected-error @+1 {{ties argument 0 of type 'tensor<8xf32>' to @w of type 'tensor<4xf32>' (P2)}}
+  func.func @f(%w: tensor<8xf32> {lm.state = @w}) attributes {plan.program = "f"} {
+    return
+  }
+}
+
+// -----
+
+// P3
+// expected-error @+1 {{takes the saved value "a" of type 'tensor<4xf32>', which no program saves}}
+func.func @backward(%x: tensor<4xf32> {lm.saved = "a"}) attributes {plan.program = "backward"} {
+  return
+}
+
+// -----
+
+// P4
+func.func @f(%x: tensor<4xf32> {lm.input = "x"}) attributes {plan.program = "f"} {
+  // expected-error @+1 {{reduces over "tp", which is no axis of the mesh}}
+  %y = dist.all_reduce "sum" %x over ["tp"] : tensor<4xf32>
+  return
+}
