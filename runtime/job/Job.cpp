@@ -22,7 +22,11 @@ StatusOr<std::unique_ptr<Job>> Job::connect(const Place &place,
   if (place.rank == 0) {
     Socket listener(place.listener);
     if (!listener) {
-      LMC_ASSIGN_OR_RETURN(listener, listenAt(place.host, place.port));
+      StatusOr<Socket> opened = listenAt(place.host, place.port);
+      if (!opened.ok())
+        return std::move(opened).status().help(
+            "set LMC_RENDEZVOUS=HOST:PORT to where rank 0 can listen");
+      listener = *std::move(opened);
     }
     job->server = std::make_unique<ControlServer>(
         std::move(listener),
@@ -42,8 +46,10 @@ Status Job::introduce(int64_t deadlineMs) {
   while (true) {
     StatusOr<Socket> socket = connectTo(place.host, place.port, deadlineMs);
     if (!socket.ok())
-      return std::move(socket).status().prepend(
-          fmt::format("rank {} looks for rank 0", place.rank));
+      return std::move(socket)
+          .status()
+          .prepend("looking for rank 0")
+          .help("set LMC_RENDEZVOUS=HOST:PORT to where rank 0 can listen");
     theAddress = addressOf(*socket);
     stream = FrameStream(*std::move(socket));
     stream.maxPayload = 256 << 20;

@@ -2,6 +2,7 @@
 // binary replaces malloc and counts what they ask for between step 2 and 10.
 #include "runtime/data/TokenData.h"
 #include "runtime/exec/BigramPlanForTest.h"
+#include "runtime/job/Frames.h"
 #include "runtime/train/TrainJob.h"
 
 #include <atomic>
@@ -9,6 +10,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <gtest/gtest.h>
+#include <thread>
 
 extern "C" {
 void *__libc_malloc(size_t);
@@ -61,6 +63,27 @@ void bigramStepForTest(int32_t step) {
 using namespace lmc::runtime;
 namespace fs = std::filesystem;
 
+/// The ranks of a job of processes, as threads.
+static void runRanks(const lmc::plan::Plan &plan, const TrainOptions &options) {
+  auto listener = listenAt("127.0.0.1", 0);
+  ASSERT_TRUE(listener.ok());
+  Place place;
+  place.ranks = options.ranks;
+  place.forked = true;
+  place.port = portOf(*listener);
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < options.ranks; ++rank) {
+    place.rank = rank;
+    place.listener = rank == 0 ? listener->release() : -1;
+    threads.emplace_back([&, place] {
+      Status status = runTrainingRank(plan, options, place, {});
+      EXPECT_TRUE(status.ok()) << status.toString();
+    });
+  }
+  for (std::thread &thread : threads)
+    thread.join();
+}
+
 TEST(Allocation, NoneBetweenStepTwoAndTen) {
   std::string pattern = (fs::temp_directory_path() / "lmcXXXXXX").string();
   fs::path folder = ::mkdtemp(pattern.data());
@@ -75,15 +98,20 @@ TEST(Allocation, NoneBetweenStepTwoAndTen) {
   options.shuffle = true;
   options.metricsPath = folder / "metrics";
   options.checkpointFolder = folder / "ckpt";
-  for (int ranks : {1, 2}) {
+  const char *ways[] = {"one rank", "threads", "shared memory", "tcp"};
+  for (const std::string way : ways) {
     BigramPlan bigram;
-    bigram.dp = ranks;
-    options.ranks = ranks;
+    bigram.dp = options.ranks = way == "one rank" ? 1 : 2;
+    options.tcpOnly = way == "tcp";
     currentStep = 0;
-    Status status = runTraining(bigram.build(), options);
-    EXPECT_TRUE(status.ok()) << status.toString();
+    if (way == "shared memory" || way == "tcp") {
+      runRanks(bigram.build(), options);
+    } else {
+      Status status = runTraining(bigram.build(), options);
+      EXPECT_TRUE(status.ok()) << status.toString();
+    }
     EXPECT_GT(kernelCalls.load(), 12);
-    EXPECT_EQ(allocations.load(), 0) << ranks << " ranks";
+    EXPECT_EQ(allocations.load(), 0) << way;
     fs::remove_all(options.checkpointFolder);
   }
   fs::remove_all(folder);

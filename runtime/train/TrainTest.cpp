@@ -6,6 +6,7 @@
 #include "runtime/exec/BigramPlanForTest.h"
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/train/Checkpoint.h"
+#include "runtime/train/JobFacts.h"
 #include "runtime/train/LearningRate.h"
 #include "runtime/train/TrainJob.h"
 #include "runtime/train/Trainer.h"
@@ -14,6 +15,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <gtest/gtest.h>
+#include <random>
 
 using namespace lmc;
 using namespace lmc::runtime;
@@ -103,6 +105,40 @@ TEST_F(TrainTest, MetricsGoOnBehindTheLastWholeLine) {
   options.resume = true;
   options.steps = 4;
   EXPECT_EQ(train(bigram(4, 1, 1)).size(), 4u);
+}
+
+// Ranks compare what they are about to do before they begin: a plan that
+// differs in anything is found, and the message names ranks and values.
+TEST_F(TrainTest, AThousandAlteredPlansAreRefused) {
+  plan::Plan plan = bigram(1, 2, 2);
+  plan.clear_code(); // its bytes would be nearly all that is altered
+  auto data = TokenData::open(path("data"));
+  ASSERT_TRUE(data.ok());
+  std::string bytes = plan.SerializeAsString();
+  Hello first{0, {}, factsOf(plan, options, *data), ""};
+  Hello second = first;
+  second.rank = 1;
+  EXPECT_TRUE(compareFacts({first, second}).ok());
+  std::mt19937 random(1);
+  for (int altered = 0; altered < 1000;) {
+    std::string other = bytes;
+    other[random() % other.size()] ^= char(1 << random() % 8);
+    plan::Plan changed;
+    if (!changed.ParseFromString(other) || changed.SerializeAsString() == bytes)
+      continue; // no plan, or the same one
+    ++altered;
+    second.facts = factsOf(changed, options, *data);
+    Status status = compareFacts({first, second});
+    ASSERT_FALSE(status.ok()) << altered;
+    EXPECT_EQ(status.exitStatus(), 2);
+    EXPECT_NE(status.toString().find("on rank 1"), std::string::npos);
+  }
+  second.facts = first.facts;
+  options.scalars = {{"lr", 0.5}};
+  second.facts = factsOf(plan, options, *data);
+  EXPECT_NE(
+      compareFacts({first, second}).toString().find("--set lr: 0.5 on rank 1"),
+      std::string::npos);
 }
 
 // The same samples in the same step, however they are spread.

@@ -218,6 +218,33 @@ def stopped():
                      f"{max(training.losses())}")
 
 
+def starter_killed():
+    """No rank outlives the process that the user started."""
+    folder = Trainings.model("gpt2-1")
+    plan = Trainings.compiled(folder, MESH, micro=1)
+    training = Training(folder, "starter-killed", plan, 100000, "--nproc",
+                        RANKS)
+    training.begin()
+    wait_for_steps(training, 3)
+    pids = ranks_of(training.process)
+    training.process.kill()
+    training.process.wait()
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        left = []
+        for pid in pids:
+            try:
+                state = Path(f"/proc/{pid}/stat").read_text()
+            except OSError:
+                continue
+            if state.rpartition(")")[2].split()[0] != "Z":
+                left.append(pid)
+        if not left:
+            return
+        time.sleep(0.01)
+    raise Failed(f"{len(left)} ranks are still there after 5 s")
+
+
 class Launched:
     """Ranks that a launcher would start, each told who it is."""
 
@@ -436,6 +463,7 @@ def cases():
         yield (f"rank-killed-resume/{transport}", resumes, transport,
                50 if Trainings.full else 5)
     yield "processes-stopped", stopped
+    yield "starter-killed", starter_killed
     for launcher in ("torchrun", "mpirun", "slurm"):
         yield f"launched-by/{launcher}", launched, launcher
     yield "launched-by/wrong-environment", wrong_environment

@@ -73,6 +73,8 @@ StatusOr<int> HostCommunicator::openGroup(const std::vector<int> &ranks,
       group.shared = false;
   group.sources.resize(ranks.size());
   group.taken.resize(ranks.size());
+  for (Pieces *pieces : {&group.out, &group.in, &group.back})
+    pieces->resize(ranks.size());
   if (!group.shared)
     group.staging.resize(size_t(maxBytes) + 16 * ranks.size());
   groups.push_back(std::move(group));

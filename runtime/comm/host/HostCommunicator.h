@@ -54,6 +54,8 @@ public:
   void abort(const Status &reason) override { job.fail(reason); }
 
 private:
+  /// [first, last) element, by member.
+  using Pieces = std::vector<std::pair<int64_t, int64_t>>;
   struct Group {
     std::vector<int> ranks;
     size_t me;
@@ -61,6 +63,7 @@ private:
     std::vector<std::byte> staging; ///< one piece per member; not shared
     std::vector<const std::byte *> sources;
     std::vector<int> taken; ///< the buffer that each member offered
+    Pieces out, in, back;   ///< of a call; kept, so that none allocates
   };
   HostCommunicator(Job &job, Options options)
       : job(job), options(std::move(options)) {}
@@ -77,10 +80,9 @@ private:
   // LinkedCollectives.cpp
   Status linked(Group &group, const CollectiveCall &call,
                 const std::byte *source, std::byte *target);
-  using Piece = std::pair<int64_t, int64_t>; ///< [first, last) element
   Status swapPieces(Group &group, uint32_t signature, int64_t elementBytes,
-                    const std::byte *out, const std::vector<Piece> &outPieces,
-                    std::byte *in, const std::vector<Piece> &inPieces);
+                    const std::byte *out, const Pieces &outPieces,
+                    std::byte *in, const Pieces &inPieces);
 
   Job &job;
   Options options;

@@ -17,14 +17,13 @@ static constexpr uint64_t pieceChannel = uint64_t(1) << 32;
 /// of `in` from it, in elements; empty ones are left out.
 Status HostCommunicator::swapPieces(Group &group, uint32_t signature,
                                     int64_t elementBytes, const std::byte *out,
-                                    const std::vector<Piece> &outPieces,
-                                    std::byte *in,
-                                    const std::vector<Piece> &inPieces) {
+                                    const Pieces &outPieces, std::byte *in,
+                                    const Pieces &inPieces) {
   size_t members = group.ranks.size();
-  auto bytesOf = [&](const Piece &piece) {
+  auto bytesOf = [&](const std::pair<int64_t, int64_t> &piece) {
     return (piece.second - piece.first) * elementBytes;
   };
-  auto each = [&](const std::vector<Piece> &pieces, auto body) {
+  auto each = [&](const Pieces &pieces, auto body) {
     for (size_t step = 1; step < members; ++step) {
       size_t m = (group.me + step) % members;
       if (bytesOf(pieces[m]) > 0)
@@ -63,73 +62,73 @@ Status HostCommunicator::linked(Group &group, const CollectiveCall &call,
   const int64_t me = int64_t(group.me);
   const int64_t all = call.elements, piece = all / members;
   const uint32_t signature = signatureOf(call, group.ranks.size());
-  // Pieces as (first element, last) by member.
-  std::vector<Piece> none(size_t(members), Piece{0, 0}), whole, equal, uneven,
-      mine, myUneven, staged;
-  for (int64_t m = 0; m < members; ++m) {
-    whole.push_back({0, all});
-    equal.push_back({m * piece, (m + 1) * piece});
-    uneven.push_back({all * m / members, all * (m + 1) / members});
-    mine.push_back({0, piece});
-  }
-  const Piece part = uneven[size_t(me)];
-  const bool small = all * size * members <= onePhaseBytes;
+  const bool reduces = call.kind == CollectiveKind::AllReduce ||
+                       call.kind == CollectiveKind::ReduceScatter;
+  const bool isSmall = all * size * members <= onePhaseBytes;
+  const int64_t first = all * me / members, last = all * (me + 1) / members;
   // What one member gets from each of the others to sum.
-  int64_t summed = call.kind == CollectiveKind::ReduceScatter ? piece
-                   : small                                    ? all
-                           : part.second - part.first;
+  const int64_t summed = call.kind == CollectiveKind::ReduceScatter ? piece
+                         : isSmall                                  ? all
+                                   : last - first;
   for (int64_t m = 0; m < members; ++m) {
-    staged.push_back({m * summed, (m + 1) * summed});
-    myUneven.push_back(part);
-  }
-  bool reduces = call.kind == CollectiveKind::AllReduce ||
-                 call.kind == CollectiveKind::ReduceScatter;
-  if (reduces && group.staging.size() < size_t(members * summed * size))
-    group.staging.resize(size_t(members * summed * size));
-  std::byte *staging = group.staging.data();
-  // Sums what is staged with this member's own part, at `own`.
-  auto reduce = [&](const std::byte *own, std::byte *result) {
-    for (int64_t m = 0; m < members; ++m)
-      group.sources[size_t(m)] = m == me ? own : staging + m * summed * size;
-    reduceInOrder(call.dtype, call.reduction, group.sources.data(),
-                  group.sources.size(), summed, result);
-  };
-  switch (call.kind) {
-  case CollectiveKind::AllReduce:
-    if (small) {
-      LMC_RETURN_IF_ERROR(
-          swapPieces(group, signature, size, source, whole, staging, staged));
-      reduce(source, target);
-      return Status();
+    auto &out = group.out[size_t(m)], &in = group.in[size_t(m)];
+    out = in = {m * piece, (m + 1) * piece};
+    switch (call.kind) {
+    case CollectiveKind::AllReduce:
+      out = {isSmall ? 0 : all * m / members,
+             isSmall ? all : all * (m + 1) / members};
+      group.back[size_t(m)] = {first, last};
+      break;
+    case CollectiveKind::AllGather:
+      out = {0, piece};
+      break;
+    case CollectiveKind::Broadcast:
+      out = {0, me == 0 ? all : 0};
+      in = {0, m == 0 ? all : 0};
+      break;
+    case CollectiveKind::ReduceScatter:
+    case CollectiveKind::AllToAll:
+      break;
     }
-    LMC_RETURN_IF_ERROR(
-        swapPieces(group, signature, size, source, uneven, staging, staged));
-    reduce(source + part.first * size, target + part.first * size);
-    return swapPieces(group, signature, size, target, myUneven, target, uneven);
-  case CollectiveKind::ReduceScatter:
-    LMC_RETURN_IF_ERROR(
-        swapPieces(group, signature, size, source, equal, staging, staged));
-    reduce(source + me * piece * size, target);
-    return Status();
-  case CollectiveKind::AllGather:
-    std::memmove(target + me * piece * size, source, size_t(piece * size));
-    return swapPieces(group, signature, size, source, mine, target, equal);
-  case CollectiveKind::AllToAll:
-    std::memcpy(target + me * piece * size, source + me * piece * size,
-                size_t(piece * size));
-    return swapPieces(group, signature, size, source, equal, target, equal);
-  case CollectiveKind::Broadcast: {
-    if (me == 0 && target != source)
-      std::memcpy(target, source, size_t(all * size));
-    std::vector<Piece> fromRoot = none;
-    fromRoot[0] = {0, all};
-    return me == 0
-               ? swapPieces(group, signature, size, source, whole, target, none)
-               : swapPieces(group, signature, size, source, none, target,
-                            fromRoot);
+    if (reduces)
+      in = {m * summed, (m + 1) * summed};
   }
+  // This member's own part, which nobody sends.
+  const std::byte *own = source;
+  if (call.kind == CollectiveKind::AllReduce && !isSmall)
+    own += first * size;
+  else if (call.kind == CollectiveKind::ReduceScatter ||
+           call.kind == CollectiveKind::AllToAll)
+    own += me * piece * size;
+  if (!reduces) {
+    std::byte *at = target;
+    int64_t count = all;
+    if (call.kind != CollectiveKind::Broadcast) {
+      at += me * piece * size;
+      count = piece;
+    } else if (me != 0) {
+      count = 0;
+    }
+    if (at != own)
+      std::memmove(at, own, size_t(count * size));
+    return swapPieces(group, signature, size, source, group.out, target,
+                      group.in);
   }
-  return Status();
+  if (group.staging.size() < size_t(members * summed * size))
+    group.staging.resize(size_t(members * summed * size));
+  LMC_RETURN_IF_ERROR(swapPieces(group, signature, size, source, group.out,
+                                 group.staging.data(), group.in));
+  for (int64_t m = 0; m < members; ++m)
+    group.sources[size_t(m)] =
+        m == me ? own : group.staging.data() + m * summed * size;
+  bool isWhole = call.kind == CollectiveKind::ReduceScatter || isSmall;
+  reduceInOrder(call.dtype, call.reduction, group.sources.data(),
+                group.sources.size(), summed,
+                isWhole ? target : target + first * size);
+  // Everyone's sums to everyone.
+  return isWhole ? Status()
+                 : swapPieces(group, signature, size, target, group.back,
+                              target, group.out);
 }
 
 } // namespace lmc::runtime

@@ -175,16 +175,26 @@ Status TcpLinks::lost(int peer) {
 
 void TcpLinks::arm(Link &link) {
   epoll_event event = {};
-  event.events = link.outbox.empty() ? EPOLLIN : EPOLLIN | EPOLLOUT;
+  event.events = link.hasOutgoing() ? EPOLLIN | EPOLLOUT : EPOLLIN;
   event.data.ptr = &link;
   ::epoll_ctl(epoll.get(), EPOLL_CTL_MOD, link.socket.get(), &event);
+}
+
+/// The first of the outbox is done with.
+void TcpLinks::Link::dropOutgoing() {
+  if (outbox[outboxNext].copy.capacity() > 0)
+    spareCopies.push_back(std::move(outbox[outboxNext].copy));
+  if (++outboxNext == outbox.size()) {
+    outbox.clear();
+    outboxNext = 0;
+  }
 }
 
 /// Writes from the outbox; false when the socket takes no more.
 bool TcpLinks::write(Link &link) {
   size_t budget = turnBytes;
-  while (!link.outbox.empty() && budget > 0) {
-    Outgoing &out = link.outbox.front();
+  while (link.hasOutgoing() && budget > 0) {
+    Outgoing &out = link.outbox[link.outboxNext];
     iovec parts[2];
     size_t numParts = 0;
     if (out.done < sizeof(Header))
@@ -207,15 +217,16 @@ bool TcpLinks::write(Link &link) {
       if (errno == EAGAIN || errno == EWOULDBLOCK)
         return false;
       link.closed.store(true);
-      link.outbox.clear();
+      while (link.hasOutgoing())
+        link.dropOutgoing();
       break;
     }
     budget -= std::min(budget, size_t(sent));
     out.done += uint64_t(sent);
     if (out.done == sizeof(Header) + out.header.bytes)
-      link.outbox.pop_front();
+      link.dropOutgoing();
   }
-  return link.outbox.empty();
+  return !link.hasOutgoing();
 }
 
 Status TcpLinks::post(int peer, Kind kind, uint32_t tag, const std::byte *data,
@@ -224,12 +235,16 @@ Status TcpLinks::post(int peer, Kind kind, uint32_t tag, const std::byte *data,
     return job.verdict();
   Link &link = *links[size_t(peer)];
   std::lock_guard<std::mutex> lock(link.mutex);
-  bool idle = link.outbox.empty();
+  bool idle = !link.hasOutgoing();
   link.outbox.push_back({{kind, tag, uint64_t(bytes)}, data, {}});
   bool empty = idle && write(link);
   if (!empty) {
     Outgoing &out = link.outbox.back();
     if (copy) {
+      if (!link.spareCopies.empty()) {
+        out.copy = std::move(link.spareCopies.back());
+        link.spareCopies.pop_back();
+      }
       uint64_t from = out.done < sizeof(Header) ? 0 : out.done - sizeof(Header);
       out.copy.assign(data + from, data + bytes);
       out.data = out.copy.data() - from;
@@ -237,7 +252,7 @@ Status TcpLinks::post(int peer, Kind kind, uint32_t tag, const std::byte *data,
     if (idle)
       arm(link);
   }
-  link.outboxEmpty.store(link.outbox.empty());
+  link.outboxEmpty.store(!link.hasOutgoing());
   return Status();
 }
 
@@ -401,8 +416,8 @@ void TcpLinks::loop() {
       if (events[i].events & EPOLLOUT) {
         std::lock_guard<std::mutex> lock(link->mutex);
         write(*link);
-        link->outboxEmpty.store(link->outbox.empty());
-        if (link->outbox.empty()) {
+        link->outboxEmpty.store(!link->hasOutgoing());
+        if (!link->hasOutgoing()) {
           arm(*link);
           bell.ring();
         }

@@ -11,14 +11,15 @@
 //     expect  -> want             ->   reads into the want | inbox, rings the
 //     await   <- done, or inbox        rank's bell
 //
+// Vectors keep their memory when they empty out, so that a steady exchange
+// allocates nothing on the rank's thread.
+//
 // Each link has a lock that either thread holds for the length of one system
 // call or copy. No thread of the control plane takes it.
 #ifndef LMC_RUNTIME_COMM_HOST_TCPLINKS_H
 #define LMC_RUNTIME_COMM_HOST_TCPLINKS_H
 
 #include "runtime/comm/host/Bell.h"
-
-#include <deque>
 
 namespace lmc::runtime {
 
@@ -77,9 +78,13 @@ private:
   struct Link {
     Socket socket;
     std::mutex mutex;
-    std::deque<Outgoing> outbox;
+    std::vector<Outgoing> outbox; ///< written up to outboxNext
+    size_t outboxNext = 0;
+    std::vector<std::vector<std::byte>> spareCopies;
     std::vector<Incoming> inbox;
     Want want;
+    bool hasOutgoing() const { return outboxNext < outbox.size(); }
+    void dropOutgoing();
     std::atomic<bool> wantDone{false}, outboxEmpty{true}, closed{false};
     // The message that is being read.
     Header header{};
