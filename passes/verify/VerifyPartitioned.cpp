@@ -35,7 +35,6 @@ LogicalResult check(ModuleOp module) {
   auto mode = module->getAttrOfType<StringAttr>("lm.mode");
   SymbolTable symbols(module);
   llvm::StringMap<Type> saved;
-  SymbolTable symbols(module);
   for (auto function : module.getOps<func::FuncOp>()) {
     auto program = function->getAttrOfType<StringAttr>(lm::kProgramAttr);
     bool isStep = program && program.getValue() == "step" &&
