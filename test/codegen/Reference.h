@@ -17,8 +17,8 @@ struct Tensor {
   int64_t size() const { return static_cast<int64_t>(data.size()); }
 };
 
-// What a kernel is given where it takes the id of a random number. Beside it, it
-// is given the first element: those of all micro-batches before this one.
+// What a kernel is given where it takes the id of a random number. Beside it,
+// it is given the first element: those of all micro-batches before this one.
 inline constexpr int64_t kGivenRandomId = -0x123456789abcdef;
 
 // The results of `kernel` for `arguments`. Dynamic leading dims take the
