@@ -183,18 +183,23 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         for node in ("lmc1", "lmc2"):
             (self.folder / f"spool-{node}").mkdir()
             self.start("slurmd", "-D", "-f", conf, "-N", node)
-        end = time.monotonic() + 20
+        if self.becomes_idle(20):
+            return self
+        self.__exit__()
+        raise Skipped("Slurm did not come up: " + "; ".join(
+            (self.folder / f"{n}.log").read_text()[-150:]
+            for n in ("munged", "slurmctld", "slurmd")))
+
+    def becomes_idle(self, seconds):
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             states = subprocess.run(["sinfo", "-h", "-o", "%T %D"],
                                     env=self.environment, capture_output=True,
                                     text=True).stdout
             if states.strip() == "idle 2":
-                return self
+                return True
             time.sleep(0.2)
-        self.__exit__()
-        raise Skipped("Slurm did not come up: " + "; ".join(
-            (self.folder / f"{n}.log").read_text()[-150:]
-            for n in ("munged", "slurmctld", "slurmd")))
+        return False
 
     def start(self, *command):
         self.daemons.append(subprocess.Popen(
@@ -203,6 +208,8 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             stderr=subprocess.STDOUT))
 
     def __exit__(self, *_):
+        # A step that is not done with would outlive its node.
+        self.becomes_idle(10)
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in self.daemons:
