@@ -118,6 +118,26 @@ uint32_t PlanWriter::getLocation(Location loc) {
 // What a plan declares
 //===----------------------------------------------------------------------===//
 
+void PlanWriter::writeTraining(DictionaryAttr given) {
+  plan::Training *message = plan.mutable_training();
+  auto integer = [&](StringRef name) {
+    auto attr = given.getAs<IntegerAttr>(name);
+    return attr ? attr.getInt() : 0;
+  };
+  auto decay = given.getAs<StringAttr>("decay");
+  message->set_decay(
+      llvm::StringSwitch<plan::Training::Decay>(decay ? decay.getValue() : "")
+          .Case("linear", plan::Training::LINEAR)
+          .Case("cosine", plan::Training::COSINE)
+          .Default(plan::Training::CONSTANT));
+  message->set_warmup_steps(integer("warmup_steps"));
+  message->set_decay_steps(integer("decay_steps"));
+  if (auto factor = given.getAs<FloatAttr>("minimum_factor"))
+    message->set_minimum_factor(factor.getValueAsDouble());
+  if (given.contains("seed"))
+    message->set_seed(integer("seed"));
+}
+
 LogicalResult PlanWriter::writeSettings() {
   auto integer = [&](StringRef name) {
     auto attr = module->getAttrOfType<IntegerAttr>(name);
@@ -138,6 +158,8 @@ LogicalResult PlanWriter::writeSettings() {
       if (schedule.getName() == "train")
         plan.set_mode("train");
   }
+  if (auto training = module->getAttrOfType<DictionaryAttr>("lm.training"))
+    writeTraining(training);
   auto settings = module->getAttrOfType<DictionaryAttr>("lm.settings");
   for (NamedAttribute setting :
        settings ? settings.getValue() : ArrayRef<NamedAttribute>()) {

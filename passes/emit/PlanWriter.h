@@ -30,6 +30,7 @@ public:
   mlir::LogicalResult writeSchedules();
 
 private:
+  void writeTraining(mlir::DictionaryAttr given);
   mlir::LogicalResult writeParameter(lm::ParameterOp op);
   mlir::LogicalResult writeState(lm::StateOp op);
   mlir::LogicalResult writeBoxes(lm::ParameterOp op, plan::State *state);

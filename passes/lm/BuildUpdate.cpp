@@ -278,14 +278,19 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
       decay = program.scalar("weight_decay");
     else if (group != "no_decay")
       decay = program.scalar(("weight_decay." + group).str());
+    Value rate = program.scalar("lr");
+    auto factors = getOperation()->getAttrOfType<DictionaryAttr>(
+        "lm.learning_rate_factors");
+    if (auto factor = factors ? factors.getAs<FloatAttr>(group) : FloatAttr())
+      rate = m.mul(rate, factor.getValueAsDouble());
     RankedTensorType type = t.parameter.getTensorType();
     auto update = program.builder.create<AdamwUpdateOp>(
         t.parameter.getLoc(), TypeRange{type, type, type},
         ValueRange{program.state(t.parameter.getSymName(), type),
                    program.state(t.m.getSymName(), type),
-                   program.state(t.v.getSymName(), type), gradient,
-                   program.scalar("lr"), program.scalar("beta1"),
-                   program.scalar("beta2"), program.scalar("eps"), decay,
+                   program.state(t.v.getSymName(), type), gradient, rate,
+                   program.scalar("beta1"), program.scalar("beta2"),
+                   program.scalar("eps"), decay,
                    program.scalar("bias_correction1"),
                    program.scalar("bias_correction2"), multiplier, finite});
     program.returnState(update.getNewParameter(), t.parameter.getSymName());

@@ -560,6 +560,16 @@ Status Checker::checkSizes() {
         plan.global_batch(), plan.vocabulary()})
     if (size < 0 || size > maxSymbol)
       return corrupt("a batch, sequence or vocabulary size is {}", size);
+  const plan::Training &training = plan.training();
+  if (training.warmup_steps() < 0 || training.warmup_steps() > maxSymbol ||
+      training.decay_steps() < 0 || training.decay_steps() > maxSymbol ||
+      !std::isfinite(training.minimum_factor()) ||
+      training.minimum_factor() < 0)
+    return corrupt(
+        "the learning rate's schedule has {} steps of warm-up, {} of "
+        "decay and ends at {} times the peak",
+        training.warmup_steps(), training.decay_steps(),
+        training.minimum_factor());
   return Status();
 }
 

@@ -3,8 +3,11 @@
 #ifndef LMC_RUNTIME_TRAIN_TRAINOPTIONS_H
 #define LMC_RUNTIME_TRAIN_TRAINOPTIONS_H
 
+#include "runtime/plan/plan.pb.h"
+
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,6 +23,9 @@ struct TrainOptions {
   double heldOutFraction = 0; ///< of the tokens, at the end of the data
   uint64_t seed = 1;
   bool seedGiven = false;
+  /// Flags that were given, such as "--warmup": what the plan says of a run
+  /// stands back behind them.
+  std::set<std::string> given;
 
   // Length and learning rate.
   int64_t steps = 0; ///< number of the last step
@@ -58,6 +64,9 @@ struct TrainOptions {
   bool pinThreads = true;
   bool guardPages = false;
 };
+
+/// Takes from the plan (its TrainSpec) what no flag gave.
+void takeDefaults(const plan::Plan &plan, TrainOptions &options);
 
 } // namespace lmc::runtime
 

@@ -19,6 +19,8 @@
 #include "llvm/Support/Path.h"
 #include "llvm/Support/raw_ostream.h"
 
+#include <set>
+
 using namespace mlir;
 using namespace lmc;
 
@@ -85,6 +87,43 @@ int resolveBatch(const CompileSettings &settings, Resolved &resolved) {
   return kDone;
 }
 
+// Every group of the TrainSpec has parameters, and `no_decay` no decay.
+int checkGroups(ModuleOp module, const frontend::TrainSpec &train) {
+  std::set<std::string> known;
+  for (auto parameter : module.getOps<lm::ParameterOp>())
+    known.insert(parameter.getGroup().str());
+  for (const frontend::Group &group : train.group()) {
+    if (!known.count(group.name()))
+      return printError("the TrainSpec names the parameter group '" +
+                            group.name() + "', which no parameter is in",
+                        "groups of this model are " + llvm::join(known, ", "));
+    if (group.name() == "no_decay" && group.weight_decay() != 0)
+      return printError("the TrainSpec gives the group 'no_decay' a weight "
+                        "decay of " +
+                            std::to_string(group.weight_decay()),
+                        "leave it out: that group has none");
+  }
+  return kDone;
+}
+
+// What a run takes where no flag says otherwise.
+void setTraining(ModuleOp module, const frontend::TrainSpec &train) {
+  Builder b(module.getContext());
+  NamedAttrList given;
+  if (train.has_schedule()) {
+    const frontend::Schedule &schedule = train.schedule();
+    static constexpr const char *names[] = {"constant", "linear", "cosine"};
+    given.set("decay", b.getStringAttr(names[schedule.kind()]));
+    given.set("warmup_steps", b.getI64IntegerAttr(schedule.warmup_steps()));
+    given.set("decay_steps", b.getI64IntegerAttr(schedule.steps()));
+    given.set("minimum_factor", b.getF64FloatAttr(schedule.minimum_factor()));
+  }
+  if (train.has_seed())
+    given.set("seed", b.getI64IntegerAttr(train.seed()));
+  if (!given.empty())
+    module->setAttr("lm.training", given.getDictionary(module.getContext()));
+}
+
 // What emit and the runtime have to know beside the programs.
 void setAttributes(ModuleOp module, const CompileSettings &settings,
                    const Resolved &resolved, const Plugins &plugins) {
@@ -114,7 +153,21 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
       if (name && value)
         scalars.set(name, value);
     }
+  // What differs for a parameter group.
+  SmallVector<NamedAttribute> factors;
+  for (const frontend::Group &group : t.group()) {
+    if (group.has_weight_decay() && group.name() != "no_decay")
+      scalar(group.name() == "decay" ? "weight_decay"
+                                     : "weight_decay." + group.name(),
+             group.weight_decay());
+    if (group.learning_rate_factor() != 1)
+      factors.push_back(b.getNamedAttr(
+          group.name(), b.getF64FloatAttr(group.learning_rate_factor())));
+  }
+  if (!factors.empty())
+    module->setAttr("lm.learning_rate_factors", b.getDictionaryAttr(factors));
   module->setAttr("lm.scalars", scalars.getDictionary(module.getContext()));
+  setTraining(module, t);
   module->setAttr("lm.mode", b.getStringAttr(settings.mode));
   auto text = [&](StringRef name, const std::string &value) {
     return b.getNamedAttr(name, b.getStringAttr(value));
@@ -275,6 +328,8 @@ int lmc::compile(const CompileSettings &settings) {
     return kWrongInput;
   if (resolved.pipeline.train)
     resolved.pipeline.sequence = sequenceOf(*module);
+  if (int status = checkGroups(*module, resolved.train))
+    return status;
   setAttributes(*module, settings, resolved, plugins);
 
   for (auto [index, phase] : llvm::enumerate(allPhases())) {

@@ -19,7 +19,7 @@ struct TrainFlags {
   std::string logFormat = "text";
   std::string saveDtype = "fp32";
   std::string decay = "constant";
-  CLI::Option *seed = nullptr;
+  CLI::App *command = nullptr;
   CLI::Option *nproc = nullptr;
 };
 } // namespace
@@ -59,7 +59,10 @@ static Status runWhereStarted(const lmc::plan::Plan &plan, TrainFlags &flags) {
 
 static Status train(TrainFlags &flags) {
   TrainOptions &options = flags.options;
-  options.seedGiven = flags.seed->count() > 0;
+  for (const CLI::Option *option : flags.command->get_options())
+    if (option->count() > 0)
+      options.given.insert(option->get_name());
+  options.seedGiven = options.given.count("--seed") > 0;
   options.jsonLog = flags.logFormat == "json";
   options.decay = flags.decay == "cosine"   ? Decay::Cosine
                   : flags.decay == "linear" ? Decay::Linear
@@ -87,6 +90,7 @@ static Status train(TrainFlags &flags) {
                       "from")
         .help("leave out --weights: the checkpoint has them");
   LMC_ASSIGN_OR_RETURN(lmc::plan::Plan plan, readPlanFile(flags.plan));
+  takeDefaults(plan, options);
   if (Status status = checkPlan(plan); !status.ok())
     return std::move(status).prepend(flags.plan);
   return runWhereStarted(plan, flags);
@@ -118,14 +122,13 @@ CommandBody addTrainCommand(CLI::App &app) {
       ->check(CLI::Range(0.0, 0.9))
       ->capture_default_str()
       ->group("Data");
-  flags->seed =
-      command
-          ->add_option(
-              "--seed", o.seed,
-              "Seed of first weights, dropout and shuffling; a resumed "
-              "run keeps the one it began with")
-          ->capture_default_str()
-          ->group("Data");
+  flags->command = command;
+  command
+      ->add_option("--seed", o.seed,
+                   "Seed of first weights, dropout and shuffling; a resumed "
+                   "run keeps the one it began with")
+      ->capture_default_str()
+      ->group("Data");
 
   command->add_option("--steps", o.steps, "Number of the last step")
       ->required()
