@@ -99,6 +99,23 @@ Value sumOfSquares(TensorMath &m, Value x) {
   return numDims > 0 ? m.reduce("sum", squares, {0}) : squares;
 }
 
+// The sum of scalars, so many at a time: one kernel adds them, wherever they
+// come from.
+Value sumOfScalars(TensorMath &m, SmallVector<Value> values) {
+  constexpr size_t atATime = 16;
+  while (values.size() > 1) {
+    SmallVector<Value> sums;
+    for (auto [index, value] : llvm::enumerate(values)) {
+      if (index % atATime == 0)
+        sums.push_back(value);
+      else
+        sums.back() = m.add(sums.back(), value);
+    }
+    values = std::move(sums);
+  }
+  return values.front();
+}
+
 struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
   using BuildUpdateBase::BuildUpdateBase;
 
@@ -236,7 +253,7 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     Value scale = m.div(m.constant(scalarType, 1.0 / seed), weightSum);
 
     SmallVector<std::pair<Trained *, Value>> gradients;
-    Value squares = zero;
+    SmallVector<Value> squaresOf{zero};
     for (Trained &t : trained) {
       if (stage >= 0 && !t.stages.contains(stage))
         continue;
@@ -244,9 +261,9 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
       gradients.push_back({&t, gradient});
       // Each parameter counts once.
       if (stage < 0 || stage == t.owner())
-        squares = m.add(squares, sumOfSquares(m, gradient));
+        squaresOf.push_back(sumOfSquares(m, gradient));
     }
-    squares = sumOverStages(program, squares);
+    Value squares = sumOverStages(program, sumOfScalars(m, squaresOf));
     Value norm = m.mul(m.sqrt(squares), scale);
     // x - x is 0 for every finite x.
     Value difference = m.sub(norm, norm);
