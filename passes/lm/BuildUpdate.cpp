@@ -15,6 +15,7 @@
 #include "llvm/ADT/SetVector.h"
 
 #include <optional>
+#include <utility>
 
 namespace lmc::lm {
 #define GEN_PASS_DEF_BUILDUPDATE
@@ -99,22 +100,33 @@ Value sumOfSquares(TensorMath &m, Value x) {
   return numDims > 0 ? m.reduce("sum", squares, {0}) : squares;
 }
 
-// The sum of scalars, so many at a time: one kernel adds them, wherever they
-// come from.
-Value sumOfScalars(TensorMath &m, SmallVector<Value> values) {
-  constexpr size_t atATime = 16;
-  while (values.size() > 1) {
-    SmallVector<Value> sums;
-    for (auto [index, value] : llvm::enumerate(values)) {
-      if (index % atATime == 0)
-        sums.push_back(value);
-      else
-        sums.back() = m.add(sums.back(), value);
+// The sum of scalars that come one by one. Sixteen at a time are added by one
+// kernel, the same for all; the first one and those that are left over are
+// added as they come, so that no depth has a kernel of its own.
+class ScalarSum {
+public:
+  ScalarSum(TensorMath &m, Value zero, size_t count)
+      : m(m), sum(zero), inKernels(count > 0 ? (count - 1) / 16 * 16 : 0) {}
+
+  void add(Value value) {
+    if (index > 0 && index <= inKernels) {
+      waiting.push_back(value);
+      if (waiting.size() == 16)
+        for (Value each : std::exchange(waiting, {}))
+          sum = m.add(sum, each);
+    } else {
+      sum = m.add(sum, value);
     }
-    values = std::move(sums);
+    ++index;
   }
-  return values.front();
-}
+  Value get() const { return sum; }
+
+private:
+  TensorMath &m;
+  Value sum;
+  size_t inKernels, index = 0;
+  SmallVector<Value> waiting;
+};
 
 struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
   using BuildUpdateBase::BuildUpdateBase;
@@ -253,17 +265,20 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     Value scale = m.div(m.constant(scalarType, 1.0 / seed), weightSum);
 
     SmallVector<std::pair<Trained *, Value>> gradients;
-    SmallVector<Value> squaresOf{zero};
+    // Each parameter counts once.
+    auto isCounted = [&](const Trained &t) {
+      return stage < 0 || stage == t.owner();
+    };
+    ScalarSum sum(m, zero, llvm::count_if(trained, isCounted));
     for (Trained &t : trained) {
       if (stage >= 0 && !t.stages.contains(stage))
         continue;
       Value gradient = wholeGradient(program, m, t, stage);
       gradients.push_back({&t, gradient});
-      // Each parameter counts once.
-      if (stage < 0 || stage == t.owner())
-        squaresOf.push_back(sumOfSquares(m, gradient));
+      if (isCounted(t))
+        sum.add(sumOfSquares(m, gradient));
     }
-    Value squares = sumOverStages(program, sumOfScalars(m, squaresOf));
+    Value squares = sumOverStages(program, sum.get());
     Value norm = m.mul(m.sqrt(squares), scale);
     // x - x is 0 for every finite x.
     Value difference = m.sub(norm, norm);
