@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <sstream>
 
 namespace lmc::frontend {
 namespace {
@@ -154,13 +155,23 @@ private:
                    value->items.empty()))
       refuse(*value, key, why);
   }
-  void attentionDropout(const std::string &key, double absent) {
+  void attentionDropout(const std::string &key, double absent, bool strict) {
     double rate = number(root, key, absent);
-    if (rate != 0 && root.find(key))
-      findings.warning(placeOf(key),
-                       "'" + key + "' is " + root.find(key)->describe() +
-                           ": dropout of attention probabilities is not "
-                           "supported and not applied");
+    if (rate == 0)
+      return;
+    const JsonValue *value = root.find(key);
+    std::ostringstream text;
+    text << "'" << key << "' is ";
+    if (value)
+      text << value->describe();
+    else
+      text << rate << ", as it is absent";
+    text << ": dropout of attention probabilities is not supported";
+    std::string help = "\"" + key + "\": 0.0 says that there is none";
+    if (strict)
+      findings.error(placeOf(key), text.str(), help);
+    else
+      findings.warning(placeOf(key), text.str() + " and not applied", help);
   }
   Place placeOf(const std::string &key) {
     const JsonValue *value = root.find(key);
@@ -175,9 +186,9 @@ private:
 
   Mlp::Activation activation(const std::string &key, const std::string &absent);
   void readCommon();
-  void readGpt2OrJ(bool isJ);
+  void readGpt2OrJ(bool isJ, bool strict);
   void readRotary(Rotary &rotary);
-  void readLlama();
+  void readLlama(bool strict);
   void reportUnknown(bool strict);
 
   const JsonValue &root;
@@ -217,7 +228,7 @@ void ConfigReader::readCommon() {
        "initializer_range");
 }
 
-void ConfigReader::readGpt2OrJ(bool isJ) {
+void ConfigReader::readGpt2OrJ(bool isJ, bool strict) {
   spec.set_checkpoint_naming(isJ ? GPTJ : GPT2);
   spec.set_width(requiredInteger("n_embd"));
   from(spec, ModelSpec::kWidthFieldNumber, "n_embd");
@@ -280,7 +291,7 @@ void ConfigReader::readGpt2OrJ(bool isJ) {
   from(*dropout, Dropout::kEmbeddingFieldNumber, "embd_pdrop");
   dropout->set_residual(number(root, "resid_pdrop", rate));
   from(*dropout, Dropout::kResidualFieldNumber, "resid_pdrop");
-  attentionDropout("attn_pdrop", rate);
+  attentionDropout("attn_pdrop", rate, strict);
 }
 
 // `rope_scaling`, or `rope_parameters` as newer versions of transformers
@@ -333,7 +344,7 @@ void ConfigReader::readRotary(Rotary &rotary) {
   }
 }
 
-void ConfigReader::readLlama() {
+void ConfigReader::readLlama(bool strict) {
   spec.set_checkpoint_naming(LLAMA);
   spec.set_width(requiredInteger("hidden_size"));
   from(spec, ModelSpec::kWidthFieldNumber, "hidden_size");
@@ -390,7 +401,7 @@ void ConfigReader::readLlama() {
   mlp->set_down_bias(bias);
 
   spec.mutable_head()->set_tied(boolean("tie_word_embeddings", false));
-  attentionDropout("attention_dropout", 0);
+  attentionDropout("attention_dropout", 0, strict);
 }
 
 void ConfigReader::reportUnknown(bool strict) {
@@ -445,9 +456,9 @@ bool ConfigReader::read(bool strict) {
   }
   readCommon();
   if (type == "llama")
-    readLlama();
+    readLlama(strict);
   else
-    readGpt2OrJ(type == "gptj");
+    readGpt2OrJ(type == "gptj", strict);
   reportUnknown(strict);
   return !findings.hasErrors();
 }

@@ -11,6 +11,8 @@
 namespace lmc::frontend {
 namespace {
 
+// A product has at least two columns, see Contraction.cpp.
+constexpr int64_t kMinColumns = 2;
 constexpr int64_t kMaxWidth = int64_t(1) << 24;
 constexpr int64_t kMaxVocabulary = (int64_t(1) << 31) - 1; // ids are i32
 constexpr int64_t kMaxPositions = int64_t(1) << 30;
@@ -39,15 +41,17 @@ private:
   void error(const M &at, int field, std::string text, std::string help = "") {
     findings.error(sources.of(at, field), std::move(text), std::move(help));
   }
-  // A size that has to be given and lies in [1, maximum].
+  // A size that has to be given and lies in [minimum, maximum].
   template <typename M>
   bool checkSize(const M &at, int field, bool given, int64_t value,
-                 const std::string &what, int64_t maximum) {
+                 const std::string &what, int64_t maximum,
+                 int64_t minimum = 1) {
     if (!given)
       error(at, field, what + " is missing");
-    else if (value < 1)
+    else if (value < minimum)
       error(at, field,
-            what + " is " + str(value) + "; it has to be at least 1");
+            what + " is " + str(value) + "; it has to be at least " +
+                str(minimum));
     else if (value > maximum)
       error(at, field,
             what + " is " + str(value) + "; it can be at most " + str(maximum));
@@ -194,6 +198,10 @@ void Checker::checkAttention(Attention &attention) {
               " are more than " + str(kMaxWidth) + " wide");
     return;
   }
+  if (heads * attention.head_dim() < kMinColumns)
+    error(attention, Attention::kHeadDimFieldNumber,
+          "one head of 1 element is too little",
+          "head_dim of at least " + str(kMinColumns) + ", or more heads");
   if (!attention.has_scale())
     attention.set_scale(1 / std::sqrt(double(attention.head_dim())));
   checkPositive(attention, Attention::kScaleFieldNumber, attention.scale(),
@@ -222,7 +230,7 @@ void Checker::checkAttention(Attention &attention) {
 
 void Checker::checkMlp(const Mlp &mlp) {
   checkSize(mlp, Mlp::kInnerFieldNumber, mlp.has_inner(), mlp.inner(), "inner",
-            kMaxWidth);
+            kMaxWidth, kMinColumns);
   if (mlp.has_activation() && mlp.has_activation_op())
     error(mlp, Mlp::kActivationOpFieldNumber,
           "activation and activation_op are both given", "keep one of the two");
@@ -294,14 +302,16 @@ void Checker::checkLayer(Layer &layer) {
 
 void Checker::run() {
   checkSize(spec, ModelSpec::kVocabularyFieldNumber, spec.has_vocabulary(),
-            spec.vocabulary(), "vocabulary", kMaxVocabulary);
+            spec.vocabulary(), "vocabulary", kMaxVocabulary, kMinColumns);
   checkSize(spec, ModelSpec::kMaxPositionsFieldNumber, spec.has_max_positions(),
             spec.max_positions(), "max_positions", kMaxPositions);
-  bool hasWidth = checkSize(spec, ModelSpec::kWidthFieldNumber,
-                            spec.has_width(), spec.width(), "width", kMaxWidth);
+  bool hasWidth =
+      checkSize(spec, ModelSpec::kWidthFieldNumber, spec.has_width(),
+                spec.width(), "width", kMaxWidth, kMinColumns);
   if (spec.has_embedding_width()) {
     checkSize(spec, ModelSpec::kEmbeddingWidthFieldNumber, true,
-              spec.embedding_width(), "embedding_width", kMaxWidth);
+              spec.embedding_width(), "embedding_width", kMaxWidth,
+              kMinColumns);
     if (spec.head().tied() && spec.embedding_width() != spec.width())
       error(spec.head(), Head::kTiedFieldNumber,
             "the head is tied to a token table of width " +

@@ -81,9 +81,13 @@ static int64_t splitOf(lm::BroadcastOp op) {
 
 // Sorts out what one unit is. Fails for a reduction that no kernel does.
 static LogicalResult classify(Unit &unit) {
+  // Of equals the one of more dims: a reduction's input, where all that it
+  // reduces has size 1.
+  auto measure = [](ArrayRef<int64_t> shape) {
+    return std::make_pair(countElements(shape), shape.size());
+  };
   auto largest = [&](Value value) {
-    if (unit.shape.empty() ||
-        countElements(shapeOf(value)) > countElements(unit.shape))
+    if (unit.shape.empty() || measure(shapeOf(value)) > measure(unit.shape))
       unit.shape.assign(shapeOf(value).begin(), shapeOf(value).end());
   };
   for (Operation *op : unit.ops) {
