@@ -4,12 +4,12 @@
 #include "runtime/base/Log.h"
 #include "runtime/plan/PlanFacts.h"
 #include "runtime/weights/Json.h"
+#include "runtime/weights/ModelConfig.h"
 
 #include <algorithm>
 #include <cstring>
 #include <fcntl.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 namespace lmc::runtime {
 
@@ -41,15 +41,6 @@ Checkpointer::~Checkpointer() { join(); }
 void Checkpointer::join() {
   if (writer.joinable())
     writer.join();
-}
-
-static WrittenFile describe(std::string_view bytes) {
-  XXH128_canonical_t sum;
-  XXH128_canonicalFromHash(&sum, XXH3_128bits(bytes.data(), bytes.size()));
-  std::string hex;
-  for (unsigned char byte : sum.digest)
-    hex += fmt::format("{:02x}", byte);
-  return {int64_t(bytes.size()), hex};
 }
 
 /// The N of "step_N", or -1.
@@ -173,8 +164,11 @@ Checkpointer::restore(Executor &executor, bool resume) {
   fs::path from = chosen->folder;
   LMC_ASSIGN_OR_RETURN(
       WeightFiles optimizerFile,
-      WeightFiles::openFile((from / "optimizer.safetensors").string()));
-  LMC_ASSIGN_OR_RETURN(WeightFiles weights, WeightFiles::open(from.string()));
+      WeightFiles::openFile((from / "optimizer.safetensors").string(),
+                            WeightFiles::Verify::No)); // rank 0 has done so
+  LMC_ASSIGN_OR_RETURN(
+      WeightFiles weights,
+      WeightFiles::open(from.string(), WeightFiles::Verify::No));
   const plan::Plan &plan = executor.plan();
   struct Load {
     const plan::State *state;
@@ -196,6 +190,12 @@ Checkpointer::restore(Executor &executor, bool resume) {
     }
     checkState(plan, state, *loads.back().file, loads.back().suffix, problems);
   }
+  std::vector<std::string> unused = unusedTensors(plan, weights);
+  if (!unused.empty())
+    problems.push_back(fmt::format("the model has no place for {} tensor{}; "
+                                   "the first is {}",
+                                   unused.size(), unused.size() == 1 ? "" : "s",
+                                   unused[0]));
   if (!problems.empty()) {
     Status status = wrongInput("the checkpoint {} is not of this model or "
                                "optimizer",
@@ -204,6 +204,7 @@ Checkpointer::restore(Executor &executor, bool resume) {
       status = std::move(status).note("{}", problem);
     return status;
   }
+  LMC_RETURN_IF_ERROR(checkModelConfig(plan, weights));
   for (const Load &load : loads)
     if (isOnStage(*load.state, executor.stage()))
       loadState(executor, *load.state, *load.file, load.suffix);
