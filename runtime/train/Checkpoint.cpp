@@ -88,6 +88,10 @@ StatusOr<CheckpointState> verifyCheckpoint(const std::string &name) {
   state.step = trainer["step"].get<int64_t>();
   state.samples = trainer["samples"].get<int64_t>();
   state.seed = trainer["seed"].get<uint64_t>();
+  if (trainer.contains("order") && trainer["order"].is_object())
+    for (auto &[key, value] : trainer["order"].items())
+      if (value.is_string())
+        state.order[key] = value.get<std::string>();
   return state;
 }
 
@@ -142,12 +146,43 @@ StatusOr<std::optional<CheckpointState>> Checkpointer::choose(bool resume) {
   return std::optional<CheckpointState>();
 }
 
+/// The samples of the steps to come would not be those that the run before
+/// would have taken.
+static Status compareOrder(const CheckpointState &saved,
+                           const TrainOptions &now,
+                           const std::map<std::string, std::string> &order) {
+  std::vector<std::string> differences;
+  for (const auto &[name, value] : order) {
+    auto before = saved.order.find(name);
+    if (before != saved.order.end() && before->second != value)
+      differences.push_back(
+          fmt::format("{} was {}, now {}", name, before->second, value));
+  }
+  if (now.seedGiven && now.seed != saved.seed)
+    differences.push_back(
+        fmt::format("--seed was {}, now {}", saved.seed, now.seed));
+  if (differences.empty())
+    return Status();
+  Status status = wrongInput("{} was saved by a run of other data or another "
+                             "order: {}",
+                             saved.folder, differences[0]);
+  for (size_t i = 1; i < differences.size(); ++i)
+    status = std::move(status).note("{}", differences[i]);
+  return std::move(status).help("to start from its weights alone: --weights {} "
+                                "without --resume, and another --checkpoint "
+                                "folder",
+                                saved.folder);
+}
+
 StatusOr<std::optional<CheckpointState>>
-Checkpointer::restore(Executor &executor, bool resume) {
+Checkpointer::restore(Executor &executor, bool resume,
+                      const std::map<std::string, std::string> &order) {
   std::optional<CheckpointState> chosen;
   if (executor.rank() == 0) {
     modelConfig = executor.plan().model_config();
     LMC_ASSIGN_OR_RETURN(chosen, choose(resume));
+    if (chosen)
+      LMC_RETURN_IF_ERROR(compareOrder(*chosen, options, order));
   }
   struct {
     int64_t isChosen, step, samples;
@@ -158,9 +193,12 @@ Checkpointer::restore(Executor &executor, bool resume) {
   LMC_RETURN_IF_ERROR(tellAll(executor, &told, sizeof told));
   if (!told.isChosen)
     return chosen;
-  chosen =
-      CheckpointState{told.step, told.samples, told.seed,
-                      (folder / fmt::format("step_{}", told.step)).string()};
+  if (!chosen)
+    chosen.emplace();
+  chosen->step = told.step;
+  chosen->samples = told.samples;
+  chosen->seed = told.seed;
+  chosen->folder = (folder / fmt::format("step_{}", told.step)).string();
   fs::path from = chosen->folder;
   LMC_ASSIGN_OR_RETURN(
       WeightFiles optimizerFile,
@@ -290,6 +328,8 @@ static Status writeFiles(const fs::path &part, const CheckpointState &state,
     LMC_RETURN_IF_ERROR(writeText("config.json", modelConfig));
   json trainer = {
       {"step", state.step}, {"samples", state.samples}, {"seed", state.seed}};
+  if (!state.order.empty())
+    trainer["order"] = state.order;
   LMC_RETURN_IF_ERROR(writeText("trainer.json", trainer.dump(2) + "\n"));
   json manifest = {{"version", 1}, {"step", state.step}, {"files", files}};
   return writeWholeFile((part / "manifest.json").string(),
