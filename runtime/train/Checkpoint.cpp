@@ -4,12 +4,12 @@
 #include "runtime/base/Log.h"
 #include "runtime/plan/PlanFacts.h"
 #include "runtime/weights/Json.h"
+#include "runtime/weights/ModelConfig.h"
 
 #include <algorithm>
 #include <cstring>
 #include <fcntl.h>
 #include <unistd.h>
-#include <xxhash.h>
 
 namespace lmc::runtime {
 
@@ -41,15 +41,6 @@ Checkpointer::~Checkpointer() { join(); }
 void Checkpointer::join() {
   if (writer.joinable())
     writer.join();
-}
-
-static WrittenFile describe(std::string_view bytes) {
-  XXH128_canonical_t sum;
-  XXH128_canonicalFromHash(&sum, XXH3_128bits(bytes.data(), bytes.size()));
-  std::string hex;
-  for (unsigned char byte : sum.digest)
-    hex += fmt::format("{:02x}", byte);
-  return {int64_t(bytes.size()), hex};
 }
 
 /// The N of "step_N", or -1.
@@ -97,6 +88,10 @@ StatusOr<CheckpointState> verifyCheckpoint(const std::string &name) {
   state.step = trainer["step"].get<int64_t>();
   state.samples = trainer["samples"].get<int64_t>();
   state.seed = trainer["seed"].get<uint64_t>();
+  if (trainer.contains("order") && trainer["order"].is_object())
+    for (auto &[key, value] : trainer["order"].items())
+      if (value.is_string())
+        state.order[key] = value.get<std::string>();
   return state;
 }
 
@@ -151,12 +146,43 @@ StatusOr<std::optional<CheckpointState>> Checkpointer::choose(bool resume) {
   return std::optional<CheckpointState>();
 }
 
+/// The samples of the steps to come would not be those that the run before
+/// would have taken.
+static Status compareOrder(const CheckpointState &saved,
+                           const TrainOptions &now,
+                           const std::map<std::string, std::string> &order) {
+  std::vector<std::string> differences;
+  for (const auto &[name, value] : order) {
+    auto before = saved.order.find(name);
+    if (before != saved.order.end() && before->second != value)
+      differences.push_back(
+          fmt::format("{} was {}, now {}", name, before->second, value));
+  }
+  if (now.seedGiven && now.seed != saved.seed)
+    differences.push_back(
+        fmt::format("--seed was {}, now {}", saved.seed, now.seed));
+  if (differences.empty())
+    return Status();
+  Status status = wrongInput("{} was saved by a run of other data or another "
+                             "order: {}",
+                             saved.folder, differences[0]);
+  for (size_t i = 1; i < differences.size(); ++i)
+    status = std::move(status).note("{}", differences[i]);
+  return std::move(status).help("to start from its weights alone: --weights {} "
+                                "without --resume, and another --checkpoint "
+                                "folder",
+                                saved.folder);
+}
+
 StatusOr<std::optional<CheckpointState>>
-Checkpointer::restore(Executor &executor, bool resume) {
+Checkpointer::restore(Executor &executor, bool resume,
+                      const std::map<std::string, std::string> &order) {
   std::optional<CheckpointState> chosen;
   if (executor.rank() == 0) {
     modelConfig = executor.plan().model_config();
     LMC_ASSIGN_OR_RETURN(chosen, choose(resume));
+    if (chosen)
+      LMC_RETURN_IF_ERROR(compareOrder(*chosen, options, order));
   }
   struct {
     int64_t isChosen, step, samples;
@@ -167,14 +193,20 @@ Checkpointer::restore(Executor &executor, bool resume) {
   LMC_RETURN_IF_ERROR(tellAll(executor, &told, sizeof told));
   if (!told.isChosen)
     return chosen;
-  chosen =
-      CheckpointState{told.step, told.samples, told.seed,
-                      (folder / fmt::format("step_{}", told.step)).string()};
+  if (!chosen)
+    chosen.emplace();
+  chosen->step = told.step;
+  chosen->samples = told.samples;
+  chosen->seed = told.seed;
+  chosen->folder = (folder / fmt::format("step_{}", told.step)).string();
   fs::path from = chosen->folder;
   LMC_ASSIGN_OR_RETURN(
       WeightFiles optimizerFile,
-      WeightFiles::openFile((from / "optimizer.safetensors").string()));
-  LMC_ASSIGN_OR_RETURN(WeightFiles weights, WeightFiles::open(from.string()));
+      WeightFiles::openFile((from / "optimizer.safetensors").string(),
+                            WeightFiles::Verify::No)); // rank 0 has done so
+  LMC_ASSIGN_OR_RETURN(
+      WeightFiles weights,
+      WeightFiles::open(from.string(), WeightFiles::Verify::No));
   const plan::Plan &plan = executor.plan();
   struct Load {
     const plan::State *state;
@@ -196,6 +228,12 @@ Checkpointer::restore(Executor &executor, bool resume) {
     }
     checkState(plan, state, *loads.back().file, loads.back().suffix, problems);
   }
+  std::vector<std::string> unused = unusedTensors(plan, weights);
+  if (!unused.empty())
+    problems.push_back(fmt::format("the model has no place for {} tensor{}; "
+                                   "the first is {}",
+                                   unused.size(), unused.size() == 1 ? "" : "s",
+                                   unused[0]));
   if (!problems.empty()) {
     Status status = wrongInput("the checkpoint {} is not of this model or "
                                "optimizer",
@@ -204,6 +242,7 @@ Checkpointer::restore(Executor &executor, bool resume) {
       status = std::move(status).note("{}", problem);
     return status;
   }
+  LMC_RETURN_IF_ERROR(checkModelConfig(plan, weights));
   for (const Load &load : loads)
     if (isOnStage(*load.state, executor.stage()))
       loadState(executor, *load.state, *load.file, load.suffix);
@@ -289,6 +328,8 @@ static Status writeFiles(const fs::path &part, const CheckpointState &state,
     LMC_RETURN_IF_ERROR(writeText("config.json", modelConfig));
   json trainer = {
       {"step", state.step}, {"samples", state.samples}, {"seed", state.seed}};
+  if (!state.order.empty())
+    trainer["order"] = state.order;
   LMC_RETURN_IF_ERROR(writeText("trainer.json", trainer.dump(2) + "\n"));
   json manifest = {{"version", 1}, {"step", state.step}, {"files", files}};
   return writeWholeFile((part / "manifest.json").string(),

@@ -7,7 +7,8 @@
 //     model.safetensors.index.json, config.json
 //     optimizer.safetensors    moments as NAME.m, NAME.v; scalars; float32
 //                              masters as NAME.master when weights are bf16
-//     trainer.json             step, samples used, seed
+//     trainer.json             step, samples used, seed, and the data and its
+//                              order, which a resumed run has to keep
 //     manifest.json            size and XXH3-128 of every other file
 //
 // Saving copies the states to host memory while training waits; a thread then
@@ -23,6 +24,7 @@
 #include "runtime/train/TrainOptions.h"
 
 #include <filesystem>
+#include <map>
 #include <thread>
 
 namespace lmc::runtime {
@@ -31,6 +33,8 @@ struct CheckpointState {
   int64_t step = 0;
   int64_t samples = 0; ///< of training data used so far
   uint64_t seed = 0;
+  /// orderFacts(); empty in checkpoints that were saved without them.
+  std::map<std::string, std::string> order;
   std::string folder; ///< where it was read from
 };
 
@@ -42,9 +46,11 @@ public:
   ~Checkpointer();
 
   /// Loads all states from the newest intact checkpoint; nothing when there is
-  /// none. Refuses to begin anew (`resume` false) over existing checkpoints.
-  StatusOr<std::optional<CheckpointState>> restore(Executor &executor,
-                                                   bool resume);
+  /// none. Refuses to begin anew (`resume` false) over existing checkpoints,
+  /// and to go on with other data or in another order than `order` says.
+  StatusOr<std::optional<CheckpointState>>
+  restore(Executor &executor, bool resume,
+          const std::map<std::string, std::string> &order = {});
 
   /// Copies the states and starts writing; waits for the save before.
   Status save(Executor &executor, CheckpointState state);

@@ -77,4 +77,13 @@ JobFacts factsOf(const plan::Plan &plan, const TrainOptions &options,
   return facts;
 }
 
+JobFacts orderFacts(const plan::Plan &plan, const TrainOptions &options,
+                    const TokenData &data) {
+  return {{"data", identityOf(data)},
+          {"--shuffle", options.shuffle ? "given" : "not given"},
+          {"--held-out", fmt::format("{}", options.heldOutFraction)},
+          {"global batch", fmt::format("{}", plan.global_batch())},
+          {"sequence", fmt::format("{}", plan.sequence_length())}};
+}
+
 } // namespace lmc::runtime

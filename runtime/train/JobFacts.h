@@ -13,6 +13,12 @@ namespace lmc::runtime {
 JobFacts factsOf(const plan::Plan &plan, const TrainOptions &options,
                  const TokenData &data);
 
+/// What a run that goes on from a checkpoint must have in common with the run
+/// that saved it, to go on bit for bit: which samples a step takes, in which
+/// order.
+JobFacts orderFacts(const plan::Plan &plan, const TrainOptions &options,
+                    const TokenData &data);
+
 } // namespace lmc::runtime
 
 #endif // LMC_RUNTIME_TRAIN_JOBFACTS_H

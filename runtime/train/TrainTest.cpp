@@ -239,6 +239,51 @@ TEST_F(TrainTest, ResumesBitForBitAlsoOnAnotherMesh) {
   EXPECT_NEAR(two[0], one[0], 1e-5);
 }
 
+// Other data, another batch or another order would train on without a word.
+TEST_F(TrainTest, ResumingWithOtherDataOrOrderIsRefused) {
+  options.checkpointFolder = path("ckpt");
+  options.steps = 2;
+  train(bigram(4, 1, 1));
+  TokenFileContents other;
+  other.tokens.assign(5000, 7);
+  other.documentEnds = {5000};
+  ASSERT_TRUE(writeWholeFile(path("other"), encodeTokenFile(other)).ok());
+  options.resume = true;
+  options.steps = 4;
+  struct Case {
+    const char *message;
+    int64_t batch;
+    std::function<void(TrainOptions &)> change;
+  };
+  for (const Case &one : {
+           Case{"data was 5000 tokens in 1 documents", 4,
+                [this](TrainOptions &o) { o.dataPath = path("other"); }},
+           Case{"--shuffle was not given, now given", 4,
+                [](TrainOptions &o) { o.shuffle = true; }},
+           Case{"--held-out was 0, now 0.25", 4,
+                [](TrainOptions &o) { o.heldOutFraction = 0.25; }},
+           Case{"--seed was 1, now 2", 4,
+                [](TrainOptions &o) {
+                  o.seed = 2;
+                  o.seedGiven = true;
+                }},
+           Case{"global batch was 4, now 2", 2, [](TrainOptions &) {}},
+       }) {
+    TrainOptions changed = options;
+    one.change(changed);
+    Status status = runTraining(bigram(one.batch, 1, 1), changed);
+    EXPECT_EQ(status.exitStatus(), 2) << one.message;
+    EXPECT_NE(status.toString().find(one.message), std::string::npos)
+        << one.message << "\n"
+        << status.toString();
+    EXPECT_NE(status.toString().find("--weights " + path("ckpt/step_2")),
+              std::string::npos);
+  }
+  // On two ranks the same batch is the same order.
+  options.ranks = 2;
+  EXPECT_EQ(train(bigram(1, 2, 2)).size(), 4u);
+}
+
 TEST_F(TrainTest, Bf16CheckpointsKeepFloat32Masters) {
   std::vector<double> whole = train(bigram(4, 1, 1));
   options.checkpointFolder = path("ckpt");

@@ -3,6 +3,7 @@
 #include "runtime/base/Log.h"
 #include "runtime/plan/PlanFacts.h"
 #include "runtime/train/Checkpoint.h"
+#include "runtime/train/JobFacts.h"
 #include "runtime/train/LearningRate.h"
 
 #include <atomic>
@@ -109,9 +110,11 @@ Status Trainer::prepare() {
 Status Trainer::setWeights() {
   seed = options.seed;
   if (shared.checkpointer) {
+    if (leads())
+      order = orderFacts(executor.plan(), options, shared.data);
     LMC_ASSIGN_OR_RETURN(
         std::optional<CheckpointState> resumed,
-        shared.checkpointer->restore(executor, options.resume));
+        shared.checkpointer->restore(executor, options.resume, order));
     if (resumed) {
       firstStep = resumed->step + 1;
       sampleOffset = resumed->samples - resumed->step * batches.globalBatch();
@@ -247,7 +250,8 @@ Status Trainer::save(int64_t step) {
   if (leads() && shared.log)
     shared.log->finish();
   return shared.checkpointer->save(
-      executor, {step, sampleOffset + step * batches.globalBatch(), seed, ""});
+      executor,
+      {step, sampleOffset + step * batches.globalBatch(), seed, order, ""});
 }
 
 Status Trainer::run() {

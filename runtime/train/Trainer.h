@@ -64,9 +64,10 @@ private:
   uint64_t seed = 1;
   int64_t firstStep = 1, skipped = 0;
   /// Samples used before step 1 would have used its first: not zero when a run
-  /// goes on with another global batch.
+  /// goes on, with another global batch, from a checkpoint that names none.
   int64_t sampleOffset = 0;
   int64_t flopsPerStep = 0;
+  std::map<std::string, std::string> order; ///< rank 0's, for checkpoints
 };
 
 } // namespace lmc::runtime

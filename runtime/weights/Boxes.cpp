@@ -1,7 +1,9 @@
 // See Boxes.h.
 #include "runtime/weights/Boxes.h"
 #include "runtime/base/Checked.h"
+#include "runtime/base/Log.h"
 #include "runtime/plan/PlanFacts.h"
+#include "runtime/weights/ModelConfig.h"
 
 namespace lmc::runtime {
 
@@ -161,6 +163,12 @@ Status loadParameters(Executor &executor, const WeightFiles &weights) {
       status = std::move(status).note("{}", problem);
     return status;
   }
+  LMC_RETURN_IF_ERROR(checkModelConfig(executor.plan(), weights));
+  std::vector<std::string> unused = unusedTensors(executor.plan(), weights);
+  if (!unused.empty() && executor.rank() == 0)
+    logWarning("{} tensor{} of {} {} not used by the plan; the first is {}",
+               unused.size(), unused.size() == 1 ? "" : "s", weights.path(),
+               unused.size() == 1 ? "is" : "are", unused[0]);
   for (const plan::State &state : executor.plan().states())
     if (state.kind() == plan::State::PARAMETER &&
         isOnStage(state, executor.stage()))

@@ -134,19 +134,62 @@ StatusOr<TensorMap> parseSafetensors(std::string_view bytes,
   return std::move(tensors);
 }
 
-StatusOr<WeightFiles> WeightFiles::openFile(const std::string &file) {
+static std::string hexOf(XXH128_hash_t hash) {
+  XXH128_canonical_t sum;
+  XXH128_canonicalFromHash(&sum, hash);
+  std::string hex;
+  for (unsigned char byte : sum.digest)
+    hex += fmt::format("{:02x}", byte);
+  return hex;
+}
+
+WrittenFile describe(std::string_view bytes) {
+  return {int64_t(bytes.size()),
+          hexOf(XXH3_128bits(bytes.data(), bytes.size()))};
+}
+
+/// A manifest of something else says nothing about the file.
+static Status verifyFile(const MappedFile &file) {
+  fs::path path = file.path();
+  fs::path beside = path.parent_path() / "manifest.json";
+  std::error_code ignored;
+  if (!fs::exists(beside, ignored))
+    return Status();
+  LMC_ASSIGN_OR_RETURN(MappedFile text, MappedFile::open(beside.string()));
+  LMC_ASSIGN_OR_RETURN(nlohmann::json manifest,
+                       parseJson(text.bytes(), beside.string()));
+  std::string name = path.filename().string();
+  if (!manifest.is_object() || !manifest.contains("files") ||
+      !manifest["files"].is_object() || !manifest["files"].contains(name))
+    return Status();
+  const nlohmann::json &entry = manifest["files"][name];
+  if (!entry.is_object() || !entry.contains("xxh3_128"))
+    return Status();
+  if (entry["xxh3_128"] == describe(file.bytes()).checksum)
+    return Status();
+  return corrupt("{} is damaged: it does not match its manifest", file.path())
+      .help("take another checkpoint; if the file was changed on purpose, "
+            "remove {}",
+            beside.string());
+}
+
+StatusOr<WeightFiles> WeightFiles::openFile(const std::string &file,
+                                            Verify verify) {
   WeightFiles weights;
   weights.name = file;
   LMC_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::open(file));
+  if (verify == Verify::Yes)
+    LMC_RETURN_IF_ERROR(verifyFile(mapped));
   LMC_ASSIGN_OR_RETURN(weights.all, parseSafetensors(mapped.bytes(), file));
   weights.files.push_back(std::move(mapped));
   return std::move(weights);
 }
 
-StatusOr<WeightFiles> WeightFiles::open(const std::string &path) {
+StatusOr<WeightFiles> WeightFiles::open(const std::string &path,
+                                        Verify verify) {
   std::error_code error;
   if (!fs::is_directory(path, error))
-    return openFile(path);
+    return openFile(path, verify);
   fs::path folder = path;
   if (fs::exists(folder / "latest", error)) {
     LMC_ASSIGN_OR_RETURN(MappedFile latest,
@@ -155,7 +198,7 @@ StatusOr<WeightFiles> WeightFiles::open(const std::string &path) {
     step = step.substr(0, step.find('\n'));
     if (step.empty() || step.find('/') != std::string::npos)
       return corrupt("{} names no checkpoint", (folder / "latest").string());
-    return open((folder / step).string());
+    return open((folder / step).string(), verify);
   }
   fs::path index = folder / "model.safetensors.index.json";
   if (!fs::exists(index, error)) {
@@ -164,7 +207,7 @@ StatusOr<WeightFiles> WeightFiles::open(const std::string &path) {
       return wrongInput("{} holds no weights: neither model.safetensors nor "
                         "model.safetensors.index.json",
                         path);
-    return openFile(single.string());
+    return openFile(single.string(), verify);
   }
   LMC_ASSIGN_OR_RETURN(MappedFile text, MappedFile::open(index.string()));
   LMC_ASSIGN_OR_RETURN(nlohmann::json json,
@@ -186,6 +229,8 @@ StatusOr<WeightFiles> WeightFiles::open(const std::string &path) {
     if (!shards.count(file)) {
       std::string full = (folder / file).string();
       LMC_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::open(full));
+      if (verify == Verify::Yes)
+        LMC_RETURN_IF_ERROR(verifyFile(mapped));
       LMC_ASSIGN_OR_RETURN(shards[file],
                            parseSafetensors(mapped.bytes(), full));
       weights.files.push_back(std::move(mapped));
@@ -197,6 +242,13 @@ StatusOr<WeightFiles> WeightFiles::open(const std::string &path) {
     weights.all.emplace(tensor, found->second);
   }
   return std::move(weights);
+}
+
+std::string WeightFiles::folder() const {
+  std::error_code ignored;
+  return fs::is_directory(name, ignored)
+             ? name
+             : fs::path(name).parent_path().string();
 }
 
 const TensorView *WeightFiles::find(const std::string &name) const {
@@ -224,12 +276,7 @@ public:
     return true;
   }
   WrittenFile result() const {
-    XXH128_canonical_t sum;
-    XXH128_canonicalFromHash(&sum, XXH3_128bits_digest(state.get()));
-    std::string hex;
-    for (unsigned char byte : sum.digest)
-      hex += fmt::format("{:02x}", byte);
-    return {bytes, hex};
+    return {bytes, hexOf(XXH3_128bits_digest(state.get()))};
   }
 
 private:

@@ -37,14 +37,22 @@ StatusOr<TensorMap> parseSafetensors(std::string_view bytes,
 /// with model.safetensors.index.json and its shards.
 class WeightFiles {
 public:
+  /// Whether files are compared with the checksums of a checkpoint's manifest
+  /// beside them, if there is one; Corrupt when they differ.
+  enum class Verify { No, Yes };
+
   /// A folder of checkpoints stands for its latest one.
-  static StatusOr<WeightFiles> open(const std::string &path);
-  static StatusOr<WeightFiles> openFile(const std::string &file);
+  static StatusOr<WeightFiles> open(const std::string &path,
+                                    Verify verify = Verify::Yes);
+  static StatusOr<WeightFiles> openFile(const std::string &file,
+                                        Verify verify = Verify::Yes);
 
   /// Null when there is none.
   const TensorView *find(const std::string &name) const;
   const TensorMap &tensors() const { return all; }
   const std::string &path() const { return name; }
+  /// Where the files lie.
+  std::string folder() const;
 
 private:
   std::string name;
@@ -65,6 +73,9 @@ struct WrittenFile {
   int64_t bytes = 0;
   std::string checksum; ///< XXH3-128, 32 hexadecimal digits
 };
+
+/// Size and checksum of bytes in memory.
+WrittenFile describe(std::string_view bytes);
 
 /// Writes a file and flushes it to the disk (no renaming). The same tensors
 /// give the same bytes. DoesNotFit when the disk is full.

@@ -3,6 +3,7 @@
 #include "runtime/device/cpu/CpuDevice.h"
 #include "runtime/weights/Boxes.h"
 #include "runtime/weights/Json.h"
+#include "runtime/weights/ModelConfig.h"
 
 #include <cmath>
 #include <cstdlib>
@@ -130,7 +131,7 @@ TEST_F(WeightsTest, ShardedFoldersTrustTheWeightMapAlone) {
     EXPECT_TRUE(writeWholeFile(path("model.safetensors.index.json"),
                                "{\"weight_map\": {" + map + "}}")
                     .ok());
-    return WeightFiles::open(folder);
+    return WeightFiles::open(path("."));
   };
   auto both = open(R"("a": "s1.safetensors", "b": "s2.safetensors")");
   ASSERT_TRUE(both.ok()) << both.status().toString();
@@ -229,7 +230,7 @@ TEST_F(WeightsTest, LoadsAndStoresFusedWeightsOnAnyMesh) {
     ASSERT_TRUE(writeSafetensors(path("model.safetensors"),
                                  {{name, DataType::F32, {4, 90}, data.data()}})
                     .ok());
-    auto weights = WeightFiles::open(folder);
+    auto weights = WeightFiles::open(path("."));
     ASSERT_TRUE(weights.ok());
     for (int64_t tp : {1, 2, 3, 4})
       EXPECT_EQ(gather(fusedPlan(tp), tp,
@@ -243,7 +244,7 @@ TEST_F(WeightsTest, LoadsAndStoresFusedWeightsOnAnyMesh) {
   // Head 4, value, of row 2 stands where the file's layout says.
   plan::Plan plan = fusedPlan(1);
   RankState one = makeRank(plan, 0);
-  auto weights = WeightFiles::open(folder);
+  auto weights = WeightFiles::open(path("."));
   ASSERT_TRUE(loadParameters(*one.executor, *weights).ok());
   float element;
   std::memcpy(&element,
@@ -278,7 +279,7 @@ TEST_F(WeightsTest, NamesEveryMissingOrMisshapenTensor) {
       writeSafetensors(path("model.safetensors"),
                        {{"c_attn.weight", DataType::F32, {90, 4}, data.data()}})
           .ok());
-  auto weights = WeightFiles::open(folder);
+  auto weights = WeightFiles::open(path("."));
   ASSERT_TRUE(weights.ok());
   RankState rank = makeRank(plan, 0);
   Status status = loadParameters(*rank.executor, *weights);
@@ -288,4 +289,36 @@ TEST_F(WeightsTest, NamesEveryMissingOrMisshapenTensor) {
         "other.weight is missing"})
     EXPECT_NE(status.toString().find(message), std::string::npos)
         << status.toString();
+}
+
+// What is in no shape is in config.json; what is no mathematics may differ.
+TEST_F(WeightsTest, TheConfigBesideTheWeightsIsThatOfThePlan) {
+  struct Case {
+    const char *found, *message;
+  };
+  std::string wanted =
+      R"({"n_head": 4, "n_inner": null, "rope_scaling": null, "n_ctx": 16,
+          "attn_pdrop": 0.1, "eos_token_id": 3, "use_cache": true})";
+  plan::Plan plan;
+  plan.set_model_config(wanted);
+  ASSERT_TRUE(writeSafetensors(path("model.safetensors"), {}).ok());
+  auto weights = WeightFiles::open(path("."));
+  ASSERT_TRUE(weights.ok()) << weights.status().toString();
+  EXPECT_TRUE(checkModelConfig(plan, *weights).ok()); // there is none
+  for (const Case &one : {
+           Case{R"({"n_head": 4.0, "n_inner": 64, "n_ctx": 8,
+                    "attn_pdrop": 0, "eos_token_id": 5, "more": 1})",
+                ""},
+           Case{R"({"n_head": 2})", "n_head is 2, the plan's is 4"},
+           Case{R"({"n_head": 4, "rope_scaling": {"factor": 2}})",
+                R"(rope_scaling is {"factor":2}, the plan's is null)"},
+           Case{R"({"n_head)", "no valid JSON"},
+       }) {
+    ASSERT_TRUE(writeWholeFile(path("config.json"), one.found).ok());
+    Status status = checkModelConfig(plan, *weights);
+    EXPECT_EQ(status.ok(), !*one.message) << one.found;
+    if (!status.ok())
+      EXPECT_NE(status.toString().find(one.message), std::string::npos)
+          << status.toString();
+  }
 }

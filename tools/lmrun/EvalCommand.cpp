@@ -56,6 +56,12 @@ static Status eval(const EvalFlags &flags) {
     StatusOr<Loss> loss = evaluateLoss(executor, *data, flags.sampleTokens);
     if (!loss.ok())
       return std::move(loss).status();
+    if (!std::isfinite(loss->mean))
+      return makeError(ErrorKind::BadNumbers,
+                       "the loss of {} is {} over {:.0f} tokens", flags.data,
+                       loss->mean, loss->tokens)
+          .help("the weights of {} are not finite or too large",
+                flags.session.weights);
     std::printf("loss %.6f  perplexity %.4f  tokens %.0f\n", loss->mean,
                 std::exp(loss->mean), loss->tokens);
     return std::fflush(stdout) == 0 ? Status()

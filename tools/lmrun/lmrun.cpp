@@ -4,6 +4,7 @@
 #include "runtime/base/Version.h"
 #include "tools/lmrun/Commands.h"
 
+#include <cmath>
 #include <csignal>
 
 using namespace lmc::runtime;
@@ -17,11 +18,30 @@ static std::vector<std::string> flagsOf(CLI::App &app) {
   return names;
 }
 
+/// The parser takes "nan", which passes every range, and "inf" for numbers.
+static Status checkNumbers(CLI::App &app) {
+  for (CLI::App *command : app.get_subcommands())
+    for (CLI::Option *option : command->get_options()) {
+      if (option->get_type_name().compare(0, 5, "FLOAT") != 0)
+        continue;
+      for (const std::string &text : option->results())
+        if (!std::isfinite(std::strtod(text.c_str(), nullptr)))
+          return wrongInput("{} {}: a finite number is wanted",
+                            option->get_name(), text);
+    }
+  return Status();
+}
+
 static int reportParseError(CLI::App &app, const CLI::ParseError &error) {
   CLI::App *chosen = &app;
   for (CLI::App *command : app.get_subcommands())
     chosen = command;
-  Status status(ErrorKind::WrongInput, error.what());
+  std::string message = error.what();
+  // A range without an upper end is told with the 309 digits of its largest.
+  if (size_t at = message.find(" not in range 0.000000 to 179769");
+      at != std::string::npos)
+    message = message.substr(0, at) + " is too small or not finite";
+  Status status(ErrorKind::WrongInput, message);
   std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
   // A misspelt flag is often the reason why another one is missing.
   int code = error.get_exit_code();
@@ -74,6 +94,8 @@ int main(int argc, char **argv) {
   } catch (const CLI::ParseError &error) {
     return reportParseError(app, error);
   }
+  if (Status status = checkNumbers(app); !status.ok())
+    return report(status);
   if (app.got_subcommand("train"))
     return report(train());
   if (app.got_subcommand("generate"))
