@@ -9,8 +9,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <map>
+#include <system_error>
 
 using namespace lmc;
 using Json = nlohmann::ordered_json;
@@ -226,10 +229,19 @@ int lmc::inspect(const std::string &path, bool json) {
   if (runtime::Status status = runtime::checkPlan(*plan); !status.ok())
     return runtime::report(std::move(status).prepend(path));
   Json description = describe(*plan);
-  if (json)
-    fmt::print("{}\n",
-               description.dump(2, ' ', false, Json::error_handler_t::replace));
-  else
-    print(description);
-  return 0;
+  bool wrote = true;
+  // fmt throws what a write to a full disk or a closed pipe meets.
+  try {
+    if (json)
+      fmt::print("{}\n", description.dump(2, ' ', false,
+                                          Json::error_handler_t::replace));
+    else
+      print(description);
+  } catch (const std::system_error &) {
+    wrote = false;
+  }
+  if (std::fflush(stdout) == 0 && wrote)
+    return 0;
+  return runtime::report(runtime::jobFailed(
+      "cannot write to the standard output: {}", std::strerror(errno)));
 }
