@@ -124,6 +124,7 @@ int main(int argc, char **argv) {
                "Exit status: 0 done, 1 failed, 2 the call or an input is "
                "wrong, 3 it does not fit,\n4 a file is corrupt or of another "
                "version, 70 our bug.");
+  app.set_version_flag("--version", "lmc " LMC_VERSION);
   app.require_subcommand(1);
   lmc::CompileSettings compileSettings;
   CLI::App *compile = addCompile(app, compileSettings);
