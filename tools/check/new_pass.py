@@ -88,7 +88,8 @@ func.func @nothing_to_do(%a: tensor<4xf32>) -> tensor<4xf32> {{
 
 
 def stop(message, help_line):
-    sys.exit(f"error: {message}\nhelp: {help_line}")
+    print(f"error: {message}\nhelp: {help_line}", file=sys.stderr)
+    sys.exit(2)
 
 
 def write(path, content):

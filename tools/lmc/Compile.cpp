@@ -14,6 +14,7 @@
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/Verifier.h"
 #include "mlir/Pass/PassManager.h"
+#include "llvm/ADT/SmallSet.h"
 #include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/FileSystem.h"
 #include "llvm/Support/Path.h"
@@ -37,7 +38,9 @@ constexpr llvm::StringLiteral kAxes[] = {"pp", "dp", "fsdp", "cp", "ep", "tp"};
 // The sizes that --mesh names; the other axes have size 1.
 int resolveMesh(const CompileSettings &settings, Resolved &resolved) {
   llvm::SmallVector<llvm::StringRef> parts;
-  llvm::StringRef(settings.mesh).split(parts, ',', -1, false);
+  if (!settings.mesh.empty())
+    llvm::StringRef(settings.mesh).split(parts, ',');
+  llvm::SmallSet<llvm::StringRef, 8> seen;
   for (llvm::StringRef part : parts) {
     auto [name, number] = part.split('=');
     const auto *axis = llvm::find(kAxes, name);
@@ -53,9 +56,23 @@ int resolveMesh(const CompileSettings &settings, Resolved &resolved) {
       return printError("axis " + name.str() + " of size " +
                             std::to_string(size) + " is not supported yet",
                         "use pp, dp and tp");
+    if (!seen.insert(name).second)
+      return printError("--mesh names the axis '" + name.str() + "' twice",
+                        "one size for each axis");
     resolved.pipeline.mesh[axis - kAxes] = size;
   }
+  if (!settings.stages.empty() && resolved.pipeline.mesh[0] == 1)
+    return printError("--stages is given, but there is no pipeline",
+                      "--mesh=pp=" + std::to_string(settings.stages.size()) +
+                          ", or no --stages");
   return kDone;
+}
+
+int64_t countRanks(const PipelineOptions &pipeline) {
+  int64_t ranks = 1;
+  for (int64_t size : pipeline.mesh)
+    ranks *= size;
+  return ranks;
 }
 
 int resolveBatch(const CompileSettings &settings, Resolved &resolved) {
@@ -218,6 +235,18 @@ int dump(ModuleOp module, const CompileSettings &settings, Phase phase,
   return kDone;
 }
 
+int printModule(ModuleOp module) {
+  llvm::raw_fd_ostream &out = llvm::outs();
+  module->print(out);
+  out.flush();
+  if (!out.has_error())
+    return kDone;
+  std::string reason = out.error().message();
+  out.clear_error(); // or the stream's end would abort
+  printError("cannot write the module to the standard output: " + reason);
+  return kFailed;
+}
+
 // $XDG_CACHE_HOME/lmc, or ~/.cache/lmc; empty where there is no home.
 std::string cacheDirectory() {
   llvm::SmallString<128> path;
@@ -249,6 +278,23 @@ int writePlan(ModuleOp module, const CompileSettings &settings) {
   return kDone;
 }
 
+// Writing the plan over what it is made of would destroy somebody's work.
+int checkOutput(const CompileSettings &settings) {
+  llvm::SmallVector<std::string> inputs = {settings.model, settings.config};
+  inputs.append(settings.plugins.begin(), settings.plugins.end());
+  // Of a Hugging Face folder.
+  llvm::SmallString<128> config(settings.model);
+  llvm::sys::path::append(config, "config.json");
+  inputs.push_back(config.str().str());
+  for (const std::string &input : inputs)
+    if (!settings.output.empty() && !input.empty() &&
+        llvm::sys::fs::equivalent(input, settings.output))
+      return printError("the output " + settings.output +
+                            " is the same file as the input " + input,
+                        "another name behind -o");
+  return kDone;
+}
+
 int loadPlugins(const CompileSettings &settings, DialectRegistry &registry,
                 Plugins &plugins) {
   PluginComplaint complaint;
@@ -277,6 +323,8 @@ int lmc::compile(const CompileSettings &settings) {
     return printError("unknown phase '" + settings.compileTo + "'",
                       "one of " + names);
   }
+  if (int status = checkOutput(settings))
+    return status;
   DialectRegistry registry;
   registerDialects(registry);
   registerPasses(); // so that --pass finds them by name
@@ -297,11 +345,11 @@ int lmc::compile(const CompileSettings &settings) {
   if (int status = resolveBatch(settings, resolved))
     return status;
   resolved.pipeline.train = settings.mode == "train";
-  if (!resolved.pipeline.train && resolved.pipeline.mesh[0] > 1)
-    return printError("inference in a pipeline (--mesh=pp=" +
-                          std::to_string(resolved.pipeline.mesh[0]) +
-                          ") is not supported",
-                      "use tp");
+  if (int64_t ranks = countRanks(resolved.pipeline);
+      !resolved.pipeline.train && ranks > 1)
+    return printError("inference on a mesh (--mesh=" + settings.mesh + ", " +
+                          std::to_string(ranks) + " ranks) is not supported",
+                      "leave out --mesh: one rank");
   resolved.pipeline.pipelineSchedule = settings.pipelineSchedule;
   resolved.pipeline.stageBlocks.assign(settings.stages.begin(),
                                        settings.stages.end());
@@ -346,8 +394,7 @@ int lmc::compile(const CompileSettings &settings) {
     if (int status = dump(*module, settings, phase, index))
       return status;
     if (phase == *last) {
-      module->print(llvm::outs());
-      return kDone;
+      return printModule(*module);
     }
   }
   return kDone;

@@ -9,8 +9,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <map>
+#include <system_error>
 
 using namespace lmc;
 using Json = nlohmann::ordered_json;
@@ -176,11 +179,17 @@ void print(const Json &d) {
              d["mode"].get<std::string>(), d["target"].get<std::string>(),
              d["compiler_version"].get<std::string>(),
              d["ranks"].get<int64_t>(), d["ranks"] == 1 ? "" : "s");
-  fmt::print(
-      "batch        {} samples of {} tokens, in {} micro-batch{} of {}\n",
-      d["global_batch"].get<int64_t>(), d["sequence_length"].get<int64_t>(),
-      d["micro_batches"].get<int64_t>(), d["micro_batches"] == 1 ? "" : "es",
-      d["micro_batch"].get<int64_t>());
+  // Inference forms its batches at run time, and they decide the FLOPs.
+  bool trains = d["mode"] == "train";
+  auto flopsText = [&](const Json &flops) {
+    return trains ? shorten(flops) : std::string("-");
+  };
+  if (trains)
+    fmt::print(
+        "batch        {} samples of {} tokens, in {} micro-batch{} of {}\n",
+        d["global_batch"].get<int64_t>(), d["sequence_length"].get<int64_t>(),
+        d["micro_batches"].get<int64_t>(), d["micro_batches"] == 1 ? "" : "es",
+        d["micro_batch"].get<int64_t>());
   fmt::print("parameters   {} in {} tensors, {} of them trainable\n",
              shorten(parameters["elements"]), parameters["tensors"].dump(),
              shorten(parameters["trainable"]));
@@ -201,7 +210,8 @@ void print(const Json &d) {
   for (const Json &schedule : d["schedules"])
     fmt::print("{:<16} {:>6} {:>12} {:>12}\n",
                schedule["name"].get<std::string>(), schedule["calls"].dump(),
-               shorten(schedule["flops"]), bytesText(schedule["bytes_moved"]));
+               flopsText(schedule["flops"]),
+               bytesText(schedule["bytes_moved"]));
 
   fmt::print("\n{:<16} {:>8} {:>7} {:>11} {:>12} {:>12}\n", "program",
              "launches", "copies", "collectives", "FLOPs", "bytes moved");
@@ -209,7 +219,7 @@ void print(const Json &d) {
     fmt::print("{:<16} {:>8} {:>7} {:>11} {:>12} {:>12}\n",
                program["name"].get<std::string>(), program["launches"].dump(),
                program["copies"].dump(), program["collectives"].dump(),
-               shorten(program["flops"]), bytesText(program["bytes_moved"]));
+               flopsText(program["flops"]), bytesText(program["bytes_moved"]));
 
   fmt::print("\n{:<32} {:<16} {:>8}\n", "kernel", "kind", "launches");
   for (const Json &kernel : d["kernels"])
@@ -226,10 +236,19 @@ int lmc::inspect(const std::string &path, bool json) {
   if (runtime::Status status = runtime::checkPlan(*plan); !status.ok())
     return runtime::report(std::move(status).prepend(path));
   Json description = describe(*plan);
-  if (json)
-    fmt::print("{}\n",
-               description.dump(2, ' ', false, Json::error_handler_t::replace));
-  else
-    print(description);
-  return 0;
+  bool wrote = true;
+  // fmt throws what a write to a full disk or a closed pipe meets.
+  try {
+    if (json)
+      fmt::print("{}\n", description.dump(2, ' ', false,
+                                          Json::error_handler_t::replace));
+    else
+      print(description);
+  } catch (const std::system_error &) {
+    wrote = false;
+  }
+  if (std::fflush(stdout) == 0 && wrote)
+    return 0;
+  return runtime::report(runtime::jobFailed(
+      "cannot write to the standard output: {}", std::strerror(errno)));
 }

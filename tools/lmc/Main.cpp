@@ -39,11 +39,14 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
       ->delimiter(',')
       ->allow_extra_args(false);
   c->add_option("--global-batch", s.globalBatch,
-                "samples per step (default: the micro-batch)");
+                "samples per step (default: the micro-batch)")
+      ->check(CLI::PositiveNumber);
   c->add_option("--micro-batch", s.microBatch,
-                "samples per rank and micro-batch (default: the whole batch)");
+                "samples per rank and micro-batch (default: the whole batch)")
+      ->check(CLI::PositiveNumber);
   c->add_option("--seq", s.sequence,
-                "tokens per sample (default: the model's longest)");
+                "tokens per sample (default: the model's longest)")
+      ->check(CLI::PositiveNumber);
   c->add_option("--max-tokens", s.maxTokens,
                 "inference: tokens of one step at most")
       ->check(CLI::PositiveNumber)
@@ -76,7 +79,8 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
                 "stop behind this phase and print the module");
   c->add_option("--dump-phases", s.dumpPhases,
                 "write the module behind each phase into this folder");
-  c->add_option("--threads", s.threads, "compiler threads (default: all)");
+  c->add_option("--threads", s.threads, "compiler threads (default: all)")
+      ->check(CLI::PositiveNumber);
   c->add_flag("--no-kernel-cache", s.noCache,
               "compile every kernel anew, keep none");
   // One value per flag, or the model behind it would be taken for one more.
@@ -120,6 +124,7 @@ int main(int argc, char **argv) {
                "Exit status: 0 done, 1 failed, 2 the call or an input is "
                "wrong, 3 it does not fit,\n4 a file is corrupt or of another "
                "version, 70 our bug.");
+  app.set_version_flag("--version", "lmc " LMC_VERSION);
   app.require_subcommand(1);
   lmc::CompileSettings compileSettings;
   CLI::App *compile = addCompile(app, compileSettings);
@@ -136,6 +141,15 @@ int main(int argc, char **argv) {
   } catch (const CLI::ParseError &error) {
     return reportParseError(app, error);
   }
+  if (compile->parsed() && compileSettings.mode == "infer")
+    for (const char *flag :
+         {"--global-batch", "--micro-batch", "--seq", "--config", "--stages",
+          "--pipeline-schedule", "--reset-at-document"})
+      if (compile->count(flag))
+        return lmc::printError(std::string(flag) +
+                                   " is for training, not for --mode=infer",
+                               "leave it out; lmc compile --help lists the "
+                               "flags of inference");
   if (compile->parsed())
     return lmc::compile(compileSettings);
   if (inspect->parsed())

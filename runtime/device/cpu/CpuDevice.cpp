@@ -81,7 +81,8 @@ Status CpuDevice::allocate(const std::vector<AllocationRequest> &blocks) {
       status = std::move(status).note("{} takes {}", largest[i].name,
                                       formatBytes(double(largest[i].bytes)));
     return std::move(status).help(
-        "compile with a smaller --micro-batch or with --recompute=full");
+        "compile with a smaller --micro-batch or --seq; for inference, with a "
+        "smaller --max-sequences or --max-length");
   }
   if (options.guardPages)
     return allocateGuarded(blocks);
