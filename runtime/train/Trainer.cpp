@@ -248,7 +248,7 @@ Status Trainer::evaluate(int64_t step) {
 Status Trainer::save(int64_t step) {
   // Whoever resumes from this checkpoint finds the metrics up to it.
   if (leads() && shared.log)
-    shared.log->finish();
+    (void)shared.log->finish();
   return shared.checkpointer->save(
       executor,
       {step, sampleOffset + step * batches.globalBatch(), seed, order, ""});
