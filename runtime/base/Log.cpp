@@ -2,6 +2,7 @@
 #include "runtime/base/Log.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <unistd.h>
 
@@ -42,6 +43,12 @@ int report(const Status &status) {
   if (!status.ok())
     printLines(status.toString());
   return status.exitStatus();
+}
+
+Status flushStdout() {
+  if (std::fflush(stdout) == 0 && !std::ferror(stdout))
+    return Status();
+  return jobFailed("cannot write to stdout");
 }
 
 std::string formatBytes(double bytes) {

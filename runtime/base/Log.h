@@ -24,6 +24,9 @@ void logWarning(fmt::format_string<Args...> format, Args &&...args) {
              "\n");
 }
 
+/// Writes out what was printed to stdout; a failure when any of it was lost.
+Status flushStdout();
+
 /// "1.5 GiB", for messages.
 std::string formatBytes(double bytes);
 

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
+#include <filesystem>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -72,7 +73,19 @@ void MappedFile::release(size_t offset, size_t bytes) const {
 }
 
 Status writeWholeFile(const std::string &path, std::string_view bytes) {
-  std::string part = fmt::format("{}.{}.part", path, ::getpid());
+  // A link keeps pointing to its file, and a device or pipe is written to.
+  struct stat info;
+  bool exists = ::stat(path.c_str(), &info) == 0;
+  bool inPlace =
+      exists ? !S_ISREG(info.st_mode) : ::lstat(path.c_str(), &info) == 0;
+  std::error_code failed;
+  std::string target = path;
+  if (exists && !inPlace)
+    target = std::filesystem::canonical(path, failed).string();
+  if (failed)
+    target = path;
+  std::string part =
+      inPlace ? target : fmt::format("{}.{}.part", target, ::getpid());
   int fd = ::open(part.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (fd < 0)
     return fileError("write", path);
@@ -84,15 +97,46 @@ Status writeWholeFile(const std::string &path, std::string_view bytes) {
     else if (errno != EINTR)
       status = fileError("write", path);
   }
-  if (status.ok() && ::fsync(fd) != 0)
+  if (status.ok() && !inPlace && ::fsync(fd) != 0)
     status = fileError("write", path);
   if (::close(fd) != 0 && status.ok())
     status = fileError("write", path);
-  if (status.ok() && ::rename(part.c_str(), path.c_str()) != 0)
+  if (status.ok() && !inPlace && ::rename(part.c_str(), target.c_str()) != 0)
     status = fileError("write", path);
-  if (!status.ok())
+  if (!status.ok() && !inPlace)
     ::unlink(part.c_str());
   return status;
+}
+
+static bool isSameFile(const struct stat &a, const std::string &path) {
+  struct stat b;
+  return ::stat(path.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
+         a.st_ino == b.st_ino;
+}
+
+Status refuseInputAsOutput(const std::string &output,
+                           const std::vector<std::string> &inputs) {
+  struct stat written;
+  if (output.empty() || ::stat(output.c_str(), &written) != 0 ||
+      !S_ISREG(written.st_mode))
+    return Status();
+  for (const std::string &input : inputs) {
+    std::vector<std::string> files = {input, input + ".bin", input + ".idx"};
+    std::error_code failed;
+    for (const auto &entry : std::filesystem::directory_iterator(input, failed))
+      if (entry.path().extension() == ".safetensors")
+        files.push_back(entry.path().string());
+    // Megatron's pair is named by either of its files.
+    for (const char *extension : {".bin", ".idx"})
+      files.push_back(
+          std::filesystem::path(input).replace_extension(extension).string());
+    for (const std::string &file : files)
+      if (!input.empty() && isSameFile(written, file))
+        return wrongInput("{} would be written over {}, which is read", output,
+                          file)
+            .help("name another file for the output");
+  }
+  return Status();
 }
 
 } // namespace lmc::runtime

@@ -29,8 +29,15 @@ private:
 };
 
 /// Writes a whole file beside `path`, flushes it to the disk and renames it
-/// into place. DoesNotFit when the disk is full.
+/// into place; what is no regular file is written to, and links are followed.
+/// DoesNotFit when the disk is full.
 Status writeWholeFile(const std::string &path, std::string_view bytes);
+
+/// WrongInput when `output` is the same file as an input, by whatever name.
+/// Folders among the inputs stand for the weights in them, a name without an
+/// ending for Megatron's pair; empty names for none.
+Status refuseInputAsOutput(const std::string &output,
+                           const std::vector<std::string> &inputs);
 
 /// "cannot {what} {path}: {reason}" from errno.
 Status fileError(std::string_view what, const std::string &path);

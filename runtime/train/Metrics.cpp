@@ -1,6 +1,7 @@
 // See Metrics.h.
 #include "runtime/train/Metrics.h"
 #include "runtime/base/Log.h"
+#include "runtime/base/MappedFile.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -82,10 +83,11 @@ void MetricsLog::evaluation(int64_t step, double loss) {
   push({true, metrics});
 }
 
-void MetricsLog::finish() {
+Status MetricsLog::finish() {
   std::unique_lock<std::mutex> lock(mutex);
   changed.wait(lock, [&] { return written == pushed; });
   clearProgress();
+  return failure;
 }
 
 void MetricsLog::writerLoop() {
@@ -109,8 +111,13 @@ void MetricsLog::writerLoop() {
 void MetricsLog::writeToFile(const std::string &line) {
   if (!file)
     return;
-  std::fwrite(line.data(), 1, line.size(), file);
-  std::fflush(file);
+  if (std::fwrite(line.data(), 1, line.size(), file) == line.size() &&
+      std::fflush(file) == 0)
+    return;
+  if (failure.ok()) {
+    failure = fileError("write", options.metricsPath);
+    logWarning("{}; training goes on", failure.message());
+  }
 }
 
 void MetricsLog::print(const std::string &line) {

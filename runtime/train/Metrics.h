@@ -35,8 +35,9 @@ public:
 
   void step(const StepMetrics &metrics);
   void evaluation(int64_t step, double loss);
-  /// Waits until all is written and clears the progress line.
-  void finish();
+  /// Waits until all is written and clears the progress line; a failure when
+  /// metrics were lost.
+  Status finish();
 
 private:
   explicit MetricsLog(const TrainOptions &options);
@@ -55,6 +56,7 @@ private:
 
   TrainOptions options;
   std::FILE *file = nullptr;
+  Status failure; ///< the first of the file
   bool progressBar = false;
   bool barShown = false;
   double smoothedMs = 0;

@@ -74,7 +74,7 @@ static Status runRank(const Setup &setup, int rank, int place,
                                   gradients ? &*gradients : nullptr}));
   LMC_RETURN_IF_ERROR(trainer->run());
   if (options.profile && rank == 0) {
-    setup.log->finish();
+    (void)setup.log->finish();
     printLines(executor->profileReport());
   }
   return comm ? comm->barrier() : Status();
@@ -199,8 +199,10 @@ Status runTraining(const plan::Plan &plan, const TrainOptions &options) {
     makeLocalCommunicator(job.world, 0)->abort(startFailure);
   for (std::thread &starter : starters)
     starter.join();
-  log->finish();
-  return startFailure.ok() ? job.firstFailure : startFailure;
+  Status lost = log->finish();
+  if (!startFailure.ok())
+    return startFailure;
+  return job.firstFailure.ok() ? lost : job.firstFailure;
 }
 
 namespace {
@@ -244,9 +246,8 @@ static Status runJoined(Job &job, HostCommunicator &comm,
                               &self.comm, &self.job.progress());
       },
       &self));
-  if (log)
-    log->finish();
-  return self.status;
+  Status lost = log ? log->finish() : Status();
+  return self.status.ok() ? lost : self.status;
 }
 
 Status runTrainingRank(const plan::Plan &plan, const TrainOptions &options,

@@ -284,6 +284,23 @@ TEST_F(TrainTest, ResumingWithOtherDataOrOrderIsRefused) {
   EXPECT_EQ(train(bigram(1, 2, 2)).size(), 4u);
 }
 
+// An evaluation that fails, or is killed, does not take the step with it.
+TEST_F(TrainTest, AStepIsSavedBeforeItsEvaluation) {
+  TokenFileContents contents;
+  contents.tokens.assign(2000, 1);
+  contents.tokens.insert(contents.tokens.end(), 2000, 300); // held out
+  contents.documentEnds = {4000};
+  ASSERT_TRUE(writeWholeFile(path("data"), encodeTokenFile(contents)).ok());
+  options.heldOutFraction = 0.5;
+  options.evalEvery = 2;
+  options.steps = 2;
+  options.checkpointFolder = path("ckpt");
+  Status status = runTraining(bigram(4, 1, 1), options);
+  EXPECT_NE(status.toString().find("beyond the vocabulary"), std::string::npos)
+      << status.toString();
+  EXPECT_TRUE(verifyCheckpoint(path("ckpt/step_2")).ok());
+}
+
 TEST_F(TrainTest, Bf16CheckpointsKeepFloat32Masters) {
   std::vector<double> whole = train(bigram(4, 1, 1));
   options.checkpointFolder = path("ckpt");

@@ -225,7 +225,8 @@ Status Trainer::trainStep(int64_t step) {
   return Status();
 }
 
-Status Trainer::evaluate(int64_t step) {
+/// Whether it was told to stop on the way, which ends it without a loss.
+StatusOr<bool> Trainer::evaluate(int64_t step) {
   int64_t samples = evalRange.numSamples(batches.sequenceLength());
   SampleOrder order(samples, /*shuffle=*/false, 0);
   double sum = 0, weights = 0;
@@ -237,18 +238,23 @@ Status Trainer::evaluate(int64_t step) {
     if (weight == 0)
       continue;
     LMC_RETURN_IF_ERROR(executor.run(evalSchedule));
+    if (shared.checkpointer) {
+      LMC_ASSIGN_OR_RETURN(bool stop, agreeToStop());
+      if (stop)
+        return true;
+    }
     sum += output("loss", NAN) * weight;
     weights += weight;
   }
   if (leads() && shared.log && weights > 0)
     shared.log->evaluation(step, sum / weights);
-  return Status();
+  return false;
 }
 
 Status Trainer::save(int64_t step) {
   // Whoever resumes from this checkpoint finds the metrics up to it.
   if (leads() && shared.log)
-    shared.log->finish();
+    (void)shared.log->finish();
   return shared.checkpointer->save(
       executor,
       {step, sampleOffset + step * batches.globalBatch(), seed, order, ""});
@@ -264,17 +270,23 @@ Status Trainer::run() {
     if (step == firstStep && shared.gradients)
       LMC_RETURN_IF_ERROR(
           shared.gradients->write(executor, output("gradient_scale", 1)));
-    if (options.evalEvery > 0 &&
-        (step % options.evalEvery == 0 || step == options.steps))
-      LMC_RETURN_IF_ERROR(evaluate(step));
-    if (!shared.checkpointer)
-      continue;
-    LMC_ASSIGN_OR_RETURN(bool stop, agreeToStop());
-    bool due = (options.saveEvery > 0 && step % options.saveEvery == 0) ||
-               step == options.steps || stop;
-    if (due) {
-      LMC_RETURN_IF_ERROR(save(step));
-      savedStep = step;
+    bool stop = false;
+    // Saved before the evaluation, which may take longer than the step.
+    if (shared.checkpointer) {
+      LMC_ASSIGN_OR_RETURN(stop, agreeToStop());
+      if (stop || step == options.steps ||
+          (options.saveEvery > 0 && step % options.saveEvery == 0)) {
+        LMC_RETURN_IF_ERROR(save(step));
+        savedStep = step;
+      }
+    }
+    if (!stop && options.evalEvery > 0 &&
+        (step % options.evalEvery == 0 || step == options.steps)) {
+      LMC_ASSIGN_OR_RETURN(stop, evaluate(step));
+      if (stop && savedStep != step) {
+        LMC_RETURN_IF_ERROR(save(step));
+        savedStep = step;
+      }
     }
     if (stop && step < options.steps) {
       LMC_RETURN_IF_ERROR(shared.checkpointer->finish(executor));

@@ -47,7 +47,7 @@ private:
   Status prepare();
   Status setWeights();
   Status trainStep(int64_t step);
-  Status evaluate(int64_t step);
+  StatusOr<bool> evaluate(int64_t step);
   Status save(int64_t step);
   double settingOf(std::string_view name) const;
   StatusOr<bool> agreeToStop();

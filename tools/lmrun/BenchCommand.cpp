@@ -230,7 +230,7 @@ static Status bench(const BenchFlags &flags) {
     else
       LMC_RETURN_IF_ERROR(benchInference(executor, flags, result));
     print(executor, flags, result);
-    return Status();
+    return flushStdout();
   });
 }
 

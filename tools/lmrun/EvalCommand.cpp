@@ -1,4 +1,5 @@
 // lmrun eval: logits of given tokens, or the loss on a data file.
+#include "runtime/base/Log.h"
 #include "runtime/generate/Evaluate.h"
 #include "runtime/generate/Npy.h"
 #include "runtime/generate/Session.h"
@@ -47,6 +48,8 @@ static Status eval(const EvalFlags &flags) {
     return wrongInput("either --input TOKENS.npy or --data FILE is wanted");
   if (flags.input.empty() != flags.output.empty())
     return wrongInput("--input and --output go together");
+  LMC_RETURN_IF_ERROR(refuseInputAsOutput(
+      flags.output, {flags.session.plan, flags.session.weights, flags.input}));
   return runSession(flags.session, [&](Executor &executor) {
     if (!flags.input.empty())
       return writeLogits(executor, flags);
@@ -64,8 +67,7 @@ static Status eval(const EvalFlags &flags) {
                 flags.session.weights);
     std::printf("loss %.6f  perplexity %.4f  tokens %.0f\n", loss->mean,
                 std::exp(loss->mean), loss->tokens);
-    return std::fflush(stdout) == 0 ? Status()
-                                    : jobFailed("cannot write to stdout");
+    return flushStdout();
   });
 }
 

@@ -64,6 +64,9 @@ static StatusOr<int32_t> findEod(const TokenizeFlags &flags,
 static Status tokenize(const TokenizeFlags &flags) {
   if (flags.output.empty() && !flags.printIds)
     return wrongInput("--output FILE or --print-ids is wanted");
+  std::vector<std::string> read = flags.inputs;
+  read.push_back(flags.tokenizer);
+  LMC_RETURN_IF_ERROR(refuseInputAsOutput(flags.output, read));
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
                        openTokenizer(flags.tokenizer));
   LMC_ASSIGN_OR_RETURN(int32_t eod, findEod(flags, *tokenizer));
@@ -90,8 +93,7 @@ static Status tokenize(const TokenizeFlags &flags) {
     if (contents.tokens.size() == before && !flags.output.empty())
       return wrongInput("{} is empty", input);
   }
-  if (std::fflush(stdout) != 0)
-    return jobFailed("cannot write to stdout");
+  LMC_RETURN_IF_ERROR(flushStdout());
   if (flags.output.empty())
     return Status();
   LMC_RETURN_IF_ERROR(writeWholeFile(flags.output, encodeTokenFile(contents)));

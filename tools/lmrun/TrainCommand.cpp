@@ -1,5 +1,6 @@
 // lmrun train: the flags of a training run.
 #include "runtime/base/Log.h"
+#include "runtime/base/MappedFile.h"
 #include "runtime/job/Launch.h"
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFile.h"
@@ -89,6 +90,14 @@ static Status train(TrainFlags &flags) {
     return wrongInput("--weights and --resume both say where the weights come "
                       "from")
         .help("leave out --weights: the checkpoint has them");
+  std::vector<std::string> read = {flags.plan, options.dataPath,
+                                   options.weights};
+  LMC_RETURN_IF_ERROR(refuseInputAsOutput(options.dumpGradients, read));
+  LMC_RETURN_IF_ERROR(refuseInputAsOutput(options.metricsPath, read));
+  if (!options.metricsPath.empty() &&
+      options.metricsPath == options.dumpGradients)
+    return wrongInput("--metrics and --dump-gradients both name {}",
+                      options.metricsPath);
   LMC_ASSIGN_OR_RETURN(lmc::plan::Plan plan, readPlanFile(flags.plan));
   takeDefaults(plan, options);
   if (Status status = checkPlan(plan); !status.ok())
