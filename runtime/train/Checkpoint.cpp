@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 namespace lmc::runtime {
@@ -36,7 +37,32 @@ static std::string masterSuffix(const plan::State &) { return ".master"; }
 Checkpointer::Checkpointer(const TrainOptions &options)
     : options(options), folder(options.checkpointFolder) {}
 
-Checkpointer::~Checkpointer() { join(); }
+Checkpointer::~Checkpointer() {
+  join();
+  if (lockFile >= 0)
+    ::close(lockFile);
+}
+
+/// Two runs in one folder would remove each other's checkpoints. One that was
+/// killed may take a moment to go; a file system without locks has none.
+Status Checkpointer::lockFolder() {
+  if (lockFile >= 0)
+    return Status();
+  std::string path = (folder / ".lock").string();
+  lockFile = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (lockFile < 0)
+    return fileError("write", path);
+  for (int tries = 0; ::flock(lockFile, LOCK_EX | LOCK_NB) != 0; ++tries) {
+    if (errno != EWOULDBLOCK)
+      return Status();
+    if (tries == 40)
+      return wrongInput("the checkpoint folder {} is in use by another run",
+                        folder.string())
+          .help("wait for its end, or name another --checkpoint folder");
+    ::usleep(50000);
+  }
+  return Status();
+}
 
 void Checkpointer::join() {
   if (writer.joinable())
@@ -114,6 +140,7 @@ StatusOr<std::optional<CheckpointState>> Checkpointer::choose(bool resume) {
   if (error)
     return wrongInput("cannot make the checkpoint folder {}: {}",
                       folder.string(), error.message());
+  LMC_RETURN_IF_ERROR(lockFolder());
   std::vector<int64_t> steps = savedSteps(folder);
   if (!resume && !steps.empty())
     return wrongInput("{} already holds checkpoints, up to step {}",

@@ -60,6 +60,7 @@ public:
 
 private:
   StatusOr<std::optional<CheckpointState>> choose(bool resume);
+  Status lockFolder();
   Status write(const CheckpointState &state);
   void prune(const std::string &newest);
   void join();
@@ -70,6 +71,7 @@ private:
   Snapshot model, optimizer;
   std::thread writer;
   Status lastSave;
+  int lockFile = -1; ///< rank 0's, held while the object lives
 };
 
 /// Reads a checkpoint folder's manifest and compares sizes and checksums.

@@ -14,8 +14,11 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <random>
+#include <sys/file.h>
+#include <unistd.h>
 
 using namespace lmc;
 using namespace lmc::runtime;
@@ -282,6 +285,19 @@ TEST_F(TrainTest, ResumingWithOtherDataOrOrderIsRefused) {
   // On two ranks the same batch is the same order.
   options.ranks = 2;
   EXPECT_EQ(train(bigram(1, 2, 2)).size(), 4u);
+}
+
+TEST_F(TrainTest, AFolderInUseIsRefused) {
+  options.checkpointFolder = path("ckpt");
+  fs::create_directories(path("ckpt"));
+  int other = ::open(path("ckpt/.lock").c_str(), O_RDWR | O_CREAT, 0666);
+  ASSERT_EQ(::flock(other, LOCK_EX), 0);
+  Status status = runTraining(bigram(4, 1, 1), options);
+  EXPECT_EQ(status.exitStatus(), 2);
+  EXPECT_NE(status.toString().find(path("ckpt") + " is in use"),
+            std::string::npos);
+  ::close(other);
+  EXPECT_TRUE(runTraining(bigram(4, 1, 1), options).ok());
 }
 
 // An evaluation that fails, or is killed, does not take the step with it.
