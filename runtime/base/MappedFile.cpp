@@ -124,7 +124,8 @@ Status refuseInputAsOutput(const std::string &output,
     std::vector<std::string> files = {input, input + ".bin", input + ".idx"};
     std::error_code failed;
     for (const auto &entry : std::filesystem::directory_iterator(input, failed))
-      if (entry.path().extension() == ".safetensors")
+      if (entry.path().extension() == ".safetensors" &&
+          entry.path().filename().string().rfind("model", 0) == 0)
         files.push_back(entry.path().string());
     // Megatron's pair is named by either of its files.
     for (const char *extension : {".bin", ".idx"})

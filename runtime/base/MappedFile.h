@@ -34,8 +34,8 @@ private:
 Status writeWholeFile(const std::string &path, std::string_view bytes);
 
 /// WrongInput when `output` is the same file as an input, by whatever name.
-/// Folders among the inputs stand for the weights in them, a name without an
-/// ending for Megatron's pair; empty names for none.
+/// Folders among the inputs stand for the weights in them (model*.safetensors),
+/// a name without an ending for Megatron's pair; empty names for none.
 Status refuseInputAsOutput(const std::string &output,
                            const std::vector<std::string> &inputs);
 
