@@ -125,7 +125,7 @@ struct MarkStages : lmc::dist::impl::MarkStagesBase<MarkStages> {
       module.emitError("no function @forward to cut into stages");
       return signalPassFailure();
     }
-    if (stages * chunksPerStage > 1 && failed(mark(function)))
+    if (stages > 1 && failed(mark(function)))
       return signalPassFailure();
     function.walk([](Operation *op) { op->removeAttr(lm::kBlockEndAttr); });
   }
@@ -134,7 +134,7 @@ struct MarkStages : lmc::dist::impl::MarkStagesBase<MarkStages> {
     SmallVector<Operation *> ops;
     for (Operation &op : function.getBody().front().without_terminator())
       ops.push_back(&op);
-    size_t count = stages * chunksPerStage;
+    size_t count = stages;
     SmallVector<Place> places = findPlaces(function, ops);
     SmallVector<size_t> ends;
     if (blocks.empty()) {

@@ -53,7 +53,7 @@ private:
                              ArrayRef<Axes> factorAxes);
   LogicalResult checkWhole(Operation *op);
   LogicalResult finishResults();
-  bool fills(Attribute state);
+  void findFilled();
   Value reduced(Value value, StringRef kind, const PartialAxes &axes);
   void reduceStates();
   LogicalResult localize(Value value);
@@ -67,6 +67,7 @@ private:
   llvm::DenseMap<Value, DimAxes> dims;
   llvm::DenseMap<Value, PartialAxes> partial;
   llvm::DenseMap<Value, Value> reducedValue;
+  llvm::DenseSet<Attribute> filled;
   int64_t allReduces = 0;
 };
 
@@ -279,15 +280,15 @@ LogicalResult ProgramPartition::visit(Operation *op) {
   return success();
 }
 
-// Whether the program adds to the accumulator `state`.
-bool ProgramPartition::fills(Attribute state) {
+// The accumulators that the program adds to.
+void ProgramPartition::findFilled() {
   for (BlockArgument argument : function.getArguments())
-    if (function.getArgAttr(argument.getArgNumber(), lm::kStateAttr) == state)
-      return llvm::any_of(argument.getUses(), [](OpOperand &use) {
-        return isa<lm::AccumulateOp>(use.getOwner()) &&
-               use.getOperandNumber() == 0;
-      });
-  return false;
+    if (llvm::any_of(argument.getUses(), [](OpOperand &use) {
+          return isa<lm::AccumulateOp>(use.getOwner()) &&
+                 use.getOperandNumber() == 0;
+        }))
+      filled.insert(
+          function.getArgAttr(argument.getArgNumber(), lm::kStateAttr));
 }
 
 // Accumulators that are partial are reduced where a program other than one
@@ -312,7 +313,7 @@ void ProgramPartition::reduceStates() {
         function.getArgAttr(argument.getArgNumber(), lm::kStateAttr);
     auto found = statePartial.find(state);
     if (!state || found == statePartial.end() || found->second.empty() ||
-        fills(state))
+        filled.contains(state))
       continue;
     Value sum = reduced(argument, "sum", found->second);
     cast<AllReduceOp>(sum.getDefiningOp()).setTied(true);
@@ -337,7 +338,7 @@ LogicalResult ProgramPartition::finishResults() {
     if (reduction && reduction.getTied())
       continue;
     auto owned = dyn_cast_or_null<lm::StateOp>(states.lookup(state));
-    if (owned && owned.getKind() == "accumulator" && fills(state)) {
+    if (owned && owned.getKind() == "accumulator" && filled.contains(state)) {
       auto [found, isNew] = statePartial.try_emplace(state, axes);
       if (!isNew && found->second.getArrayRef() != axes.getArrayRef())
         return function.emitError()
@@ -384,6 +385,7 @@ LogicalResult ProgramPartition::run() {
   SmallVector<Operation *> ops;
   for (Operation &op : function.getBody().front())
     ops.push_back(&op);
+  findFilled();
   reduceStates();
   for (Operation *op : ops)
     if (failed(visit(op)))

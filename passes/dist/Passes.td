@@ -37,8 +37,6 @@ def MarkStages : Pass<"dist-mark-stages", "::mlir::ModuleOp"> {
   }];
   let options = [
     Option<"stages", "stages", "int64_t", "1", "size of the pp axis">,
-    Option<"chunksPerStage", "chunks-per-stage", "int64_t", "1",
-           "model chunks of each stage">,
     ListOption<"blocks", "blocks", "int64_t",
                "number of blocks of each chunk; empty: chosen by cost">
   ];

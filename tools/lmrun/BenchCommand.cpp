@@ -259,13 +259,7 @@ CommandBody addBenchCommand(CLI::App &app) {
                    "Inference: tokens that are in the cache before the first")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command
-      ->add_option("--threads", flags->session.threads,
-                   "Threads (0: one per core)")
-      ->check(CLI::Range(0, 4096))
-      ->capture_default_str();
-  command->add_flag("!--no-pin", flags->session.pinThreads,
-                    "Do not pin threads to cores");
+  addThreadOptions(*command, flags->session);
   command->add_flag("--kernels", flags->kernels,
                     "A line for each kernel, not for each kind");
   command->add_flag("--json", flags->json, "One JSON object, no table");

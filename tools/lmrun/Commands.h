@@ -10,10 +10,14 @@
 
 namespace lmc::runtime {
 class Status;
-}
+struct SessionOptions;
+} // namespace lmc::runtime
 
 /// What is run after parsing when the subcommand was given.
 using CommandBody = std::function<lmc::runtime::Status()>;
+
+/// The flags of every command that runs an inference session on this machine.
+void addThreadOptions(CLI::App &command, lmc::runtime::SessionOptions &session);
 
 CommandBody addBenchCommand(CLI::App &app);
 CommandBody addEvalCommand(CLI::App &app);

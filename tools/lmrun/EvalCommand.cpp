@@ -101,13 +101,7 @@ CommandBody addEvalCommand(CLI::App &app) {
                    "Tokens per sample of --data (0: as many as the plan takes)")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  command
-      ->add_option("--threads", flags->session.threads,
-                   "Threads (0: one per core)")
-      ->check(CLI::Range(0, 4096))
-      ->capture_default_str();
-  command->add_flag("!--no-pin", flags->session.pinThreads,
-                    "Do not pin threads to cores");
+  addThreadOptions(*command, flags->session);
   command->add_flag("--profile", flags->session.profile,
                     "Measure every kernel and print a table at the end");
   command->footer(

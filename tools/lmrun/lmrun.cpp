@@ -2,6 +2,7 @@
 // went wrong; the work is in runtime/.
 #include "runtime/base/Log.h"
 #include "runtime/base/Version.h"
+#include "runtime/generate/Session.h"
 #include "tools/lmrun/Commands.h"
 
 #include <cmath>
@@ -62,6 +63,15 @@ static int reportParseError(CLI::App &app, const CLI::ParseError &error) {
       chosen == &app ? "lmrun" : "lmrun " + chosen->get_name();
   status = std::move(status).help("{} --help lists what there is", command);
   return report(status);
+}
+
+void addThreadOptions(CLI::App &command,
+                      lmc::runtime::SessionOptions &session) {
+  command.add_option("--threads", session.threads, "Threads (0: one per core)")
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  command.add_flag("!--no-pin", session.pinThreads,
+                   "Do not pin threads to cores");
 }
 
 int main(int argc, char **argv) {
