@@ -105,10 +105,54 @@ LogicalResult AllReduceOp::verify() {
 
 using Effects = SmallVectorImpl<MemoryEffects::EffectInstance>;
 
-void AllReduceOp::getEffects(Effects &effects) {
-  for (Attribute axis : getAxes())
+// What the stages of a pipeline meet in must stay in each of them.
+static void addEffects(ArrayAttr axes, Effects &effects) {
+  for (Attribute axis : axes)
     if (cast<StringAttr>(axis).getValue() == "pp")
       effects.emplace_back(MemoryEffects::Write::get());
+}
+
+void AllReduceOp::getEffects(Effects &effects) {
+  addEffects(getAxes(), effects);
+}
+
+void AllGatherOp::getEffects(Effects &effects) {
+  addEffects(getAxes(), effects);
+}
+
+void ReduceScatterOp::getEffects(Effects &effects) {
+  addEffects(getAxes(), effects);
+}
+
+// `whole` is `piece` several times over in `dim`.
+static LogicalResult verifyPieces(Operation *op, ArrayAttr axes, int64_t dim,
+                                  Value piece, Value whole) {
+  auto pieceType = cast<RankedTensorType>(piece.getType());
+  auto wholeType = cast<RankedTensorType>(whole.getType());
+  if (axes.empty())
+    return op->emitOpError() << "names no axis (C1)";
+  if (dim < 0 || dim >= pieceType.getRank())
+    return op->emitOpError() << "has dim " << dim << ", the tensors have "
+                             << pieceType.getRank() << " dims (C2)";
+  SmallVector<int64_t> shape(wholeType.getShape());
+  bool divides = dim < wholeType.getRank() && pieceType.getDimSize(dim) > 0 &&
+                 shape[dim] % pieceType.getDimSize(dim) == 0;
+  if (divides)
+    shape[dim] = pieceType.getDimSize(dim);
+  if (!divides || pieceType != wholeType.clone(shape))
+    return op->emitOpError()
+           << "makes " << op->getResult(0).getType() << " of "
+           << op->getOperand(0).getType() << ": not whole pieces along dim "
+           << dim << " (C3)";
+  return success();
+}
+
+LogicalResult AllGatherOp::verify() {
+  return verifyPieces(*this, getAxes(), getDim(), getInput(), getOutput());
+}
+
+LogicalResult ReduceScatterOp::verify() {
+  return verifyPieces(*this, getAxes(), getDim(), getOutput(), getInput());
 }
 
 void SendOp::getEffects(Effects &effects) {

@@ -29,6 +29,14 @@ inline constexpr llvm::StringLiteral kChunksAttr = "dist.chunks";
 // Of the module: the number of pipeline stages.
 inline constexpr llvm::StringLiteral kStagesAttr = "dist.stages";
 
+// A collective: every member of the group formed by its `axes` takes part.
+inline bool isCollective(mlir::Operation *op) {
+  return mlir::isa_and_nonnull<AllReduceOp, AllGatherOp, ReduceScatterOp>(op);
+}
+inline mlir::ArrayAttr axesOf(mlir::Operation *collective) {
+  return collective->getAttrOfType<mlir::ArrayAttr>("axes");
+}
+
 // The size that `axes` leave of a dim: rounded up, the rest is padding.
 int64_t localSize(int64_t globalSize, llvm::ArrayRef<llvm::StringRef> axes,
                   MeshAttr mesh);

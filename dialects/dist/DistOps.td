@@ -83,6 +83,44 @@ def Dist_AllReduceOp : Op<Dist_Dialect, "all_reduce",
   let hasVerifier = 1;
 }
 
+class Dist_Resharding<string mnemonic> : Op<Dist_Dialect, mnemonic,
+    [DeclareOpInterfaceMethods<MemoryEffectsOpInterface>]> {
+  let arguments = (ins AnyRankedTensor:$input, I64Attr:$dim, ArrayAttr:$axes);
+  let results = (outs AnyRankedTensor:$output);
+  let assemblyFormat = [{
+    $input `dim` $dim `over` $axes attr-dict `:` type($input) `to` type($output)
+  }];
+  let hasVerifier = 1;
+}
+
+def Dist_AllGatherOp : Dist_Resharding<"all_gather"> {
+  let summary = "every member's piece, laid along a dim in rank order";
+  let description = [{
+    Constraints: (C1) at least one axis; (C2) the dim exists; (C3) the shapes
+    differ in that dim alone, where the result's size is a multiple of the
+    operand's.
+
+    ```mlir
+    %y = dist.all_gather %x dim 0 over ["fsdp"] : tensor<64xf32> to tensor<128xf32>
+    ```
+  }];
+}
+
+def Dist_ReduceScatterOp : Dist_Resharding<"reduce_scatter"> {
+  let summary = "the sum over the members, of which each keeps one piece";
+  let description = [{
+    Pieces lie along the dim in rank order; they are added in rank order.
+
+    Constraints: (C1) at least one axis; (C2) the dim exists; (C3) the shapes
+    differ in that dim alone, where the operand's size is a multiple of the
+    result's.
+
+    ```mlir
+    %y = dist.reduce_scatter %x dim 0 over ["fsdp"] : tensor<128xf32> to tensor<64xf32>
+    ```
+  }];
+}
+
 class Dist_Transfer<string mnemonic> : Op<Dist_Dialect, mnemonic,
     [DeclareOpInterfaceMethods<MemoryEffectsOpInterface>]>;
 

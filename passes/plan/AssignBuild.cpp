@@ -102,16 +102,17 @@ void Assigner::buildRun(const Program &program, const Step &step,
 }
 
 // Axes are indices into the mesh, slowest first.
-void Assigner::buildAllReduce(const Program &program, const Step &step,
-                              dist::AllReduceOp op) {
+void Assigner::buildCollective(const Program &program, const Step &step) {
   SmallVector<int64_t> axes;
   auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
-  for (Attribute axis : op.getAxes())
+  for (Attribute axis : dist::axesOf(step.op))
     axes.push_back(llvm::find(mesh.getAxes(), axis) - mesh.getAxes().begin());
   llvm::sort(axes);
-  auto type = cast<RankedTensorType>(op.getInput().getType());
+  auto type = cast<RankedTensorType>(step.op->getOperand(0).getType());
+  auto reduce = dyn_cast<dist::AllReduceOp>(step.op);
   builder.create<CollectiveOp>(
-      step.loc, builder.getStringAttr("all_reduce"), op.getKindAttr(),
+      step.loc, builder.getStringAttr(step.op->getName().stripDialect()),
+      builder.getStringAttr(reduce ? reduce.getKind() : "sum"),
       TypeAttr::get(type.getElementType()), builder.getDenseI64ArrayAttr(axes),
       sliceOf(program, step.uses.front()), sliceOf(program, step.uses.back()));
 }
@@ -127,8 +128,8 @@ void Assigner::buildProgram(Program &program) {
     ++numInstructions;
     if (auto launch = dyn_cast_or_null<LaunchOp>(step.op))
       buildRun(program, step, launch);
-    else if (auto reduce = dyn_cast_or_null<dist::AllReduceOp>(step.op))
-      buildAllReduce(program, step, reduce);
+    else if (dist::isCollective(step.op))
+      buildCollective(program, step);
     else if (auto send = dyn_cast_or_null<dist::SendOp>(step.op))
       builder.create<SendOp>(step.loc, sliceOf(program, step.uses[0]),
                              send.getStageOffset(), send.getChannel());

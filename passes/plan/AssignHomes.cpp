@@ -66,7 +66,7 @@ private:
   void takeInto(int child, Place parent);
   bool isWholeScratch(Value value) const;
   bool mayOverwrite(Operation *op, Value operand, Value updated);
-  LogicalResult placeAllReduce(dist::AllReduceOp op);
+  LogicalResult placeCollective(Operation *op);
   void markWritten(Place place, Operation *op);
   Place copyTo(Location loc, Place source, Place target, int64_t bytes);
 
@@ -282,7 +282,8 @@ LogicalResult HomeFinder::placeSavedArgument(BlockArgument argument,
 LogicalResult HomeFinder::placeOperation(Operation *op) {
   return TypeSwitch<Operation *, LogicalResult>(op)
       .Case([&](LaunchOp launch) { return placeLaunch(launch); })
-      .Case([&](dist::AllReduceOp reduce) { return placeAllReduce(reduce); })
+      .Case<dist::AllReduceOp, dist::AllGatherOp, dist::ReduceScatterOp>(
+          [&](Operation *collective) { return placeCollective(collective); })
       .Case([&](dist::SendOp send) {
         result.steps.push_back({send.getLoc(), send, {}});
         result.steps.back().uses.push_back({places.lookup(send.getInput()),
@@ -367,28 +368,32 @@ void HomeFinder::markWritten(Place place, Operation *op) {
     home.firstWrite = indices.lookup(op);
 }
 
-// In place where the operand's bytes may go.
-LogicalResult HomeFinder::placeAllReduce(dist::AllReduceOp op) {
+// An all-reduce is in place where the operand's bytes may go.
+LogicalResult HomeFinder::placeCollective(Operation *op) {
   auto mesh =
       function->getParentOfType<ModuleOp>()->getAttrOfType<dist::MeshAttr>(
           dist::kMeshAttr);
-  for (Attribute axis : op.getAxes())
+  for (Attribute axis : dist::axesOf(op))
     if (!mesh || !llvm::is_contained(mesh.getAxes(), axis))
-      return op.emitOpError()
-             << "reduces over " << axis << ", which is no axis of the mesh";
-  int64_t bytes = bytesOf(op.getInput());
-  Place source = places.lookup(op.getInput());
-  Step step{op.getLoc(), op, {}};
-  if (mayOverwrite(op, op.getInput(), op.getOutput())) {
+      return op->emitOpError()
+             << "goes over " << axis << ", which is no axis of the mesh";
+  if (auto dim = op->getAttrOfType<IntegerAttr>("dim"); dim && dim.getInt())
+    return op->emitOpError() << "lays pieces along dim " << dim.getInt()
+                             << "; their bytes are one behind the other along "
+                                "dim 0 alone";
+  Value input = op->getOperand(0), output = op->getResult(0);
+  Place source = places.lookup(input);
+  Step step{op->getLoc(), op, {}};
+  if (isa<dist::AllReduceOp>(op) && mayOverwrite(op, input, output)) {
     ++result.numInPlace;
-    settle(op.getOutput(), source);
-    step.uses.push_back({source, bytes, Step::Use::ReadWrite});
+    settle(output, source);
+    step.uses.push_back({source, bytesOf(input), Step::Use::ReadWrite});
     markWritten(source, op);
   } else {
-    int home = addHome(Home::Scratch, "", bytes);
-    settle(op.getOutput(), {home, 0});
-    step.uses.push_back({source, bytes, Step::Use::Read});
-    step.uses.push_back({{home, 0}, bytes, Step::Use::Write});
+    int home = addHome(Home::Scratch, "", bytesOf(output));
+    settle(output, {home, 0});
+    step.uses.push_back({source, bytesOf(input), Step::Use::Read});
+    step.uses.push_back({{home, 0}, bytesOf(output), Step::Use::Write});
     markWritten({home, 0}, op);
   }
   result.steps.push_back(std::move(step));

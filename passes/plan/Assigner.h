@@ -70,8 +70,7 @@ private:
   void buildDeclarations();
   void buildProgram(Program &program);
   void buildRun(const Program &program, const Step &step, LaunchOp launch);
-  void buildAllReduce(const Program &program, const Step &step,
-                      dist::AllReduceOp op);
+  void buildCollective(const Program &program, const Step &step);
   LinearAttr firstElement(int64_t elements);
   SliceAttr sliceOf(const Program &program, const Step::Use &use);
 

@@ -40,8 +40,8 @@ static bool isView(Operation *op) {
 
 // An instruction of its own, never part of a kernel.
 static bool standsAlone(Operation *op) {
-  return isView(op) ||
-         isa<dist::AllReduceOp, dist::SendOp, dist::ReceiveOp>(op);
+  return isView(op) || dist::isCollective(op) ||
+         isa<dist::SendOp, dist::ReceiveOp>(op);
 }
 
 bool lmc::plan::isRepeated(Operation *op) {

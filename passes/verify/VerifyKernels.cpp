@@ -23,10 +23,9 @@ namespace {
 LogicalResult checkProgram(func::FuncOp function, SymbolTable &symbols) {
   for (Operation &op : function.getBody().front()) {
     auto launch = dyn_cast<plan::LaunchOp>(op);
-    if (!launch &&
-        !isa<lm::ReshapeOp, lm::SliceRowsOp, lm::ConcatRowsOp,
-             dist::AllReduceOp, dist::SendOp, dist::ReceiveOp, func::ReturnOp>(
-            op))
+    if (!launch && !dist::isCollective(&op) &&
+        !isa<lm::ReshapeOp, lm::SliceRowsOp, lm::ConcatRowsOp, dist::SendOp,
+             dist::ReceiveOp, func::ReturnOp>(op))
       return op.emitOpError( // K1
           "is no launch, view, collective or transfer");
     if (!launch)

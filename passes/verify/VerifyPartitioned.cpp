@@ -21,11 +21,11 @@ LogicalResult checkOps(func::FuncOp function, dist::MeshAttr mesh) {
   for (Operation &op : function.getBody().front()) {
     if (op.hasAttr("dist.shardings"))
       return op.emitOpError("still has shardings"); // P1
-    if (auto reduce = dyn_cast<dist::AllReduceOp>(op))
-      for (Attribute axis : reduce.getAxes())
+    if (dist::isCollective(&op))
+      for (Attribute axis : dist::axesOf(&op))
         if (!mesh || !llvm::is_contained(mesh.getAxes(), axis))
           return op.emitOpError() // P4
-                 << "reduces over " << axis << ", which is no axis of the mesh";
+                 << "goes over " << axis << ", which is no axis of the mesh";
   }
   return success();
 }

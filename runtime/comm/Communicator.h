@@ -56,7 +56,9 @@ public:
   virtual StatusOr<int> openGroup(const std::vector<int> &ranks,
                                   int64_t maxBytes) = 0;
 
-  /// AllReduce may have target == source; no other overlap is allowed.
+  /// AllReduce may have target == source, ReduceScatter's target may be this
+  /// rank's piece of the source, AllGather's source this rank's piece of the
+  /// target; no other overlap is allowed.
   virtual Status collective(const CollectiveCall &call, const std::byte *source,
                             std::byte *target) = 0;
 

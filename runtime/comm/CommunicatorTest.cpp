@@ -147,6 +147,29 @@ TEST_P(CommunicatorConformance, MovesPieces) {
   });
 }
 
+// A sharded bucket is summed into, and gathered from, its own piece.
+TEST_P(CommunicatorConformance, PiecesMayStayWhereTheyLie) {
+  for (int64_t piece : {16, 300000}) {
+    GetParam().run(3, [&](Communicator &comm) {
+      int64_t all = 3 * piece;
+      auto group = comm.openGroup(everyone(3), 4 * all);
+      ASSERT_TRUE(group.ok());
+      std::vector<float> bucket(size_t(all), 0), wanted(size_t(all), 0);
+      for (int64_t i = 0; i < all; ++i) {
+        bucket[size_t(i)] = value(comm.rank(), i);
+        wanted[size_t(i)] = value(0, i) + value(1, i) + value(2, i);
+      }
+      std::byte *own = out(bucket) + comm.rank() * piece * 4;
+      CollectiveCall call{CollectiveKind::ReduceScatter, Reduction::Sum,
+                          DataType::F32, *group, all};
+      ASSERT_TRUE(comm.collective(call, in(bucket), own).ok());
+      call.kind = CollectiveKind::AllGather;
+      ASSERT_TRUE(comm.collective(call, own, out(bucket)).ok());
+      EXPECT_TRUE(bucket == wanted) << piece;
+    });
+  }
+}
+
 TEST_P(CommunicatorConformance, NarrowTypesAreRoundedOnce) {
   GetParam().run(3, [&](Communicator &comm) {
     auto group = comm.openGroup(everyone(3), 2);

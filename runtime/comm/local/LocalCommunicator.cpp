@@ -252,8 +252,9 @@ private:
       return;
     case CollectiveKind::AllGather:
       for (int64_t m = 0; m < members; ++m)
-        std::memmove(target + m * piece * size, group.sources[size_t(m)],
-                     size_t(piece * size));
+        if (target + m * piece * size != group.sources[size_t(m)])
+          std::memcpy(target + m * piece * size, group.sources[size_t(m)],
+                      size_t(piece * size));
       return;
     case CollectiveKind::AllToAll:
       for (int64_t m = 0; m < members; ++m)

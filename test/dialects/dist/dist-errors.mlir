@@ -65,3 +65,57 @@ func.func @receive_c1() -> tensor<4xf32> {
   %x = dist.receive stage 0 channel 0 : tensor<4xf32>
   return %x : tensor<4xf32>
 }
+
+// -----
+
+// all_gather C1: over some axis.
+func.func @all_gather_c1(%x: tensor<4xf32>) -> tensor<8xf32> {
+  // expected-error @+1 {{names no axis (C1)}}
+  %y = dist.all_gather %x dim 0 over [] : tensor<4xf32> to tensor<8xf32>
+  return %y : tensor<8xf32>
+}
+
+// -----
+
+// all_gather C2: along a dim that exists.
+func.func @all_gather_c2(%x: tensor<4xf32>) -> tensor<8xf32> {
+  // expected-error @+1 {{has dim 1, the tensors have 1 dims (C2)}}
+  %y = dist.all_gather %x dim 1 over ["dp"] : tensor<4xf32> to tensor<8xf32>
+  return %y : tensor<8xf32>
+}
+
+// -----
+
+// all_gather C3: whole pieces in one dim.
+func.func @all_gather_c3(%x: tensor<4x2xf32>) -> tensor<8x3xf32> {
+  // expected-error @+1 {{not whole pieces along dim 0 (C3)}}
+  %y = dist.all_gather %x dim 0 over ["dp"] : tensor<4x2xf32> to tensor<8x3xf32>
+  return %y : tensor<8x3xf32>
+}
+
+// -----
+
+// reduce_scatter C1: over some axis.
+func.func @reduce_scatter_c1(%x: tensor<8xf32>) -> tensor<4xf32> {
+  // expected-error @+1 {{names no axis (C1)}}
+  %y = dist.reduce_scatter %x dim 0 over [] : tensor<8xf32> to tensor<4xf32>
+  return %y : tensor<4xf32>
+}
+
+// -----
+
+// reduce_scatter C2: along a dim that exists.
+func.func @reduce_scatter_c2(%x: tensor<8xf32>) -> tensor<4xf32> {
+  // expected-error @+1 {{has dim -1, the tensors have 1 dims (C2)}}
+  %y = dist.reduce_scatter %x dim -1 over ["dp"] : tensor<8xf32> to tensor<4xf32>
+  return %y : tensor<4xf32>
+}
+
+// -----
+
+// reduce_scatter C3: whole pieces in one dim.
+func.func @reduce_scatter_c3(%x: tensor<8xf32>) -> tensor<3xf32> {
+  // expected-error @+1 {{not whole pieces along dim 0 (C3)}}
+  %y = dist.reduce_scatter %x dim 0 over ["dp"] : tensor<8xf32> to tensor<3xf32>
+  return %y : tensor<3xf32>
+}
