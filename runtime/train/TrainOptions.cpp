@@ -1,5 +1,10 @@
 // See TrainOptions.h.
 #include "runtime/train/TrainOptions.h"
+#include "runtime/base/Log.h"
+
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
 
 namespace lmc::runtime {
 
@@ -27,6 +32,56 @@ void takeDefaults(const plan::Plan &plan, TrainOptions &options) {
     if (name == "lr")
       peak = value;
   options.minLearningRate = training.minimum_factor() * peak;
+}
+
+/// What a number may be, and in words; by its name up to a dot, behind which
+/// stands a parameter group or a place in the model.
+static std::pair<bool (*)(double), const char *>
+rangeOf(std::string_view setting) {
+  std::string_view name = setting.substr(0, setting.find('.'));
+  if (name == "lr" || name == "weight_decay" || name == "clip_norm")
+    return {[](double value) { return value >= 0; }, "at least 0"};
+  if (name == "eps" || name == "loss_scale")
+    return {[](double value) { return value > 0; }, "greater than 0"};
+  if (name == "beta1" || name == "beta2" || name == "dropout")
+    return {[](double value) { return value >= 0 && value < 1; }, "in [0, 1)"};
+  return {[](double) { return true; }, ""};
+}
+
+static Status checkSetting(const plan::Plan &plan, const std::string &name,
+                           double value) {
+  for (const char *own :
+       {"step", "bias_correction1", "bias_correction2", "seed.lo", "seed.hi"})
+    if (name == own)
+      return wrongInput("--set {}: training sets it before every step", name);
+  std::vector<std::string> names;
+  for (const plan::Scalar &scalar : plan.scalars())
+    names.push_back(scalar.name());
+  if (std::find(names.begin(), names.end(), name) == names.end()) {
+    Status status = wrongInput("--set {}: the plan has no such number", name)
+                        .note("it has {}", fmt::join(names, ", "));
+    if (std::string near = nearestName(name, names); !near.empty())
+      return std::move(status).help("did you mean {}?", near);
+    return status;
+  }
+  if (!std::isfinite(value))
+    return wrongInput("--set {}={}: the value is not finite", name, value);
+  // The kernels see float32, in which a beta of 1 - 1e-9 is 1 and an epsilon
+  // of 1e-50 is 0.
+  if (std::fabs(value) > double(FLT_MAX))
+    return wrongInput("--set {}={}: float32 ends at {:.2g}", name, value,
+                      double(FLT_MAX));
+  auto [isInRange, words] = rangeOf(name);
+  if (isInRange(value) && isInRange(double(float(value))))
+    return Status();
+  return wrongInput("--set {}={}: it has to be {}{}", name, value, words,
+                    isInRange(value) ? " in float32" : "");
+}
+
+Status checkSettings(const plan::Plan &plan, const TrainOptions &options) {
+  for (const auto &[name, value] : options.scalars)
+    LMC_RETURN_IF_ERROR(checkSetting(plan, name, value));
+  return Status();
 }
 
 } // namespace lmc::runtime

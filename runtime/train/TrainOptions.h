@@ -3,6 +3,7 @@
 #ifndef LMC_RUNTIME_TRAIN_TRAINOPTIONS_H
 #define LMC_RUNTIME_TRAIN_TRAINOPTIONS_H
 
+#include "runtime/base/Status.h"
 #include "runtime/plan/plan.pb.h"
 
 #include <cstdint>
@@ -67,6 +68,9 @@ struct TrainOptions {
 
 /// Takes from the plan (its TrainSpec) what no flag gave.
 void takeDefaults(const plan::Plan &plan, TrainOptions &options);
+
+/// Whether --set names numbers of the plan, and values that training can take.
+Status checkSettings(const plan::Plan &plan, const TrainOptions &options);
 
 } // namespace lmc::runtime
 

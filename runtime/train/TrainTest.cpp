@@ -374,6 +374,47 @@ TEST_F(TrainTest, PositionsAndSegmentsBeginAnewInEveryDocument) {
   EXPECT_EQ(segments[16 + 5], 1);
 }
 
+// Every run-time number, by its name or with a place behind it, at the ends of
+// its range: in float32, which is what the kernels see.
+TEST_F(TrainTest, SettingsBeyondTheirRangeAreRefused) {
+  plan::Plan plan = bigram(4, 1, 1);
+  for (const char *name :
+       {"dropout", "dropout.residual", "weight_decay.head", "loss_scale"})
+    plan.add_scalars()->set_name(name);
+  struct Case {
+    const char *name;
+    double good, bad;
+    const char *message;
+  };
+  for (const Case &one : {
+           Case{"lr", 0, -1e-9, "--set lr=-1e-09: it has to be at least 0"},
+           Case{"lr", 3e38, 1e39, "float32 ends at 3.4e+38"},
+           Case{"lr", 1, NAN, "not finite"},
+           Case{"lr", 1, INFINITY, "not finite"},
+           Case{"beta1", 0, 1, "--set beta1=1: it has to be in [0, 1)"},
+           Case{"beta2", 0.999, -0.1, "in [0, 1)"},
+           Case{"beta2", 0.999999, 1 - 1e-9, "in [0, 1) in float32"},
+           Case{"eps", 1e-8, 0, "--set eps=0: it has to be greater than 0"},
+           Case{"eps", 1e-30, 1e-60, "greater than 0 in float32"},
+           Case{"weight_decay", 0, -1, "at least 0"},
+           Case{"weight_decay.head", 0, -1, "at least 0"},
+           Case{"clip_norm", 0, -1, "at least 0"},
+           Case{"dropout", 0, 1, "in [0, 1)"},
+           Case{"dropout.residual", 0.9, -0.1, "in [0, 1)"},
+           Case{"loss_scale", 1, 0, "greater than 0"},
+       }) {
+    options.scalars = {{one.name, one.good}};
+    EXPECT_TRUE(checkSettings(plan, options).ok())
+        << checkSettings(plan, options).toString();
+    options.scalars = {{one.name, one.bad}};
+    Status status = checkSettings(plan, options);
+    EXPECT_EQ(status.exitStatus(), 2) << one.name << " " << one.bad;
+    EXPECT_NE(status.toString().find(one.message), std::string::npos)
+        << one.message << "\n"
+        << status.toString();
+  }
+}
+
 TEST_F(TrainTest, BadInputIsTold) {
   struct Case {
     const char *message;
@@ -385,6 +426,8 @@ TEST_F(TrainTest, BadInputIsTold) {
        [](TrainOptions &o, plan::Plan &) {
          o.scalars = {{"weigth_decay", 0.1}};
        }},
+      {"made for 1 rank, not for 2\n", 2,
+       [](TrainOptions &o, plan::Plan &) { o.ranks = 2; }},
       {"run with --nproc 1", 2,
        [](TrainOptions &o, plan::Plan &) { o.ranks = 2; }},
       {"beyond the vocabulary of 32", 2,

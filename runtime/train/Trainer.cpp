@@ -61,24 +61,8 @@ Status Trainer::prepare() {
   if (!hasLoss)
     return wrongInput("the plan has no output \"loss\"");
 
-  for (const auto &[name, value] : options.scalars) {
-    if (!std::isfinite(value))
-      return wrongInput("--set {}={}: the value is not finite", name, value);
-    for (const char *own :
-         {"step", "bias_correction1", "bias_correction2", "seed.lo", "seed.hi"})
-      if (name == own)
-        return wrongInput("--set {}: training sets it before every step", name);
-    if (executor.setScalar(name, value))
-      continue;
-    std::vector<std::string> names;
-    for (const plan::Scalar &scalar : plan.scalars())
-      names.push_back(scalar.name());
-    Status status = wrongInput("--set {}: the plan has no such number", name)
-                        .note("it has {}", fmt::join(names, ", "));
-    if (std::string near = nearestName(name, names); !near.empty())
-      return std::move(status).help("did you mean {}?", near);
-    return status;
-  }
+  for (const auto &[name, value] : options.scalars)
+    (void)executor.setScalar(name, value); // checked by checkSettings
   peakLearningRate = settingOf("lr");
   beta1 = settingOf("beta1");
   beta2 = settingOf("beta2");

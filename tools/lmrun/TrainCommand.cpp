@@ -38,9 +38,12 @@ static Status runWhereStarted(const lmc::plan::Plan &plan, TrainFlags &flags) {
   LMC_ASSIGN_OR_RETURN(
       std::optional<Place> place,
       placeFromEnvironment([](const char *name) { return std::getenv(name); }));
-  if (!place || place->ranks == 1)
-    return options.ranks == 1 ? runTraining(plan, options)
-                              : launch(options.ranks, runRank);
+  if (!place || place->ranks == 1) {
+    if (options.ranks == 1)
+      return runTraining(plan, options);
+    LMC_RETURN_IF_ERROR(checkTraining(plan, options));
+    return launch(options.ranks, runRank);
+  }
   if (flags.nproc->count() > 0)
     return wrongInput("--nproc {} inside a job of {} ranks, of {}",
                       options.ranks, place->ranks, place->source)
