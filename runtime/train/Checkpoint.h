@@ -45,9 +45,11 @@ public:
   explicit Checkpointer(const TrainOptions &options);
   ~Checkpointer();
 
-  /// Loads all states from the newest intact checkpoint; nothing when there is
-  /// none. Refuses to begin anew (`resume` false) over existing checkpoints,
-  /// and to go on with other data or in another order than `order` says.
+  /// Loads all states from the newest intact checkpoint, or from that of
+  /// TrainOptions::resumeStep, whose successors then get out of the way;
+  /// nothing when there is none. Refuses to begin anew (`resume` false) over
+  /// existing checkpoints, and to go on with other data or in another order
+  /// than `order` says.
   StatusOr<std::optional<CheckpointState>>
   restore(Executor &executor, bool resume,
           const std::map<std::string, std::string> &order = {});
@@ -55,11 +57,18 @@ public:
   /// Copies the states and starts writing; waits for the save before.
   Status save(Executor &executor, CheckpointState state);
 
+  /// The newest checkpoint of at most this step, -1 when there is none. Waits
+  /// for the writer.
+  int64_t newestUpTo(int64_t step);
+
   /// Waits for the writer; the failure of the last save, if it failed.
   Status finish(Executor &executor);
 
 private:
   StatusOr<std::optional<CheckpointState>> choose(bool resume);
+  StatusOr<CheckpointState> chooseStep(const std::vector<int64_t> &steps);
+  Status setAsideAfter(int64_t step);
+  std::filesystem::path folderOf(int64_t step) const;
   Status lockFolder();
   Status write(const CheckpointState &state);
   void prune(const std::string &newest);

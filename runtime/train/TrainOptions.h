@@ -49,6 +49,7 @@ struct TrainOptions {
   int64_t saveEvery = 0;
   int64_t keep = 0; ///< 0: all
   bool resume = false;
+  int64_t resumeStep = -1; ///< -1: the newest
   bool saveBf16 = false;
 
   // What is told on the way.

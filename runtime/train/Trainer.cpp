@@ -107,6 +107,7 @@ Status Trainer::setWeights() {
       if (leads())
         logInfo("resumed after step {} from {}", resumed->step,
                 resumed->folder);
+      soundStep = firstStep - 2;
       return Status();
     }
   }
@@ -159,6 +160,35 @@ StatusOr<bool> Trainer::agreeToStop() {
   return stop != 0;
 }
 
+/// What went wrong, and from where a lower learning rate can still help: the
+/// weights of the last steps before a NaN are mostly lost, and their
+/// checkpoints only repeat it.
+Status Trainer::diverged(int64_t step, const StepMetrics &metrics) {
+  Status status =
+      makeError(ErrorKind::BadNumbers,
+                "step {}: the loss is {} and the gradient norm {}; the "
+                "step was not taken",
+                step, metrics.loss, metrics.gradNorm)
+          .note("learning rate {:g}", metrics.learningRate);
+  if (soundStep >= firstStep - 1)
+    status = std::move(status).note("up to step {} the loss was near its "
+                                    "lowest, {:.4f}",
+                                    soundStep + 1, lowestLoss);
+  double lower = peakLearningRate / 10;
+  int64_t good =
+      shared.checkpointer ? shared.checkpointer->newestUpTo(soundStep) : -1;
+  if (good >= 0)
+    return std::move(status).help("go on from before that with a lower "
+                                  "learning rate: --resume=step_{} --set "
+                                  "lr={:g}",
+                                  good, lower);
+  return std::move(status).help(
+      "{}begin again{} with a lower learning rate (--set lr={:g}) or a longer "
+      "--warmup",
+      shared.checkpointer ? "no checkpoint is from before that: " : "",
+      shared.checkpointer ? " in another --checkpoint folder" : "", lower);
+}
+
 Status Trainer::trainStep(int64_t step) {
   auto start = std::chrono::steady_clock::now();
   SampleOrder order(trainRange.numSamples(batches.sequenceLength()),
@@ -185,13 +215,11 @@ Status Trainer::trainStep(int64_t step) {
   // With a dynamic loss scale an overflow is part of the game.
   bool mayOverflow = findScalar(executor.plan(), "loss_scale") != nullptr;
   if (!std::isfinite(metrics.loss) || (!finite && !mayOverflow))
-    return makeError(ErrorKind::BadNumbers,
-                     "step {}: the loss is {} and the gradient norm {}; the "
-                     "step was not taken",
-                     step, metrics.loss, metrics.gradNorm)
-        .note("learning rate {:g}", metrics.learningRate)
-        .help("go back to the last checkpoint with --resume and a lower "
-              "learning rate (--set lr=...) or a longer --warmup");
+    return diverged(step, metrics);
+  // The loss of a step speaks of the weights before it.
+  lowestLoss = std::min(lowestLoss, metrics.loss);
+  if (metrics.loss <= lowestLoss + 1)
+    soundStep = step - 1;
   skipped += !finite;
   if (!leads())
     return Status();
@@ -248,6 +276,10 @@ Status Trainer::run() {
   LMC_RETURN_IF_ERROR(setWeights());
   executor.setScalar("seed.lo", double(uint32_t(seed)));
   executor.setScalar("seed.hi", double(uint32_t(seed >> 32)));
+  if (leads() && firstStep > options.steps)
+    logInfo("nothing is left to do: the checkpoint is of step {}, and --steps "
+            "is {}",
+            firstStep - 1, options.steps);
   int64_t savedStep = firstStep - 1;
   for (int64_t step = firstStep; step <= options.steps; ++step) {
     LMC_RETURN_IF_ERROR(trainStep(step));
