@@ -106,6 +106,10 @@ Status Generator::takeStep(const std::vector<GenerateRequest> &requests,
       onToken(sequence.request, token);
     }
     if (stop || int64_t(sequence.tokens.size()) >= sequence.end) {
+      const GenerateRequest &request = requests[sequence.request];
+      if (!stop &&
+          sequence.end < int64_t(request.prompt.size()) + request.maxNewTokens)
+        theStats.atMaxLength.push_back(sequence.request);
       onToken(sequence.request, -1);
       model.cache().close(sequence.row);
       sequence.row = -1;

@@ -182,20 +182,25 @@ Checkpointer::chooseStep(const std::vector<int64_t> &steps) {
 Status Checkpointer::setAsideAfter(int64_t step) {
   LMC_RETURN_IF_ERROR(writeWholeFile((folder / "latest").string(),
                                      fmt::format("step_{}\n", step)));
+  std::vector<std::string> moved;
   for (int64_t later : savedSteps(folder)) {
     if (later <= step)
       break;
     std::error_code error;
-    fs::path aside = folderOf(later).string() + ".aside";
+    std::string name = folderOf(later).string(), aside = name + ".aside";
     for (int i = 2; fs::exists(aside, error); ++i)
-      aside = fmt::format("{}.aside{}", folderOf(later).string(), i);
-    fs::rename(folderOf(later), aside, error);
+      aside = fmt::format("{}.aside{}", name, i);
+    fs::rename(name, aside, error);
     if (error)
-      return jobFailed("cannot rename {} to {}: {}", folderOf(later).string(),
-                       aside.string(), error.message());
-    logWarning("step_{} is later than step_{} and is set aside as {}", later,
-               step, aside.string());
+      return jobFailed("cannot rename {} to {}: {}", name, aside,
+                       error.message());
+    moved.push_back(aside);
   }
+  if (!moved.empty())
+    logWarning("{} checkpoint{} later than step_{} {} set aside, the newest as "
+               "{}",
+               moved.size(), moved.size() == 1 ? "" : "s", step,
+               moved.size() == 1 ? "is" : "are", moved[0]);
   return Status();
 }
 

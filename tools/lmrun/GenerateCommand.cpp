@@ -10,6 +10,7 @@
 #include "runtime/generate/Tokenizer.h"
 #include "tools/lmrun/Commands.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
@@ -117,6 +118,19 @@ chooseStopTokens(const GenerateFlags &flags, const Tokenizer &tokenizer) {
   return std::move(tokens);
 }
 
+/// "the text was cut", or which of several were.
+static std::string whoEnded(std::vector<size_t> cut, size_t prompts) {
+  if (prompts == 1)
+    return "the text was cut";
+  if (cut.size() == prompts)
+    return fmt::format("all {} texts were cut", prompts);
+  std::sort(cut.begin(), cut.end());
+  for (size_t &index : cut)
+    ++index;
+  return fmt::format("text{} {} {} cut", cut.size() == 1 ? "" : "s",
+                     fmt::join(cut, ", "), cut.size() == 1 ? "was" : "were");
+}
+
 static Status generateWith(Executor &executor, const GenerateFlags &flags,
                            const std::vector<std::string> &prompts) {
   LMC_ASSIGN_OR_RETURN(StepModel model, StepModel::create(executor));
@@ -145,6 +159,10 @@ static Status generateWith(Executor &executor, const GenerateFlags &flags,
   if (stream.failed())
     return jobFailed("cannot write to stdout");
   const GenerateStats &stats = generator.stats();
+  if (!stats.atMaxLength.empty())
+    logInfo("{}: the plan takes texts of {} tokens, prompt included; compile "
+            "with a greater --max-length for longer ones",
+            whoEnded(stats.atMaxLength, prompts.size()), model.maxLength());
   if (flags.showStats)
     logInfo("{} prompt tokens, {} new tokens in {} steps, {:.1f} ms, {:.1f} "
             "new tokens per second",
