@@ -423,13 +423,14 @@ static Status syncFolder(const fs::path &path) {
 }
 
 static Status writeFiles(const fs::path &part, const CheckpointState &state,
-                         const std::string &modelConfig, const Snapshot &model,
+                         const std::string &modelConfig,
+                         const Companions &companions, const Snapshot &model,
                          const Snapshot &optimizer) {
   json files = json::object();
-  auto record = [&](const char *name, const WrittenFile &file) {
+  auto record = [&](const std::string &name, const WrittenFile &file) {
     files[name] = {{"bytes", file.bytes}, {"xxh3_128", file.checksum}};
   };
-  auto writeText = [&](const char *name, const std::string &text) {
+  auto writeText = [&](const std::string &name, const std::string &text) {
     record(name, describe(text));
     return writeWholeFile((part / name).string(), text);
   };
@@ -454,6 +455,8 @@ static Status writeFiles(const fs::path &part, const CheckpointState &state,
       writeText("model.safetensors.index.json", index.dump(2) + "\n"));
   if (!modelConfig.empty())
     LMC_RETURN_IF_ERROR(writeText("config.json", modelConfig));
+  for (const auto &[name, content] : companions)
+    LMC_RETURN_IF_ERROR(writeText(name, content));
   json trainer = {
       {"step", state.step}, {"samples", state.samples}, {"seed", state.seed}};
   if (!state.order.empty())
@@ -471,8 +474,9 @@ Status Checkpointer::write(const CheckpointState &state) {
   fs::remove_all(part, error);
   fs::create_directories(part, error);
   Status status =
-      error ? jobFailed("cannot make {}: {}", part.string(), error.message())
-            : writeFiles(part, state, modelConfig, model, optimizer);
+      error
+          ? jobFailed("cannot make {}: {}", part.string(), error.message())
+          : writeFiles(part, state, modelConfig, companions, model, optimizer);
   if (status.ok())
     status = syncFolder(part);
   if (!status.ok()) {

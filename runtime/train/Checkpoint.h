@@ -5,6 +5,7 @@
 //   DIR/step_200/
 //     model.safetensors        weights under their Hugging Face names
 //     model.safetensors.index.json, config.json
+//     tokenizer.json, ...      see Companions.h
 //     optimizer.safetensors    moments as NAME.m, NAME.v; scalars; float32
 //                              masters as NAME.master when weights are bf16
 //     trainer.json             step, samples used, seed, and the data and its
@@ -20,6 +21,7 @@
 #ifndef LMC_RUNTIME_TRAIN_CHECKPOINT_H
 #define LMC_RUNTIME_TRAIN_CHECKPOINT_H
 
+#include "runtime/train/Companions.h"
 #include "runtime/train/Snapshot.h"
 #include "runtime/train/TrainOptions.h"
 
@@ -54,6 +56,9 @@ public:
   restore(Executor &executor, bool resume,
           const std::map<std::string, std::string> &order = {});
 
+  /// Files that go into every checkpoint; rank 0's.
+  void setCompanions(Companions files) { companions = std::move(files); }
+
   /// Copies the states and starts writing; waits for the save before.
   Status save(Executor &executor, CheckpointState state);
 
@@ -77,6 +82,7 @@ private:
   const TrainOptions &options;
   std::filesystem::path folder;
   std::string modelConfig;
+  Companions companions;
   Snapshot model, optimizer;
   std::thread writer;
   Status lastSave;

@@ -108,7 +108,7 @@ Status Trainer::setWeights() {
         logInfo("resumed after step {} from {}", resumed->step,
                 resumed->folder);
       soundStep = firstStep - 2;
-      return Status();
+      return carryCompanions(resumed->folder);
     }
   }
   for (const plan::State &state : executor.plan().states()) {
@@ -124,6 +124,15 @@ Status Trainer::setWeights() {
                          WeightFiles::open(options.weights));
     LMC_RETURN_IF_ERROR(loadParameters(executor, weights));
   }
+  return carryCompanions(options.weights);
+}
+
+/// From where the run begins into its checkpoints.
+Status Trainer::carryCompanions(const std::string &from) {
+  if (!leads() || !shared.checkpointer)
+    return Status();
+  LMC_ASSIGN_OR_RETURN(Companions files, findCompanions(from, shared.data));
+  shared.checkpointer->setCompanions(std::move(files));
   return Status();
 }
 

@@ -48,6 +48,7 @@ private:
         batches(std::move(batches)) {}
   Status prepare();
   Status setWeights();
+  Status carryCompanions(const std::string &from);
   Status trainStep(int64_t step);
   Status diverged(int64_t step, const StepMetrics &metrics);
   StatusOr<bool> evaluate(int64_t step);
