@@ -177,11 +177,20 @@ Checkpointer::chooseStep(const std::vector<int64_t> &steps) {
   return std::move(status).note("it has step_{}", fmt::join(steps, ", step_"));
 }
 
+/// Also when a run goes on: the one before may have been killed between a
+/// checkpoint and this.
+Status Checkpointer::pointLatestTo(int64_t step) {
+  std::string path = (folder / "latest").string();
+  std::string text = fmt::format("step_{}\n", step);
+  StatusOr<MappedFile> before = MappedFile::open(path);
+  if (before.ok() && before->bytes() == text)
+    return Status();
+  return writeWholeFile(path, text);
+}
+
 /// The run takes another way from `step` on: checkpoints of later steps are
 /// not its own, and --resume and --keep would take them for the newest.
 Status Checkpointer::setAsideAfter(int64_t step) {
-  LMC_RETURN_IF_ERROR(writeWholeFile((folder / "latest").string(),
-                                     fmt::format("step_{}\n", step)));
   std::vector<std::string> moved;
   for (int64_t later : savedSteps(folder)) {
     if (later <= step)
@@ -371,9 +380,12 @@ Checkpointer::restore(Executor &executor, bool resume,
   for (const Load &load : loads)
     if (isOnStage(*load.state, executor.stage()))
       loadState(executor, *load.state, *load.file, load.suffix);
-  if (executor.rank() == 0 && options.resumeStep >= 0 &&
-      options.resumeStep < options.steps)
-    LMC_RETURN_IF_ERROR(setAsideAfter(options.resumeStep));
+  bool isLatest = options.resumeStep < 0;
+  if (executor.rank() == 0 && (isLatest || chosen->step < options.steps)) {
+    LMC_RETURN_IF_ERROR(pointLatestTo(chosen->step));
+    if (!isLatest)
+      LMC_RETURN_IF_ERROR(setAsideAfter(chosen->step));
+  }
   return chosen;
 }
 
@@ -491,8 +503,7 @@ Status Checkpointer::write(const CheckpointState &state) {
     return jobFailed("cannot rename {} to {}: {}", part.string(), name,
                      error.message());
   LMC_RETURN_IF_ERROR(syncFolder(folder));
-  LMC_RETURN_IF_ERROR(
-      writeWholeFile((folder / "latest").string(), name + "\n"));
+  LMC_RETURN_IF_ERROR(pointLatestTo(state.step));
   LMC_RETURN_IF_ERROR(syncFolder(folder));
   prune(name);
   return Status();

@@ -72,6 +72,7 @@ public:
 private:
   StatusOr<std::optional<CheckpointState>> choose(bool resume);
   StatusOr<CheckpointState> chooseStep(const std::vector<int64_t> &steps);
+  Status pointLatestTo(int64_t step);
   Status setAsideAfter(int64_t step);
   std::filesystem::path folderOf(int64_t step) const;
   Status lockFolder();
