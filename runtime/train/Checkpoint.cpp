@@ -219,6 +219,11 @@ StatusOr<std::optional<CheckpointState>> Checkpointer::choose(bool resume) {
   if (error)
     return wrongInput("cannot make the checkpoint folder {}: {}",
                       folder.string(), error.message());
+  if (fs::exists(folder / "manifest.json", error))
+    return wrongInput("--checkpoint {}: this is a checkpoint, not a folder of "
+                      "checkpoints",
+                      folder.string())
+        .help("name the folder around it; --resume=step_N goes on from one");
   LMC_RETURN_IF_ERROR(lockFolder());
   std::vector<int64_t> steps = savedSteps(folder);
   if (!resume && !steps.empty())

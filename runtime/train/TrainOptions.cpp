@@ -8,6 +8,18 @@
 
 namespace lmc::runtime {
 
+double settingOf(const plan::Plan &plan, const TrainOptions &options,
+                 std::string_view name) {
+  double value = 0;
+  for (const plan::Scalar &scalar : plan.scalars())
+    if (scalar.name() == name)
+      value = scalar.default_value();
+  for (const auto &[given, number] : options.scalars)
+    if (given == name)
+      value = number;
+  return value;
+}
+
 void takeDefaults(const plan::Plan &plan, TrainOptions &options) {
   const plan::Training &training = plan.training();
   auto isFree = [&](const char *flag) { return !options.given.count(flag); };
@@ -24,14 +36,8 @@ void takeDefaults(const plan::Plan &plan, TrainOptions &options) {
                         : Decay::Constant;
   if (!isFree("--min-lr"))
     return;
-  double peak = 0;
-  for (const plan::Scalar &scalar : plan.scalars())
-    if (scalar.name() == "lr")
-      peak = scalar.default_value();
-  for (const auto &[name, value] : options.scalars)
-    if (name == "lr")
-      peak = value;
-  options.minLearningRate = training.minimum_factor() * peak;
+  options.minLearningRate =
+      training.minimum_factor() * settingOf(plan, options, "lr");
 }
 
 /// What a number may be, and in words; by its name up to a dot, behind which
@@ -81,6 +87,19 @@ static Status checkSetting(const plan::Plan &plan, const std::string &name,
 Status checkSettings(const plan::Plan &plan, const TrainOptions &options) {
   for (const auto &[name, value] : options.scalars)
     LMC_RETURN_IF_ERROR(checkSetting(plan, name, value));
+  if (options.decay == Decay::Constant)
+    return Status();
+  if (options.decaySteps > 0 && options.decaySteps <= options.warmupSteps)
+    return wrongInput("the decay ends at step {}, within the warm-up of {} "
+                      "steps",
+                      options.decaySteps, options.warmupSteps)
+        .help("--decay-steps beyond --warmup, or 0 for the last step");
+  if (double peak = settingOf(plan, options, "lr");
+      options.minLearningRate > peak)
+    return wrongInput("the learning rate would decay from {} up to --min-lr "
+                      "{}",
+                      peak, options.minLearningRate)
+        .help("a smaller --min-lr, or a greater --set lr");
   return Status();
 }
 

@@ -67,10 +67,15 @@ struct TrainOptions {
   bool guardPages = false;
 };
 
+/// What --set says, or the plan's default; 0 when the plan has no such number.
+double settingOf(const plan::Plan &plan, const TrainOptions &options,
+                 std::string_view name);
+
 /// Takes from the plan (its TrainSpec) what no flag gave.
 void takeDefaults(const plan::Plan &plan, TrainOptions &options);
 
-/// Whether --set names numbers of the plan, and values that training can take.
+/// Whether --set names numbers of the plan, and values that training can take,
+/// and whether the learning rate decays.
 Status checkSettings(const plan::Plan &plan, const TrainOptions &options);
 
 } // namespace lmc::runtime

@@ -33,16 +33,6 @@ static const plan::Scalar *findScalar(const plan::Plan &plan,
   return nullptr;
 }
 
-/// What --set says, or the plan's default; 0 when the plan has no such number.
-double Trainer::settingOf(std::string_view name) const {
-  const plan::Scalar *scalar = findScalar(executor.plan(), name);
-  double value = scalar ? scalar->default_value() : 0;
-  for (const auto &[given, number] : options.scalars)
-    if (given == name)
-      value = number;
-  return value;
-}
-
 Status Trainer::prepare() {
   const plan::Plan &plan = executor.plan();
   trainSchedule = executor.findSchedule("train");
@@ -63,9 +53,9 @@ Status Trainer::prepare() {
 
   for (const auto &[name, value] : options.scalars)
     (void)executor.setScalar(name, value); // checked by checkSettings
-  peakLearningRate = settingOf("lr");
-  beta1 = settingOf("beta1");
-  beta2 = settingOf("beta2");
+  peakLearningRate = settingOf(plan, options, "lr");
+  beta1 = settingOf(plan, options, "beta1");
+  beta2 = settingOf(plan, options, "beta2");
 
   int64_t total = shared.data.size();
   int64_t cut = int64_t(double(total) * (1.0 - options.heldOutFraction));

@@ -53,7 +53,6 @@ private:
   Status diverged(int64_t step, const StepMetrics &metrics);
   StatusOr<bool> evaluate(int64_t step);
   Status save(int64_t step);
-  double settingOf(std::string_view name) const;
   StatusOr<bool> agreeToStop();
   double output(std::string_view name, double otherwise);
   bool leads() const { return executor.rank() == 0; }
