@@ -54,6 +54,7 @@ TEST_F(TokenDataTest, OwnFormatRefusesEveryDamage) {
   contents.tokens = {1, 2, 3, 4, 5};
   contents.documentEnds = {2, 5};
   contents.mask = {true, false, true, true, true};
+  contents.tokenizer = "{ }";
   std::string bytes = encodeTokenFile(contents);
   for (size_t size = 0; size < bytes.size(); ++size) {
     std::string cut = bytes.substr(0, size);

@@ -11,6 +11,8 @@
 //     trainer.json             step, samples used, seed, and the data and its
 //                              order, which a resumed run has to keep
 //     manifest.json            size and XXH3-128 of every other file
+//   DIR/step_300.aside/        later than the step that --resume=step_200 went
+//                              back to; nothing reads it
 //
 // Saving copies the states to host memory while training waits; a thread then
 // writes them into a folder `.step_200.part`, the manifest last, and renames

@@ -200,9 +200,11 @@ TEST_F(CheckpointTest, AfterANaNWithoutACheckpointTheAdviceIsToBeginAgain) {
   options.checkpointFolder = path("ckpt");
   options.saveEvery = 1;
   std::string said = advice(); // step_1 is there, and is already lost
-  EXPECT_NE(said.find("help: no checkpoint is from before that: begin again in "
-                      "another --checkpoint folder"),
-            std::string::npos)
+  EXPECT_NE(
+      said.find(
+          "help: no checkpoint is from before it went wrong: begin again in "
+          "another --checkpoint folder"),
+      std::string::npos)
       << said;
 }
 

@@ -177,14 +177,13 @@ Status Trainer::diverged(int64_t step, const StepMetrics &metrics) {
   int64_t good =
       shared.checkpointer ? shared.checkpointer->newestUpTo(soundStep) : -1;
   if (good >= 0)
-    return std::move(status).help("go on from before that with a lower "
-                                  "learning rate: --resume=step_{} --set "
-                                  "lr={:g}",
-                                  good, lower);
+    return std::move(status).help("go back to step {}, with a lower learning "
+                                  "rate: --resume=step_{} --set lr={:g}",
+                                  good, good, lower);
   return std::move(status).help(
       "{}begin again{} with a lower learning rate (--set lr={:g}) or a longer "
       "--warmup",
-      shared.checkpointer ? "no checkpoint is from before that: " : "",
+      shared.checkpointer ? "no checkpoint is from before it went wrong: " : "",
       shared.checkpointer ? " in another --checkpoint folder" : "", lower);
 }
 
