@@ -56,6 +56,7 @@ static void addStage(OpPassManager &manager, const PipelineOptions &options) {
     return;
   dist::MarkStagesOptions mark;
   mark.stages = options.mesh[0];
+  mark.virtualStages = options.virtualStages;
   mark.blocks = options.stageBlocks;
   manager.addPass(dist::createMarkStages(mark));
 }
