@@ -102,7 +102,9 @@ static void addPartition(OpPassManager &manager,
   // What the backward repeats of the forward (masks, slopes) is one value
   // again, and need not be kept twice.
   manager.addPass(createCSEPass());
-  manager.addPass(lm::createSplitPrograms());
+  lm::SplitProgramsOptions split;
+  split.splitBackward = options.splitBackward;
+  manager.addPass(lm::createSplitPrograms(split));
 }
 
 // Kernels: operations become launches of a few different kernels.

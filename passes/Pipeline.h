@@ -38,6 +38,7 @@ struct PipelineOptions {
   int64_t virtualStages = 1; // chunks on each pipeline stage
   // gpipe, 1f1b, interleaved, zb or a file (passes/plan/PipelineSchedule.h).
   std::string pipelineSchedule = "1f1b";
+  bool splitBackward = false; // the schedule runs backwards in halves
   // Blocks of each pipeline chunk; empty: chosen by cost.
   llvm::SmallVector<int64_t> stageBlocks;
   int64_t lossChunkBytes = int64_t(128) << 20;

@@ -136,8 +136,11 @@ int resolvePipeline(const CompileSettings &settings, Resolved &resolved) {
             "--global-batch=" + std::to_string(below + shape.stages * unit));
   }
   std::string complaint = plan::checkSettings(pipeline.pipelineSchedule, shape);
+  pipeline.splitBackward = pipeline.pipelineSchedule == "zb";
   if (complaint.empty() && !plan::isNamedSchedule(pipeline.pipelineSchedule))
-    plan::loadSchedule(pipeline.pipelineSchedule, shape, complaint);
+    if (auto own =
+            plan::loadSchedule(pipeline.pipelineSchedule, shape, complaint))
+      pipeline.splitBackward = own->isSplit();
   auto [message, help] = llvm::StringRef(complaint).split("; help: ");
   return complaint.empty() ? kDone : printError(message.str(), help.str());
 }
