@@ -82,16 +82,21 @@ Value ModelBuilder::norm(const Norm &norm, Value x, const std::string &name,
 
 // Attention within the samples of a batch.
 Value ModelBuilder::lookAround(const Attention &attention, Value qkv,
-                               Location loc) {
+                               const std::string &name, Location loc) {
   int64_t G = attention.kv_heads(), R = attention.heads() / G,
           K = attention.head_dim();
   return builder
       .create<lm::AttentionOp>(
           loc, TypeRange{f32({B, T, G, R, K}), f32({B, G, R, T})}, qkv,
-          segments,
+          segments, attentionRate, attentionRate ? seedLow : Value(),
+          attentionRate ? seedHigh : Value(), attentionRate ? step : Value(),
           builder.getF32FloatAttr(static_cast<float>(attention.scale())),
           builder.getBoolAttr(attention.causal()),
-          builder.getI64IntegerAttr(attention.window()))
+          builder.getI64IntegerAttr(attention.window()),
+          attentionRate
+              ? builder.getI64IntegerAttr(stableId(name + ".probabilities"))
+              : nullptr,
+          /*whole=*/nullptr, /*axes=*/nullptr)
       .getOutput();
 }
 
@@ -150,7 +155,7 @@ Value ModelBuilder::attention(const Attention &attention, Value x, Scope &scope,
   }
 
   loc = at(name, attention);
-  Value mixed = options.train ? lookAround(attention, qkv, loc)
+  Value mixed = options.train ? lookAround(attention, qkv, name, loc)
                               : lookBack(attention, qkv, name, loc);
   if (!mixed)
     return Value();

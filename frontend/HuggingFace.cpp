@@ -155,24 +155,6 @@ private:
                    value->items.empty()))
       refuse(*value, key, why);
   }
-  void attentionDropout(const std::string &key, double absent, bool strict) {
-    double rate = number(root, key, absent);
-    if (rate == 0)
-      return;
-    const JsonValue *value = root.find(key);
-    std::ostringstream text;
-    text << "'" << key << "' is ";
-    if (value)
-      text << value->describe();
-    else
-      text << rate << ", as it is absent";
-    text << ": dropout of attention probabilities is not supported";
-    std::string help = "\"" + key + "\": 0.0 says that there is none";
-    if (strict)
-      findings.error(placeOf(key), text.str(), help);
-    else
-      findings.warning(placeOf(key), text.str() + " and not applied", help);
-  }
   Place placeOf(const std::string &key) {
     const JsonValue *value = root.find(key);
     return value ? value->place : Place();
@@ -186,9 +168,9 @@ private:
 
   Mlp::Activation activation(const std::string &key, const std::string &absent);
   void readCommon();
-  void readGpt2OrJ(bool isJ, bool strict);
+  void readGpt2OrJ(bool isJ);
   void readRotary(Rotary &rotary);
-  void readLlama(bool strict);
+  void readLlama();
   void reportUnknown(bool strict);
 
   const JsonValue &root;
@@ -228,7 +210,7 @@ void ConfigReader::readCommon() {
        "initializer_range");
 }
 
-void ConfigReader::readGpt2OrJ(bool isJ, bool strict) {
+void ConfigReader::readGpt2OrJ(bool isJ) {
   spec.set_checkpoint_naming(isJ ? GPTJ : GPT2);
   spec.set_width(requiredInteger("n_embd"));
   from(spec, ModelSpec::kWidthFieldNumber, "n_embd");
@@ -291,7 +273,8 @@ void ConfigReader::readGpt2OrJ(bool isJ, bool strict) {
   from(*dropout, Dropout::kEmbeddingFieldNumber, "embd_pdrop");
   dropout->set_residual(number(root, "resid_pdrop", rate));
   from(*dropout, Dropout::kResidualFieldNumber, "resid_pdrop");
-  attentionDropout("attn_pdrop", rate, strict);
+  dropout->set_attention(number(root, "attn_pdrop", rate));
+  from(*dropout, Dropout::kAttentionFieldNumber, "attn_pdrop");
 }
 
 // `rope_scaling`, or `rope_parameters` as newer versions of transformers
@@ -344,7 +327,7 @@ void ConfigReader::readRotary(Rotary &rotary) {
   }
 }
 
-void ConfigReader::readLlama(bool strict) {
+void ConfigReader::readLlama() {
   spec.set_checkpoint_naming(LLAMA);
   spec.set_width(requiredInteger("hidden_size"));
   from(spec, ModelSpec::kWidthFieldNumber, "hidden_size");
@@ -401,7 +384,9 @@ void ConfigReader::readLlama(bool strict) {
   mlp->set_down_bias(bias);
 
   spec.mutable_head()->set_tied(boolean("tie_word_embeddings", false));
-  attentionDropout("attention_dropout", 0, strict);
+  Dropout *dropout = spec.mutable_dropout();
+  dropout->set_attention(number(root, "attention_dropout", 0));
+  from(*dropout, Dropout::kAttentionFieldNumber, "attention_dropout");
 }
 
 void ConfigReader::reportUnknown(bool strict) {
@@ -456,9 +441,9 @@ bool ConfigReader::read(bool strict) {
   }
   readCommon();
   if (type == "llama")
-    readLlama(strict);
+    readLlama();
   else
-    readGpt2OrJ(type == "gptj", strict);
+    readGpt2OrJ(type == "gptj");
   reportUnknown(strict);
   return !findings.hasErrors();
 }

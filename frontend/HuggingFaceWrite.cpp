@@ -65,7 +65,7 @@ void writeGpt2OrJ(const ModelSpec &spec, const Uniform &of, bool isJ,
   json["layer_norm_epsilon"] = of.norm.epsilon();
   json["embd_pdrop"] = spec.dropout().embedding();
   json["resid_pdrop"] = spec.dropout().residual();
-  json["attn_pdrop"] = 0.0;
+  json["attn_pdrop"] = spec.dropout().attention();
   if (isJ)
     json["rotary_dim"] =
         rotaryWidth(spec.positions().rotary(), of.attention.head_dim());
@@ -85,7 +85,7 @@ void writeLlama(const ModelSpec &spec, const Uniform &of, Json &json) {
   json["num_key_value_heads"] = of.attention.kv_heads();
   json["head_dim"] = of.attention.head_dim();
   json["attention_bias"] = of.attention.qkv_bias();
-  json["attention_dropout"] = 0.0;
+  json["attention_dropout"] = spec.dropout().attention();
   json["intermediate_size"] = of.mlp.inner();
   json["hidden_act"] = activationName(of.mlp.activation());
   json["mlp_bias"] = of.mlp.up_bias();

@@ -112,24 +112,26 @@ void ModelBuilder::addInputs() {
 
   double embedding = spec.dropout().embedding();
   double residual = spec.dropout().residual();
-  if (embedding == 0 && residual == 0)
+  double attention = spec.dropout().attention();
+  if (embedding == 0 && residual == 0 && attention == 0)
     return;
   seedLow = scalar("seed.lo", builder.getI32Type(), {});
   seedHigh = scalar("seed.hi", builder.getI32Type(), {});
   step = scalar("step", builder.getI32Type(), {});
-  // One knob where one rate serves both.
-  Type type = builder.getF32Type();
-  if (embedding == residual) {
-    embeddingRate = residualRate =
-        scalar("dropout", type, builder.getF64FloatAttr(residual));
+  auto rate = [&](StringRef name, double value) {
+    return value > 0 ? scalar(name, builder.getF32Type(),
+                              builder.getF64FloatAttr(value))
+                     : Value();
+  };
+  // One knob where one rate serves all.
+  if (embedding == residual && (attention == 0 || attention == residual)) {
+    embeddingRate = residualRate = rate("dropout", residual);
+    attentionRate = attention > 0 ? residualRate : Value();
     return;
   }
-  if (embedding > 0)
-    embeddingRate =
-        scalar("dropout.embedding", type, builder.getF64FloatAttr(embedding));
-  if (residual > 0)
-    residualRate =
-        scalar("dropout.residual", type, builder.getF64FloatAttr(residual));
+  embeddingRate = rate("dropout.embedding", embedding);
+  residualRate = rate("dropout.residual", residual);
+  attentionRate = rate("dropout.attention", attention);
 }
 
 bool ModelBuilder::isFrozen(StringRef name) {

@@ -89,7 +89,8 @@ private:
              const Scope &scope, int64_t index);
   Value attention(const Attention &attention, Value x, Scope &scope,
                   bool residual);
-  Value lookAround(const Attention &attention, Value qkv, Location loc);
+  Value lookAround(const Attention &attention, Value qkv,
+                   const std::string &name, Location loc);
   Value lookBack(const Attention &attention, Value qkv, const std::string &name,
                  Location loc);
   Value activation(const Mlp &mlp, Value x, const std::string &name,
@@ -119,7 +120,7 @@ private:
   Value tokens, targets, tokenWeights, positions, segments;
   Value sequences, slots, pages, logitRows; // of a step of inference
   llvm::SmallVector<std::pair<Value, mlir::FlatSymbolRefAttr>> caches; // new
-  Value seedLow, seedHigh, step, embeddingRate, residualRate;
+  Value seedLow, seedHigh, step, embeddingRate, residualRate, attentionRate;
   Value tokenTable;
   bool failed = false;
 };

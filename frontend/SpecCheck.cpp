@@ -355,11 +355,8 @@ void Checker::run() {
             "embedding");
   checkRate(dropout, Dropout::kResidualFieldNumber, dropout.residual(),
             "residual");
-  if (dropout.attention() != 0)
-    error(dropout, Dropout::kAttentionFieldNumber,
-          "dropout of attention probabilities (" + str(dropout.attention()) +
-              ") is not supported",
-          "attention: 0; embedding and residual dropout are supported");
+  checkRate(dropout, Dropout::kAttentionFieldNumber, dropout.attention(),
+            "attention");
   if (!(spec.initialization().standard_deviation() >= 0 &&
         std::isfinite(spec.initialization().standard_deviation())))
     error(spec.initialization(), Initialization::kStandardDeviationFieldNumber,

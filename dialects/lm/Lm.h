@@ -13,6 +13,8 @@
 #include "mlir/Interfaces/InferTypeOpInterface.h"
 #include "mlir/Interfaces/SideEffectInterfaces.h"
 
+#include <optional>
+
 #include "dialects/lm/LmDialect.h.inc"
 #include "dialects/lm/LmInterfaces.h.inc"
 

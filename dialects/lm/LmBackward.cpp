@@ -244,11 +244,11 @@ LogicalResult AttentionOp::buildBackward(OpBuilder &builder,
     return emitOpError() << "has no gradient through its statistic";
   Value dQkv = builder.create<AttentionGradOp>(
       getLoc(), getQkv().getType(), getQkv(), getOutput(), getLogsumexp(),
-      resultGradients[0], getSegments(), getScaleAttr(), getCausalAttr(),
-      getWindowAttr());
+      resultGradients[0], getSegments(), getRate(), getSeedLow(), getSeedHigh(),
+      getStep(), getScaleAttr(), getCausalAttr(), getWindowAttr(), getIdAttr(),
+      getWholeAttr(), getAxesAttr());
   gradients.push_back(dQkv);
-  if (getSegments())
-    gradients.push_back(Value());
+  gradients.append(getNumOperands() - 1, Value());
   return success();
 }
 

@@ -68,4 +68,34 @@ def ShardableOpInterface : OpInterface<"Shardable"> {
   ];
 }
 
+def DrawingOpInterface : OpInterface<"Drawing"> {
+  let cppNamespace = "::lmc::lm";
+  let description = [{
+    An operation that draws random numbers, as `lm.random_uniform` says. The
+    tensor of its numbers has the dims of one of its values and, where an
+    element of that value needs several, a last dim of these.
+
+    Where a dim behind the first is split, the attribute `whole` is the shape
+    of which the value is a part (the leading dim as it is here), and `axes`
+    has the mesh axes that split each dim.
+  }];
+  let methods = [
+    InterfaceMethod<"The id of its numbers; none if a kernel is given it.",
+      "::std::optional<uint64_t>", "getId">,
+    InterfaceMethod<"False if this one draws none.", "bool", "draws", (ins),
+      /*methodBody=*/"", [{
+      return true;
+    }]>,
+    InterfaceMethod<"The value whose elements need numbers.",
+      "::mlir::Value", "getDrawnFor", (ins), /*methodBody=*/"", [{
+      return $_op->getResult(0);
+    }]>,
+    InterfaceMethod<"Numbers for each of its elements.",
+      "int64_t", "getDrawnPerElement", (ins),
+      /*methodBody=*/"", [{
+      return 1;
+    }]>
+  ];
+}
+
 #endif // LMC_DIALECTS_LM_LMINTERFACES_TD

@@ -128,7 +128,8 @@ def Lm_IotaOp : Lm_Primitive<"iota", [Shardable]> {
   let assemblyFormat = "$dim attr-dict `:` type($output)";
 }
 
-def Lm_RandomUniformOp : Lm_Primitive<"random_uniform", [Shardable]> {
+def Lm_RandomUniformOp : Lm_Primitive<"random_uniform",
+    [Shardable, DrawingOpInterface]> {
   let summary = "uniform numbers in [0, 1), a function of the global index";
   let description = [{
     Philox4x32-10 with key (seed, id) and counter (step, 64-bit block index).
@@ -309,7 +310,8 @@ def Lm_ReluOp : Lm_Layer<"relu",
   let assemblyFormat = "$input attr-dict `:` type($output)";
 }
 
-def Lm_DropoutOp : Lm_Layer<"dropout", [Differentiable, Lowerable, Shardable]> {
+def Lm_DropoutOp : Lm_Layer<"dropout",
+    [Differentiable, Lowerable, Shardable, DrawingOpInterface]> {
   let summary = "zero elements at random, scale the others by 1/(1 - rate)";
   let description = [{
     An element is kept where `lm.random_uniform` with the same seed, step and
@@ -410,8 +412,19 @@ def Lm_RopeOp : Lm_Layer<"rope", [Differentiable, Shardable]> {
   let hasVerifier = 1;
 }
 
-def Lm_AttentionOp : Lm_Layer<"attention", [Differentiable, Shardable, Costed]> {
-  let summary = "softmax(scale q k^T + mask) v";
+// Dropout of attention's probabilities.
+defvar Lm_DropoutOperands = (ins Optional<Lm_Scalar>:$rate,
+    Optional<Lm_IntScalar>:$seedLow, Optional<Lm_IntScalar>:$seedHigh,
+    Optional<Lm_IntScalar>:$step);
+defvar Lm_AttentionAttributes = (ins F32Attr:$scale,
+    DefaultValuedAttr<BoolAttr, "true">:$causal,
+    DefaultValuedAttr<I64Attr, "0">:$window, OptionalAttr<I64Attr>:$id,
+    OptionalAttr<DenseI64ArrayAttr>:$whole, OptionalAttr<ArrayAttr>:$axes);
+
+def Lm_AttentionOp : Lm_Layer<"attention", [Differentiable, Shardable, Costed,
+    AttrSizedOperandSegments, DeclareOpInterfaceMethods<DrawingOpInterface,
+    ["draws", "getDrawnFor", "getDrawnPerElement"]>]> {
+  let summary = "dropout(softmax(scale q k^T + mask)) v";
   let description = [{
     qkv [B, T, G, R+2, K] holds, for each of G key/value heads, R query heads,
     the key and the value. Token t of sample b sees token s of the same sample
@@ -421,31 +434,50 @@ def Lm_AttentionOp : Lm_Layer<"attention", [Differentiable, Shardable, Costed]> 
     [B, G, R, T], float32. No T x T tensor exists. Dao et al.,
     "FlashAttention".
 
+    With a dropout rate a probability is kept, and scaled by 1/(1 - rate),
+    where its number is at least the rate; the logarithm is that of all. The
+    numbers are those of `lm.random_uniform` for a tensor [B, G, R, T, S]: of
+    query t and key s, S being T rounded up to a multiple of 64.
+
     Constraints: (C1) qkv has 5 dims and at least 3 slots; (C2) result shapes
-    as said.
+    as said; (C3) rate, seed and step are all there or none of them is.
+
+    ```mlir
+    %y, %l = lm.attention %qkv dropout %rate, %low, %high, %step {id = 7 : i64, scale = 2.500000e-01 : f32}
+      : (tensor<1x8x2x4x16xf32>, tensor<f32>, tensor<i32>, tensor<i32>, tensor<i32>)
+        -> (tensor<1x8x2x2x16xf32>, tensor<1x2x2x8xf32>)
+    ```
   }];
-  let arguments = (ins Lm_Float:$qkv, Optional<Lm_Index>:$segments,
-      F32Attr:$scale, DefaultValuedAttr<BoolAttr, "true">:$causal,
-      DefaultValuedAttr<I64Attr, "0">:$window);
+  let arguments = !con((ins Lm_Float:$qkv, Optional<Lm_Index>:$segments),
+                       Lm_DropoutOperands, Lm_AttentionAttributes);
   let results = (outs Lm_Float:$output, TensorOf<[F32]>:$logsumexp);
   let assemblyFormat = [{
-    $qkv (`segments` $segments^)? attr-dict `:` functional-type(operands, results)
+    $qkv (`segments` $segments^)?
+    (`dropout` $rate^ `,` $seedLow `,` $seedHigh `,` $step)?
+    attr-dict `:` functional-type(operands, results)
   }];
   let hasVerifier = 1;
 }
 
-def Lm_AttentionGradOp : Lm_Layer<"attention_grad", [Shardable, Costed]> {
+def Lm_AttentionGradOp : Lm_Layer<"attention_grad", [Shardable, Costed,
+    AttrSizedOperandSegments, DeclareOpInterfaceMethods<DrawingOpInterface,
+    ["draws", "getDrawnFor", "getDrawnPerElement"]>]> {
   let summary = "gradient of lm.attention";
-  let arguments = (ins Lm_Float:$qkv, Lm_Float:$output,
+  let description = [{
+    Draws the forward's numbers again.
+
+    Constraints: (C1) rate, seed and step are all there or none of them is.
+  }];
+  let arguments = !con((ins Lm_Float:$qkv, Lm_Float:$output,
       TensorOf<[F32]>:$logsumexp, Lm_Float:$gradient,
-      Optional<Lm_Index>:$segments,
-      F32Attr:$scale, DefaultValuedAttr<BoolAttr, "true">:$causal,
-      DefaultValuedAttr<I64Attr, "0">:$window);
+      Optional<Lm_Index>:$segments), Lm_DropoutOperands, Lm_AttentionAttributes);
   let results = (outs Lm_Float:$qkvGradient);
   let assemblyFormat = [{
     $qkv `,` $output `,` $logsumexp `,` $gradient (`segments` $segments^)?
+    (`dropout` $rate^ `,` $seedLow `,` $seedHigh `,` $step)?
     attr-dict `:` functional-type(operands, results)
   }];
+  let hasVerifier = 1;
 }
 
 def Lm_CacheWriteOp : Lm_Layer<"cache_write"> {

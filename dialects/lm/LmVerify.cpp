@@ -236,6 +236,19 @@ LogicalResult RopeOp::verify() {
   return success();
 }
 
+// The operands of dropout come together.
+template <typename Op>
+static LogicalResult verifyDropout(Op op, StringRef law) {
+  bool draws = op.draws();
+  for (Value value : {op.getSeedLow(), op.getSeedHigh(), op.getStep()})
+    if (bool(value) != draws)
+      return op.emitOpError()
+             << (draws ? "has a dropout rate, but no seed or no step ("
+                       : "has a seed or a step, but no dropout rate (")
+             << law << ")";
+  return success();
+}
+
 LogicalResult AttentionOp::verify() {
   ArrayRef<int64_t> s = shapeOf(getQkv());
   if (s.size() != 5 || s[3] < 3)
@@ -245,9 +258,13 @@ LogicalResult AttentionOp::verify() {
   if (failed(expectShape(*this, "output", getOutput(),
                          {s[0], s[1], s[2], s[3] - 2, s[4]})))
     return failure();
-  return expectShape(*this, "logsumexp", getLogsumexp(),
-                     {s[0], s[2], s[3] - 2, s[1]});
+  if (failed(expectShape(*this, "logsumexp", getLogsumexp(),
+                         {s[0], s[2], s[3] - 2, s[1]})))
+    return failure();
+  return verifyDropout(*this, "C3");
 }
+
+LogicalResult AttentionGradOp::verify() { return verifyDropout(*this, "C1"); }
 
 // The keys and values of qkv's tokens fit into the cache.
 static LogicalResult verifyCache(Operation *op, Value qkv, Value cache,

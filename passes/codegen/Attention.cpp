@@ -10,6 +10,8 @@
 //     m' = max(m, max s)   p = exp(s - m')   a = exp(m - m')
 //     l' = a l + sum p     o' = a o + p v    at the end: o / l, m + log l
 //
+// Dropout applies to the p that are added to o, not to those in l.
+//
 // A block that a query sees nothing of changes nothing, not even a bit (a = 1,
 // p = 0), so results do not depend on how queries are cut into blocks.
 #include "passes/codegen/Attention.h"
@@ -41,12 +43,25 @@ FailureOr<AttentionShape> codegen::describeAttention(plan::KernelOp kernel) {
     return argument ? int64_t(argument.getArgNumber()) : -1;
   };
   Value qkv;
+  auto takeDropout = [&](auto op) {
+    if (!op.getRate())
+      return;
+    shape.draws = true;
+    shape.id = op.getId();
+    shape.numbersPerQuery = op.getDrawnPerElement();
+    shape.rate = argumentOf(op.getRate());
+    shape.seedLow = argumentOf(op.getSeedLow());
+    shape.seedHigh = argumentOf(op.getSeedHigh());
+    shape.step = argumentOf(op.getStep());
+    shape.wholeG = op.getWhole() ? (*op.getWhole())[1] : 0;
+  };
   if (auto op = dyn_cast<lm::AttentionOp>(found)) {
     qkv = op.getQkv();
     shape.segments = argumentOf(op.getSegments());
     shape.scale = op.getScale().convertToFloat();
     shape.causal = op.getCausal();
     shape.window = op.getWindow();
+    takeDropout(op);
   } else {
     auto grad = cast<lm::AttentionGradOp>(found);
     qkv = grad.getQkv();
@@ -57,6 +72,7 @@ FailureOr<AttentionShape> codegen::describeAttention(plan::KernelOp kernel) {
     shape.scale = grad.getScale().convertToFloat();
     shape.causal = grad.getCausal();
     shape.window = grad.getWindow();
+    takeDropout(grad);
   }
   for (Value operand : found->getOperands())
     if (!isa<BlockArgument>(operand))
@@ -71,6 +87,8 @@ FailureOr<AttentionShape> codegen::describeAttention(plan::KernelOp kernel) {
   shape.g = type.getDimSize(2);
   shape.r = type.getDimSize(3) - 2;
   shape.k = type.getDimSize(4);
+  if (!shape.wholeG)
+    shape.wholeG = shape.g;
   return shape;
 }
 
@@ -84,6 +102,43 @@ AttentionEmitter::AttentionEmitter(EmitContext &context,
       b(context.b.builder, context.b.loc, context.machine.wide ? 16 : 8),
       f32(context.b.builder.getF32Type()),
       tileVectors(context.machine.wide ? 4 : 2) {}
+
+void AttentionEmitter::beginKernel() {
+  if (!s.draws)
+    return;
+  Type i32 = b.builder.getI32Type();
+  auto integer = [&](int64_t argument) {
+    return b.loadScalar(context.pointers[argument], i32);
+  };
+  bool isGiven = !s.id;
+  Value id = isGiven ? context.randoms[0] : b.i64(*s.id);
+  firstNumber = isGiven ? context.randoms[1] : b.i64(0);
+  philox.emplace(b, integer(s.seedLow), integer(s.seedHigh), integer(s.step),
+                 id);
+  Value one = b.f32(1), probability = b.loadF32(context.pointers[s.rate]);
+  rate = b.splat(probability);
+  kept = b.splat(
+      b.builder.create<arith::DivFOp>(b.loc, one, b.subf(one, probability)));
+  factors = b.stackArray(f32, AttentionShape::kRows * AttentionShape::kKeys);
+}
+
+void AttentionEmitter::drawFactors(Value head, Value query, Value key0) {
+  Value row = b.add(b.mul(sample, s.wholeG), group);
+  row = b.add(b.mul(b.add(b.mul(row, s.r), head), s.t), query);
+  b.forLoop(b.i64(0), b.i64(AttentionShape::kRows), 1, [&](Value i) {
+    Value number = b.mul(b.add(row, i), s.numbersPerQuery);
+    number = b.add(firstNumber, b.add(number, key0));
+    Value to = b.atF32(factors, b.mul(i, AttentionShape::kKeys));
+    for (int64_t part = 0; part < 16; part += b.lanes)
+      for (auto [w, word] :
+           llvm::enumerate(philox->alignedWords(number, part))) {
+        Value isKept = b.builder.create<arith::CmpFOp>(
+            b.loc, arith::CmpFPredicate::OGE, philox->toUniform(word), rate);
+        b.store(b.select(isKept, kept, b.splatF32(0)),
+                b.atF32(to, 16 * w + part));
+      }
+  });
+}
 
 void AttentionEmitter::beginUnit(Value newSample, Value newGroup) {
   sample = newSample;
@@ -280,6 +335,7 @@ private:
 };
 
 void ForwardEmitter::emit() {
+  beginKernel();
   turnedKeys = b.stackArray(f32, roundUp(s.k, 16) * AttentionShape::kKeys);
   weights = b.stackArray(f32, AttentionShape::kRows * AttentionShape::kKeys);
   outputs = b.stackArray(f32, s.r * queries * padded);
@@ -342,8 +398,10 @@ void ForwardEmitter::emitTile(Value head, Value query, Value key0) {
             b.select(mask, b.mulf(sums[i * tileVectors + v], scale), hidden));
       }
   }
+  if (factors)
+    drawFactors(head, query, key0);
   Value row = b.add(b.mul(head, queries), b.sub(query, query0));
-  Values factors;
+  Values rescales;
   for (int64_t i = 0; i < kRows; ++i) {
     Value best = scores[i][0];
     for (size_t v = 1; v < scores[i].size(); ++v)
@@ -352,16 +410,20 @@ void ForwardEmitter::emitTile(Value head, Value query, Value key0) {
     Value totalAt = b.atF32(b.atF32(totals, row), i);
     Value old = b.loadF32(maxAt);
     Value next = b.maxf(b.reduceLanes(best, true), old);
-    Value factor = exp(b.subf(old, next));
-    factors.push_back(factor);
+    Value rescale = exp(b.subf(old, next));
+    rescales.push_back(rescale);
     Value spread = b.splat(next), sum;
     for (auto [v, score] : llvm::enumerate(scores[i])) {
       Value weight = exp(b.subf(score, spread));
-      b.store(weight, b.atF32(weights, i * kKeys + v * b.lanes));
+      int64_t at = i * kKeys + v * b.lanes;
+      Value taken = weight;
+      if (factors)
+        taken = b.mulf(weight, b.loadVector(b.atF32(factors, at), f32));
+      b.store(taken, b.atF32(weights, at));
       sum = sum ? b.addf(sum, weight) : weight;
     }
     b.store(next, maxAt);
-    b.store(b.fma(b.loadF32(totalAt), factor, b.reduceLanes(sum, false)),
+    b.store(b.fma(b.loadF32(totalAt), rescale, b.reduceLanes(sum, false)),
             totalAt);
   }
   Value depth =
@@ -371,7 +433,7 @@ void ForwardEmitter::emitTile(Value head, Value query, Value key0) {
   overHead([&](int64_t column, int64_t vectors, ArrayRef<Value> masks) {
     Values sums;
     for (int64_t i = 0; i < kRows; ++i) {
-      Value spread = b.splat(factors[i]);
+      Value spread = b.splat(rescales[i]);
       for (int64_t v = 0; v < vectors; ++v)
         sums.push_back(b.mulf(
             spread,
@@ -446,7 +508,7 @@ LogicalResult codegen::planAttention(plan::KernelOp kernel,
   int64_t padded = roundUp(shape->k, 16);
   facts.stackBytes = 4 * (padded * AttentionShape::kKeys +
                           AttentionShape::kRows * AttentionShape::kKeys +
-                          rows * (padded + 2)) +
+                          shape->factorFloats() + rows * (padded + 2)) +
                      16384;
   return success();
 }

@@ -4,6 +4,9 @@
 #define LMC_PASSES_CODEGEN_ATTENTION_H
 
 #include "passes/codegen/Emitter.h"
+#include "passes/codegen/Philox.h"
+
+#include <optional>
 
 namespace lmc::codegen {
 
@@ -18,6 +21,15 @@ struct AttentionShape {
   // Argument numbers; -1 where there is none.
   int64_t qkv = -1, segments = -1, output = -1, logsumexp = -1, gradient = -1;
 
+  // Of dropout: its id if the kernel is not given it, its arguments, and the
+  // key/value heads of a whole sample, which this kernel may have a part of.
+  bool draws = false;
+  std::optional<uint64_t> id;
+  int64_t numbersPerQuery = 0;
+  int64_t rate = -1, seedLow = -1, seedHigh = -1, step = -1;
+  int64_t wholeG = 0;
+
+  int64_t factorFloats() const { return draws ? kRows * kKeys : 0; }
   // Floats from one token to the next, of qkv and of the output.
   int64_t tokenStride() const { return g * (r + 2) * k; }
   int64_t outputStride() const { return g * r * k; }
@@ -42,6 +54,14 @@ protected:
   mlir::Value qkv;      // token 0, slot 0 of this sample and group
   mlir::Value segments; // token 0 of this sample, or null
 
+  // Of dropout.
+  std::optional<Philox> philox;
+  mlir::Value rate, kept, firstNumber; // kept: 1 / (1 - rate)
+  mlir::Value factors;                 // [kRows][kKeys], null without dropout
+
+  void beginKernel();
+  // factors = 0 or 1 / (1 - rate) for each of kRows queries and kKeys keys.
+  void drawFactors(mlir::Value head, mlir::Value query, mlir::Value key0);
   void beginUnit(mlir::Value sample, mlir::Value group);
   mlir::Value token(mlir::Value base, mlir::Value t, int64_t stride) {
     return b.atF32(base, b.mul(t, stride));

@@ -5,6 +5,9 @@
 //     dS = scale P (dO v^T - delta)           dK += dS^T q     dQ += dS k
 //     delta = sum(dO o) per query
 //
+// With dropout, M being 0 or 1 / (1 - rate) as in the forward, dV takes M P
+// for P and dS takes M (dO v^T) for dO v^T; delta stays what it is.
+//
 // A unit is one (sample, group): keys and values are shared by the R query
 // heads, whose contributions to dK and dV are added here, in one order. The
 // outer loop walks blocks of 64 keys, whose dK and dV stay on the stack, the
@@ -52,6 +55,7 @@ private:
 };
 
 void BackwardEmitter::emit() {
+  beginKernel();
   turnedKeys = b.stackArray(f32, padded * kKeys);
   turnedValues = b.stackArray(f32, padded * kKeys);
   weights = b.stackArray(f32, kQueries * kKeys);
@@ -141,6 +145,8 @@ void BackwardEmitter::emitQueryBlock(Value head, Value query0, Value key0) {
 void BackwardEmitter::emitScores(Value head, Value query, Value row,
                                  Value key0) {
   int64_t run = tileVectors * b.lanes;
+  if (factors)
+    drawFactors(head, query, key0);
   Value headOffset = b.mul(head, s.k);
   Values queries =
       rowPointers(b.atF32(qkv, headOffset), query, s.tokenStride());
@@ -175,7 +181,13 @@ void BackwardEmitter::emitScores(Value head, Value query, Value row,
       for (int64_t v = 0; v < tileVectors; ++v) {
         int64_t at = i * kKeys + v * b.lanes;
         Value weight = b.loadVector(b.atF32(weightAt, at), f32);
-        Value change = b.subf(sums[i * tileVectors + v], delta[i]);
+        Value change = sums[i * tileVectors + v];
+        if (factors) {
+          Value factor = b.loadVector(b.atF32(b.atF32(factors, key), at), f32);
+          change = b.mulf(change, factor);
+          b.store(b.mulf(weight, factor), b.atF32(weightAt, at));
+        }
+        change = b.subf(change, delta[i]);
         b.store(b.mulf(b.mulf(weight, scale), change), b.atF32(gradientAt, at));
       }
   });
@@ -270,9 +282,10 @@ LogicalResult codegen::planAttentionGrad(plan::KernelOp kernel,
   facts.rows = shape->b;
   facts.rowsPerUnit = 1;
   facts.columns = shape->g;
-  facts.stackBytes = 4 * (4 * paddedWidth(*shape) * kKeys +
-                          2 * kQueries * kKeys + shape->r * shape->t) +
-                     16384;
+  facts.stackBytes =
+      4 * (4 * paddedWidth(*shape) * kKeys + 2 * kQueries * kKeys +
+           shape->r * shape->t + shape->factorFloats()) +
+      16384;
   return success();
 }
 

@@ -130,11 +130,10 @@ bool codegen::takesRows(plan::KernelOp kernel) {
          llvm::any_of(kernel.getFunctionType().getResults(), dynamic);
 }
 
-SmallVector<lm::RandomUniformOp>
-codegen::randomsWithoutId(plan::KernelOp kernel) {
-  SmallVector<lm::RandomUniformOp> result;
-  for (auto random : kernel.getBody().getOps<lm::RandomUniformOp>())
-    if (!random.getId())
+SmallVector<lm::Drawing> codegen::randomsWithoutId(plan::KernelOp kernel) {
+  SmallVector<lm::Drawing> result;
+  for (auto random : kernel.getBody().getOps<lm::Drawing>())
+    if (random.draws() && !random.getId())
       result.push_back(random);
   return result;
 }

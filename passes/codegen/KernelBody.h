@@ -104,7 +104,7 @@ unsigned resultPointerOf(plan::KernelOp kernel, unsigned result);
 bool takesMicroBatch(plan::KernelOp kernel);
 bool takesRows(plan::KernelOp kernel);
 // Each takes its id and its first element as integers.
-mlir::SmallVector<lm::RandomUniformOp> randomsWithoutId(plan::KernelOp kernel);
+mlir::SmallVector<lm::Drawing> randomsWithoutId(plan::KernelOp kernel);
 
 } // namespace lmc::codegen
 

@@ -124,8 +124,8 @@ Value Philox::uniforms(Value element) {
   return toUniform(pick(rounds(low, high), which));
 }
 
-SmallVector<Value, 4> Philox::alignedWords(Value element) {
-  Value first = b.mul(b.div(element, 64), 16);
+SmallVector<Value, 4> Philox::alignedWords(Value element, int64_t part) {
+  Value first = b.add(b.mul(b.div(element, 64), 16), part);
   Value low = b.builder.create<arith::AddIOp>(b.loc, b.splat(b.toI32(first)),
                                               b.iota32());
   return rounds(low, b.splat(highOf(b, first)));

@@ -46,7 +46,7 @@ public:
 private:
   LogicalResult readShardings();
   LogicalResult visit(Operation *op);
-  LogicalResult checkRandom(Operation *op);
+  LogicalResult placeRandom(lm::Drawing op);
   LogicalResult checkOperand(Operation *op, unsigned index,
                              const lm::ShardingRule &rule,
                              ArrayRef<Axes> factorAxes);
@@ -150,25 +150,40 @@ LogicalResult ProgramPartition::checkWhole(Operation *op) {
   return success();
 }
 
-// Random numbers are counted along samples: data ranks share them out, and no
-// other axis splits them.
-LogicalResult ProgramPartition::checkRandom(Operation *op) {
+// Random numbers are counted in the tensor of the whole step: data ranks share
+// out samples, and a part of a sample has to know what it is a part of.
+LogicalResult ProgramPartition::placeRandom(lm::Drawing op) {
   Axes data;
   for (StringRef axis : {"dp", "fsdp"})
     if (mesh.getSize(axis) > 1)
       data.push_back(axis);
-  for (auto [dim, axes] : llvm::enumerate(dims[op->getResult(0)])) {
+  Value value = op.getDrawnFor();
+  bool takesParts = !isa<lm::RandomUniformOp, lm::DropoutOp>(op);
+  Builder b(op->getContext());
+  SmallVector<int64_t> whole(
+      cast<RankedTensorType>(value.getType()).getShape());
+  SmallVector<Attribute> axesOfDims;
+  bool isPart = false;
+  for (auto [dim, axes] : llvm::enumerate(dims[value])) {
     Axes split;
     for (StringRef axis : axes)
       if (mesh.getSize(axis) > 1)
         split.push_back(axis);
-    if (split != (dim == 0 ? data : Axes()))
+    if (dim == 0 ? split != data : !split.empty() && !takesParts)
       return op->emitOpError()
              << "draws random numbers for a tensor whose dim " << dim
              << " is split by "
              << (split.empty() ? "no axis" : llvm::join(split, ", "))
              << "; samples split by the data axes are supported; help: set "
                 "this dropout rate to 0";
+    if (dim == 0)
+      whole[dim] = localSize(whole[dim], split, mesh);
+    isPart |= dim > 0 && !split.empty();
+    axesOfDims.push_back(b.getStrArrayAttr(split));
+  }
+  if (isPart) {
+    op->setAttr("whole", b.getDenseI64ArrayAttr(whole));
+    op->setAttr("axes", b.getArrayAttr(axesOfDims));
   }
   return success();
 }
@@ -204,7 +219,8 @@ LogicalResult ProgramPartition::visit(Operation *op) {
   for (unsigned i = 0; i < rule->operands.size(); ++i)
     if (failed(checkOperand(op, i, *rule, factorAxes)))
       return failure();
-  if (isa<lm::RandomUniformOp, lm::DropoutOp>(op) && failed(checkRandom(op)))
+  if (auto random = dyn_cast<lm::Drawing>(op);
+      random && random.draws() && failed(placeRandom(random)))
     return failure();
 
   // Partial operands pass through a sum if all of them are partial alike. An

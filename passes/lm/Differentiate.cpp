@@ -174,6 +174,13 @@ struct Differentiate : lmc::lm::impl::DifferentiateBase<Differentiate> {
       op.getOutput().replaceAllUsesWith(op.getInput());
       op.erase();
     });
+    function.walk([](AttentionOp op) {
+      op.getRateMutable().clear();
+      op.getSeedLowMutable().clear();
+      op.getSeedHighMutable().clear();
+      op.getStepMutable().clear();
+      op.removeIdAttr();
+    });
     function->setAttr(kProgramAttr, StringAttr::get(&getContext(), "evaluate"));
     OpBuilder builder(function.getBody().front().getTerminator());
     SmallVector<TiedResult> results;

@@ -54,9 +54,15 @@ SliceAttr Assigner::sliceOf(const AssignedProgram &program,
                use.bytes);
 }
 
-// The index of a tensor's first element among those of the whole step: data
-// ranks have one run of samples behind the other, micro-batches in order.
-LinearAttr Assigner::firstElement(int64_t elements) {
+// The index of a tensor's first random number among those of the whole step:
+// data ranks have one run of samples behind the other, micro-batches in order.
+LinearAttr Assigner::firstElement(lm::Drawing random) {
+  auto type = cast<RankedTensorType>(random.getDrawnFor().getType());
+  SmallVector<int64_t> whole(type.getShape());
+  if (auto shape = random->getAttrOfType<DenseI64ArrayAttr>("whole"))
+    whole.assign(shape.asArrayRef().begin(), shape.asArrayRef().end());
+  int64_t perElement = random.getDrawnPerElement();
+  int64_t elements = lm::product(whole) * perElement;
   LinearAttr first = linear(0);
   if (microBatches > 1)
     first = first.plus(elements, kMicroBatch);
@@ -67,6 +73,18 @@ LinearAttr Assigner::firstElement(int64_t elements) {
       continue;
     first = first.plus(stride, ("coordinate." + axis).str());
     stride *= mesh.getSize(axis);
+  }
+  // A part of a sample begins where its rank says, the last axis of a dim
+  // counting single parts.
+  auto axes = random->getAttrOfType<ArrayAttr>("axes");
+  for (int64_t dim = 1; axes && dim < type.getRank(); ++dim) {
+    stride = lm::product(ArrayRef(whole).drop_front(dim + 1)) * perElement *
+             type.getDimSize(dim);
+    for (Attribute axis : llvm::reverse(cast<ArrayAttr>(axes[dim]))) {
+      StringRef name = cast<StringAttr>(axis).getValue();
+      first = first.plus(stride, ("coordinate." + name).str());
+      stride *= mesh.getSize(name);
+    }
   }
   return first;
 }
@@ -94,14 +112,14 @@ void Assigner::buildRun(const AssignedProgram &program, const Step &step,
     integers.push_back(rows);
   }
   if (auto ids = launch.getRandomIds()) {
-    SmallVector<int64_t> elements;
-    kernel.getBody().walk([&](lm::RandomUniformOp random) {
-      elements.push_back(
-          cast<RankedTensorType>(random.getType()).getNumElements());
+    SmallVector<LinearAttr> firsts;
+    kernel.getBody().walk([&](lm::Drawing random) {
+      if (random.draws())
+        firsts.push_back(firstElement(random));
     });
-    for (auto [id, count] : llvm::zip(*ids, elements)) {
+    for (auto [id, first] : llvm::zip(*ids, firsts)) {
       integers.push_back(linear(id));
-      integers.push_back(firstElement(count));
+      integers.push_back(first);
     }
   }
   builder.create<RunOp>(

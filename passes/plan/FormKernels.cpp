@@ -287,9 +287,9 @@ void Outliner::outline(const Group &group, ArrayRef<Operation *> ops) {
       if (isUsedOutside(result,
                         [&](Operation *user) { return inside.contains(user); }))
         results.push_back(result);
-    if (auto random = dyn_cast<lm::RandomUniformOp>(op)) {
+    if (auto random = dyn_cast<lm::Drawing>(op); random && random.draws()) {
       randomIds.push_back(*random.getId());
-      random.removeIdAttr();
+      op->removeAttr("id");
     }
   }
   Operation *root = group.units.front()->ops.front();

@@ -153,6 +153,11 @@ void lmc::plan::eraseDead(Block &block) {
 // Kernels are made of primitives; another dialect's operation has to say what
 // it is in terms of them.
 static LogicalResult checkKnown(Operation *op) {
+  if (auto random = dyn_cast<lm::Drawing>(op);
+      random && random.draws() && !random.getId())
+    return op->emitOpError(
+        "draws random numbers, but has no id to tell them "
+        "from those of others; help: give it `id = N : i64`");
   StringRef dialect = op->getName().getDialectNamespace();
   for (StringRef known : {"arith", "math", "lm", "dist", "plan", "func"})
     if (dialect == known)

@@ -225,8 +225,9 @@ LogicalResult BorderChecker::checkRun(plan::RunOp op) {
           .walk([](lm::AccumulateOp) { return WalkResult::interrupt(); })
           .wasInterrupted();
   size_t taken = size_t(accumulates) + size_t(takesRows);
-  kernel.getBody().walk(
-      [&](lm::RandomUniformOp random) { taken += random.getId() ? 0 : 2; });
+  kernel.getBody().walk([&](lm::Drawing random) {
+    taken += random.draws() && !random.getId() ? 2 : 0;
+  });
   size_t given = op.getIntegers() ? op.getIntegers()->size() : 0;
   if (given != taken)
     return op.emitOpError() << "gives " << given // B3

@@ -187,7 +187,9 @@ Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
   std::mt19937 random(options.seed);
   std::vector<Array> arguments;
   std::vector<Tensor> tensors;
-  for (Type type : kernel.getFunctionType().getInputs()) {
+  for (auto [number, type] :
+       llvm::enumerate(kernel.getFunctionType().getInputs())) {
+    auto given = options.given.find(number);
     auto tensor = cast<RankedTensorType>(type);
     bool isFloat = tensor.getElementType().isF32();
     size_t count = elementsOf(tensor, options.rows);
@@ -196,6 +198,8 @@ Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
       if (isFloat) {
         float value = std::uniform_real_distribution<float>(-1, 1)(random) +
                       static_cast<float>(options.positive);
+        if (given != options.given.end())
+          value = static_cast<float>(given->second);
         std::memcpy(array.data() + 4 * i, &value, 4);
       } else {
         int32_t value = std::uniform_int_distribution<int32_t>(
@@ -213,13 +217,11 @@ Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
     integers.push_back(options.microBatch);
   if (facts.takesRows)
     integers.push_back(options.rows);
-  kernel.getBody().walk([&](lm::RandomUniformOp random) {
-    if (random.getId())
+  kernel.getBody().walk([&](lm::Drawing random) {
+    if (!random.draws() || random.getId())
       return;
     integers.push_back(kGivenRandomId);
-    integers.push_back(
-        options.microBatch *
-        cast<RankedTensorType>(random.getType()).getNumElements());
+    integers.push_back(firstNumber(random, options.microBatch));
   });
   int64_t rows = facts.takesRows ? options.rows : facts.rows;
   int64_t units =

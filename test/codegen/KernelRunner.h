@@ -8,6 +8,7 @@
 
 #include "mlir/IR/BuiltinOps.h"
 
+#include <map>
 #include <memory>
 #include <string>
 
@@ -35,6 +36,7 @@ struct RunOptions {
   double tolerance = 2e-5; // relative to the largest of the reference
   double positive = 0;     // added to every float argument
   unsigned seed = 1;
+  std::map<unsigned, double> given; // all elements of these float arguments
 };
 
 // Outputs of one run, as bytes per result, for comparison bit by bit.

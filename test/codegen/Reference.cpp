@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 
 using namespace mlir;
 using namespace lmc;
@@ -135,13 +136,38 @@ struct AttentionShape {
   double scale;
   bool causal;
   int64_t window;
-  const Tensor *segments;
+  const Tensor *segments = nullptr;
+  // Of dropout: 0 or 1 / (1 - rate) for (b, g, r, query, key).
+  std::function<double(int64_t, int64_t, int64_t, int64_t, int64_t)> factor;
 
-  AttentionShape(const Tensor &qkv, double scale, bool causal, int64_t window,
-                 const Tensor *segments)
-      : b(qkv.shape[0]), t(qkv.shape[1]), g(qkv.shape[2]), r(qkv.shape[3] - 2),
-        k(qkv.shape[4]), scale(scale), causal(causal), window(window),
-        segments(segments) {}
+  template <typename Op, typename In>
+  AttentionShape(Op op, const In &in, int64_t microBatch)
+      : scale(op.getScale().convertToFloat()), causal(op.getCausal()),
+        window(op.getWindow()) {
+    const Tensor &qkv = in(op.getQkv());
+    b = qkv.shape[0], t = qkv.shape[1], g = qkv.shape[2];
+    r = qkv.shape[3] - 2, k = qkv.shape[4];
+    if (op.getSegments())
+      segments = &in(op.getSegments());
+    factor = [](auto...) { return 1.0; };
+    if (!op.getRate())
+      return;
+    auto integer = [&](Value value) {
+      return uint32_t(int32_t(in(value).data[0]));
+    };
+    factor = [=, rate = in(op.getRate()).data[0],
+              low = integer(op.getSeedLow()), high = integer(op.getSeedHigh()),
+              step = integer(op.getStep()),
+              id = op.getId().value_or(kGivenRandomId),
+              first = op.getId() ? 0 : firstNumber(op, microBatch),
+              heads = (op.getWhole() ? (*op.getWhole())[1] : g) * r, r = r,
+              t = t](int64_t bi, int64_t gi, int64_t ri, int64_t query,
+                     int64_t key) {
+      int64_t row = (bi * heads + gi * r + ri) * t + query;
+      int64_t number = first + row * ((t + 63) / 64 * 64) + key;
+      return uniform(low, high, step, id, number) >= rate ? 1 / (1 - rate) : 0;
+    };
+  }
   int64_t slot(int64_t bi, int64_t ti, int64_t gi, int64_t s) const {
     return (((bi * t + ti) * g + gi) * (r + 2) + s) * k;
   }
@@ -193,7 +219,7 @@ void attention(const AttentionShape &s, const Tensor &qkv, Tensor &output,
     double *out = &output.data[s.head(b, t, g, r)];
     for (int64_t key = 0; key < s.t; ++key)
       for (int64_t i = 0; i < s.k; ++i)
-        out[i] += std::exp(score[key] - top) / sum *
+        out[i] += s.factor(b, g, r, t, key) * std::exp(score[key] - top) / sum *
                   qkv.data[s.slot(b, key, g, s.r + 1) + i];
     logsumexp.data[s.lse(b, g, r, t)] = top + std::log(sum);
   });
@@ -213,10 +239,11 @@ void attentionGrad(const AttentionShape &s, const Tensor &qkv,
       int64_t valueAt = s.slot(b, key, g, s.r + 1);
       double p = std::exp(s.scale * dot(q, &qkv.data[keyAt], s.k) -
                           logsumexp.data[s.lse(b, g, r, t)]);
+      double factor = s.factor(b, g, r, t, key);
       double dScore =
-          s.scale * p * (dot(dOut, &qkv.data[valueAt], s.k) - delta);
+          s.scale * p * (factor * dot(dOut, &qkv.data[valueAt], s.k) - delta);
       for (int64_t i = 0; i < s.k; ++i) {
-        result.data[valueAt + i] += p * dOut[i];
+        result.data[valueAt + i] += factor * p * dOut[i];
         result.data[keyAt + i] += dScore * q[i];
         result.data[s.slot(b, t, g, r) + i] += dScore * qkv.data[keyAt + i];
       }
@@ -307,6 +334,9 @@ void Interpreter::runRope(lm::RopeOp op) {
 }
 
 void Interpreter::run(Operation *op) {
+  auto in = [this](Value value) -> const Tensor & {
+    return values.find(value)->second;
+  };
   if (auto constant = dyn_cast<arith::ConstantOp>(op)) {
     Tensor out = make(op->getResult(0), leading);
     auto dense = cast<DenseElementsAttr>(constant.getValue());
@@ -325,21 +355,14 @@ void Interpreter::run(Operation *op) {
   if (auto attend = dyn_cast<lm::AttentionOp>(op)) {
     Tensor out = make(attend.getOutput(), leading);
     Tensor lse = make(attend.getLogsumexp(), leading);
-    const Tensor *segments =
-        attend.getSegments() ? &in(attend.getSegments()) : nullptr;
-    AttentionShape shape(in(attend.getQkv()),
-                         attend.getScale().convertToFloat(), attend.getCausal(),
-                         attend.getWindow(), segments);
+    AttentionShape shape(attend, in, microBatch);
     attention(shape, in(attend.getQkv()), out, lse);
     define(attend.getOutput(), out);
     return define(attend.getLogsumexp(), lse);
   }
   if (auto grad = dyn_cast<lm::AttentionGradOp>(op)) {
     Tensor out = make(grad.getQkvGradient(), leading);
-    const Tensor *segments =
-        grad.getSegments() ? &in(grad.getSegments()) : nullptr;
-    AttentionShape shape(in(grad.getQkv()), grad.getScale().convertToFloat(),
-                         grad.getCausal(), grad.getWindow(), segments);
+    AttentionShape shape(grad, in, microBatch);
     attentionGrad(shape, in(grad.getQkv()), in(grad.getOutput()),
                   in(grad.getLogsumexp()), in(grad.getGradient()), out);
     return define(grad.getQkvGradient(), out);
@@ -357,7 +380,7 @@ void Interpreter::run(Operation *op) {
     for (int64_t e = 0; e < out.size(); ++e)
       out.data[e] = double(indexOf(e, out.shape)[iota.getDim()]);
   } else if (auto random = dyn_cast<lm::RandomUniformOp>(op)) {
-    int64_t first = random.getId() ? 0 : microBatch * out.size();
+    int64_t first = random.getId() ? 0 : firstNumber(random, microBatch);
     for (int64_t e = 0; e < out.size(); ++e)
       out.data[e] = uniform(uint32_t(int32_t(in(random.getSeedLow()).data[0])),
                             uint32_t(int32_t(in(random.getSeedHigh()).data[0])),
@@ -400,6 +423,13 @@ void Interpreter::run(Operation *op) {
 }
 
 } // namespace
+
+int64_t test::firstNumber(lm::Drawing random, int64_t microBatch) {
+  auto type = cast<RankedTensorType>(random.getDrawnFor().getType());
+  auto whole = random->getAttrOfType<DenseI64ArrayAttr>("whole");
+  return microBatch * random.getDrawnPerElement() *
+         lm::product(whole ? whole.asArrayRef() : type.getShape());
+}
 
 std::vector<Tensor> test::interpret(plan::KernelOp kernel,
                                     const std::vector<Tensor> &arguments,

@@ -21,6 +21,9 @@ struct Tensor {
 // it is given the first element: those of all micro-batches before this one.
 inline constexpr int64_t kGivenRandomId = -0x123456789abcdef;
 
+// That first element.
+int64_t firstNumber(lm::Drawing random, int64_t microBatch);
+
 // The results of `kernel` for `arguments`. Dynamic leading dims take the
 // arguments' sizes.
 std::vector<Tensor> interpret(plan::KernelOp kernel,

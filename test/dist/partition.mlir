@@ -90,3 +90,21 @@ module @stages attributes {dist.mesh = #dist.mesh<["pp", "tp"], [2, 2]>} {
     return
   }
 }
+
+// -----
+
+// Where tp splits the heads, an attention that draws knows of how many it has
+// a part, and of how many samples: as many as its data rank.
+// CHECK-LABEL: @heads
+// CHECK: lm.attention {{.*}}axes = {{\[}}["dp"], ["tp"], [], []], {{.*}}whole = array<i64: 1, 6, 2, 8>} : (tensor<1x8x3x4x5xf32>
+// CHECK: lm.attention %{{[a-z0-9]+}} {scale = 5.000000e-01 : f32} : (tensor<1x8x3x4x5xf32>
+module @heads attributes {dist.mesh = #dist.mesh<["dp", "tp"], [2, 2]>} {
+  func.func @f(%q: tensor<2x8x6x4x5xf32> {dist.sharding = #dist.sharding<[["dp"], [], ["tp"], [], []], []>, lm.input = "q"},
+      %r: tensor<f32> {lm.scalar = "dropout"}, %s: tensor<i32> {lm.scalar = "step"})
+      -> (tensor<2x8x6x2x5xf32> {lm.output = "a"}, tensor<2x8x6x2x5xf32> {lm.output = "b"}) attributes {plan.program = "f"} {
+    %a, %la = lm.attention %q dropout %r, %s, %s, %s {id = 7 : i64, scale = 0.5 : f32}
+        : (tensor<2x8x6x4x5xf32>, tensor<f32>, tensor<i32>, tensor<i32>, tensor<i32>) -> (tensor<2x8x6x2x5xf32>, tensor<2x6x2x8xf32>)
+    %b, %lb = lm.attention %q {scale = 0.5 : f32} : (tensor<2x8x6x4x5xf32>) -> (tensor<2x8x6x2x5xf32>, tensor<2x6x2x8xf32>)
+    return %a, %b : tensor<2x8x6x2x5xf32>, tensor<2x8x6x2x5xf32>
+  }
+}

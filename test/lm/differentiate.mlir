@@ -63,3 +63,27 @@ module @dropout {
     return %l : tensor<f32>
   }
 }
+
+// -----
+
+// The backward of attention draws the forward's numbers; an evaluation draws
+// none.
+// CHECK-LABEL: module @attention_dropout
+// CHECK: func.func @step
+// CHECK: lm.attention %{{.*}} dropout %[[R:.*]], %[[A:.*]], %[[B:.*]], %[[S:.*]] {id = 7
+// CHECK: lm.attention_grad {{.*}} dropout %[[R]], %[[A]], %[[B]], %[[S]] {id = 7
+// CHECK: func.func @evaluate
+// CHECK-NOT: dropout %
+// CHECK: lm.attention %{{[a-z0-9]+}} {scale
+// CHECK: return
+module @attention_dropout {
+  lm.parameter @w : tensor<1x8x2x3x4xf32> {initialization = {kind = "zeros"}}
+  func.func @forward(%w: tensor<1x8x2x3x4xf32> {lm.state = @w}, %r: tensor<f32> {lm.scalar = "dropout"},
+      %a: tensor<i32> {lm.scalar = "seed_low"}, %b: tensor<i32> {lm.scalar = "seed_high"}, %s: tensor<i32> {lm.scalar = "step"})
+      -> (tensor<f32> {lm.output = "loss_sum"}) {
+    %y, %lse = lm.attention %w dropout %r, %a, %b, %s {id = 7 : i64, scale = 0.5 : f32}
+        : (tensor<1x8x2x3x4xf32>, tensor<f32>, tensor<i32>, tensor<i32>, tensor<i32>) -> (tensor<1x8x2x1x4xf32>, tensor<1x2x1x8xf32>)
+    %l = lm.reduce "sum" %y dims [0, 1, 2, 3, 4] : tensor<1x8x2x1x4xf32> to tensor<f32>
+    return %l : tensor<f32>
+  }
+}

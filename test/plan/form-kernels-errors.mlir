@@ -18,3 +18,13 @@ func.func @mixed(%a: tensor<2x4xf32> {lm.input = "a"}, %x: tensor<2x3x4xf32> {lm
   %y = arith.addf %b, %x : tensor<2x3x4xf32>
   return %y : tensor<2x3x4xf32>
 }
+
+// -----
+
+// Without an id two layers would drop the same elements.
+func.func @id(%q: tensor<1x2x3x4x8xf32>, %r: tensor<f32>, %s: tensor<i32>) -> tensor<1x2x3x2x8xf32> attributes {plan.program = "f"} {
+  // expected-error @+1 {{draws random numbers, but has no id}}
+  %o, %l = lm.attention %q dropout %r, %s, %s, %s {scale = 1.0 : f32}
+      : (tensor<1x2x3x4x8xf32>, tensor<f32>, tensor<i32>, tensor<i32>, tensor<i32>) -> (tensor<1x2x3x2x8xf32>, tensor<1x3x2x2xf32>)
+  return %o : tensor<1x2x3x2x8xf32>
+}

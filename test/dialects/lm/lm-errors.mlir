@@ -230,6 +230,26 @@ func.func @attention_c2(%q: tensor<1x2x3x4x8xf32>) -> tensor<1x2x3x2x8xf32> {
 
 // -----
 
+// attention C3: without a step there are no numbers.
+func.func @attention_c3(%q: tensor<1x2x3x4x8xf32>, %r: tensor<f32>, %s: tensor<i32>) -> tensor<1x2x3x2x8xf32> {
+  // expected-error @+1 {{has a dropout rate, but no seed or no step (C3)}}
+  %o, %l = "lm.attention"(%q, %r, %s, %s) {id = 7 : i64, scale = 1.0 : f32, operandSegmentSizes = array<i32: 1, 0, 1, 1, 1, 0>}
+      : (tensor<1x2x3x4x8xf32>, tensor<f32>, tensor<i32>, tensor<i32>) -> (tensor<1x2x3x2x8xf32>, tensor<1x3x2x2xf32>)
+  return %o : tensor<1x2x3x2x8xf32>
+}
+
+// -----
+
+// attention_grad C1: a step alone drops nothing.
+func.func @attention_grad_c1(%q: tensor<1x2x3x4x8xf32>, %o: tensor<1x2x3x2x8xf32>, %l: tensor<1x3x2x2xf32>, %s: tensor<i32>) -> tensor<1x2x3x4x8xf32> {
+  // expected-error @+1 {{has a seed or a step, but no dropout rate (C1)}}
+  %y = "lm.attention_grad"(%q, %o, %l, %o, %s) {scale = 1.0 : f32, operandSegmentSizes = array<i32: 1, 1, 1, 1, 0, 0, 0, 0, 1>}
+      : (tensor<1x2x3x4x8xf32>, tensor<1x2x3x2x8xf32>, tensor<1x3x2x2xf32>, tensor<1x2x3x2x8xf32>, tensor<i32>) -> tensor<1x2x3x4x8xf32>
+  return %y : tensor<1x2x3x4x8xf32>
+}
+
+// -----
+
 // cross_entropy C1: one target, weight and loss per row of logits.
 func.func @cross_entropy_c1(%x: tensor<4x10xf32>, %t: tensor<5xi32>, %w: tensor<4xf32>) -> tensor<4xf32> {
   // expected-error @+1 {{(C1) has shape [5], expected [4]}}
