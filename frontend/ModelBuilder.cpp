@@ -181,6 +181,8 @@ Value ModelBuilder::parameter(Role role, const std::string &name, Shape shape,
   auto op = atModule.create<lm::ParameterOp>(
       loc, name, f32(shape), initialization.getDictionary(&context),
       /*trainable=*/!isFrozen(name), isWeight ? "decay" : "no_decay",
+      scope.prefix.empty() ? IntegerAttr()
+                           : builder.getI64IntegerAttr(scope.block),
       boxesOf(use));
   return argument(op.getTensorType(), lm::kStateAttr,
                   FlatSymbolRefAttr::get(&context, name), loc);

@@ -2,8 +2,8 @@
 // a product over a sharded factor makes its result partial; sums pass through
 // additions; anywhere else the value is all-reduced, once, behind its producer.
 //
-// Gradients cross from `step` to `update` partial on the data axes: their
-// accumulators are remembered, and `update` reduces them before it reads them.
+// Accumulators may stay partial: the step's end sums them over the axes that
+// are noted in their sharding.
 #include "passes/dist/Passes.h"
 
 #include "passes/dist/LocalIndex.h"
@@ -46,7 +46,6 @@ public:
 private:
   LogicalResult readShardings();
   LogicalResult visit(Operation *op);
-  void widenReduction(AllReduceOp op);
   LogicalResult checkRandom(Operation *op);
   LogicalResult checkOperand(Operation *op, unsigned index,
                              const lm::ShardingRule &rule,
@@ -55,7 +54,6 @@ private:
   LogicalResult finishResults();
   void findFilled();
   Value reduced(Value value, StringRef kind, const PartialAxes &axes);
-  void reduceStates();
   LogicalResult localize(Value value);
   // A copy: asking for another value may move the entries.
   PartialAxes partialOf(Value value) const { return partial.lookup(value); }
@@ -152,19 +150,6 @@ LogicalResult ProgramPartition::checkWhole(Operation *op) {
   return success();
 }
 
-// A sum over stages takes the other axes along.
-void ProgramPartition::widenReduction(AllReduceOp op) {
-  PartialAxes have = partialOf(op.getInput());
-  if (have.empty())
-    return;
-  llvm::SmallSetVector<Attribute, 4> axes;
-  for (Attribute axis : mesh.getAxes())
-    if (llvm::is_contained(op.getAxes(), axis) ||
-        have.contains(cast<StringAttr>(axis).getValue()))
-      axes.insert(axis);
-  op.setAxesAttr(ArrayAttr::get(op.getContext(), axes.getArrayRef()));
-}
-
 // Random numbers are counted along samples: data ranks share them out, and no
 // other axis splits them.
 LogicalResult ProgramPartition::checkRandom(Operation *op) {
@@ -189,11 +174,6 @@ LogicalResult ProgramPartition::checkRandom(Operation *op) {
 }
 
 LogicalResult ProgramPartition::visit(Operation *op) {
-  if (auto reduce = dyn_cast<AllReduceOp>(op);
-      reduce && reduce.getKind() == "sum") {
-    widenReduction(reduce);
-    return success();
-  }
   if (auto send = dyn_cast<SendOp>(op)) {
     if (PartialAxes axes = partialOf(send.getInput()); !axes.empty())
       send.getInputMutable().assign(reduced(send.getInput(), "sum", axes));
@@ -291,52 +271,12 @@ void ProgramPartition::findFilled() {
           function.getArgAttr(argument.getArgNumber(), lm::kStateAttr));
 }
 
-// Accumulators that are partial are reduced where a program other than one
-// that fills them starts, and stay so.
-void ProgramPartition::reduceStates() {
-  Operation *terminator = function.getBody().front().getTerminator();
-  SmallVector<lm::TiedResult> results;
-  llvm::DenseSet<Attribute> returned;
-  for (unsigned i = 0, e = function.getNumResults(); i < e; ++i) {
-    NamedAttribute tie = *function.getResultAttrs(i).begin();
-    for (NamedAttribute attribute : function.getResultAttrs(i))
-      if (attribute.getName() != kShardingAttr)
-        tie = attribute;
-    results.push_back(
-        {terminator->getOperand(i), tie.getName(), tie.getValue()});
-    if (tie.getName() == lm::kStateAttr)
-      returned.insert(tie.getValue());
-  }
-  size_t before = results.size();
-  for (BlockArgument argument : function.getArguments()) {
-    Attribute state =
-        function.getArgAttr(argument.getArgNumber(), lm::kStateAttr);
-    auto found = statePartial.find(state);
-    if (!state || found == statePartial.end() || found->second.empty() ||
-        filled.contains(state))
-      continue;
-    Value sum = reduced(argument, "sum", found->second);
-    cast<AllReduceOp>(sum.getDefiningOp()).setTied(true);
-    argument.replaceAllUsesExcept(sum, sum.getDefiningOp());
-    if (!returned.contains(state))
-      results.push_back({sum, lm::kStateAttr, state});
-  }
-  // `results` was read before operands were replaced.
-  for (auto [i, value] : llvm::enumerate(terminator->getOperands()))
-    results[i].value = value;
-  if (results.size() > before)
-    lm::setResults(function, results);
-}
-
 LogicalResult ProgramPartition::finishResults() {
   Operation *terminator = function.getBody().front().getTerminator();
   for (OpOperand &operand : terminator->getOpOperands()) {
     Attribute state =
         function.getResultAttr(operand.getOperandNumber(), lm::kStateAttr);
     PartialAxes axes = partialOf(operand.get());
-    auto reduction = operand.get().getDefiningOp<AllReduceOp>();
-    if (reduction && reduction.getTied())
-      continue;
     auto owned = dyn_cast_or_null<lm::StateOp>(states.lookup(state));
     if (owned && owned.getKind() == "accumulator" && filled.contains(state)) {
       auto [found, isNew] = statePartial.try_emplace(state, axes);
@@ -386,7 +326,6 @@ LogicalResult ProgramPartition::run() {
   for (Operation &op : function.getBody().front())
     ops.push_back(&op);
   findFilled();
-  reduceStates();
   for (Operation *op : ops)
     if (failed(visit(op)))
       return failure();
@@ -421,6 +360,12 @@ struct Partition : lmc::dist::impl::PartitionBase<Partition> {
       if (failed(program.run()))
         return signalPassFailure();
       numAllReduces += program.getNumAllReduces();
+    }
+    for (auto &[state, axes] : statePartial) {
+      Operation *op = states.lookup(state);
+      auto sharding = op->getAttrOfType<ShardingAttr>(kShardingAttr);
+      op->setAttr(kShardingAttr, makeSharding(&getContext(), readDims(sharding),
+                                              axes.getArrayRef()));
     }
   }
 };

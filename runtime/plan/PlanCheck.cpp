@@ -32,6 +32,7 @@ private:
   Status checkSymbols();
   Status checkAllocations();
   Status checkStates();
+  Status checkPiece(const plan::State &state, int64_t localBytes);
   Status checkBox(const plan::State &state, const plan::State::Box &box);
   Status checkScalars();
   Status checkPort(const plan::Port &port, bool isInput);
@@ -253,6 +254,31 @@ Status Checker::checkBox(const plan::State &state,
   return Status();
 }
 
+// A bucket holds all of the local tensor, and the slice is its piece.
+Status Checker::checkPiece(const plan::State &state, int64_t localBytes) {
+  if (!state.has_piece())
+    return Status();
+  const plan::State::Piece &piece = state.piece();
+  int64_t elementBytes = lookUpDataType(state.dtype())->sizeBytes;
+  int64_t pieces = 1;
+  std::set<uint32_t> axes;
+  for (uint32_t axis : piece.axes()) {
+    if (axis >= uint32_t(plan.mesh().axes_size()) || !axes.insert(axis).second)
+      return corrupt("its piece names mesh axis {} of {}, or names it twice",
+                     axis, plan.mesh().axes_size());
+    pieces *= plan.mesh().axes(int(axis)).size();
+  }
+  if (piece.elements() < 0 || piece.offset() < 0 ||
+      piece.elements() > maxBytes / elementBytes / pieces ||
+      piece.elements() * elementBytes != state.slice().bytes())
+    return corrupt("its piece of {} elements is not its slice of {} bytes",
+                   piece.elements(), state.slice().bytes());
+  if (piece.offset() > pieces * piece.elements() - localBytes / elementBytes)
+    return corrupt("its {} bytes from element {} on exceed {} pieces of {}",
+                   localBytes, piece.offset(), pieces, piece.elements());
+  return Status();
+}
+
 Status Checker::checkStates() {
   std::unordered_map<std::string, const plan::State *> parameters;
   std::unordered_set<std::string> names;
@@ -289,7 +315,9 @@ Status Checker::checkStates() {
         return fail(status);
     }
     stage = -1;
-    if (*local > state.slice().bytes())
+    if (Status status = checkPiece(state, *local); !status.ok())
+      return fail(status);
+    if (!state.has_piece() && *local > state.slice().bytes())
       return fail(corrupt("local shape [{}] takes {} bytes, its slice has {}",
                           fmt::join(state.local_shape(), ", "), *local,
                           state.slice().bytes()));

@@ -43,28 +43,20 @@ module @linear attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
 
 // -----
 
-// A gradient stays partial on dp in the program that fills it; `update`
-// reduces it in place before it reads it.
+// A gradient stays partial on dp; its accumulator says so.
 // CHECK-LABEL: @gradient
+// CHECK: lm.state @w.gradient {{.*}}dist.sharding = #dist.sharding<{{\[}}[], []], ["dp"]>
 // CHECK: func.func @step
 // CHECK-NOT: dist.all_reduce
 // CHECK: return
-// CHECK: func.func @update(%[[G:.*]]: tensor<8x6xf32>
-// CHECK: %[[SUM:.*]] = dist.all_reduce "sum" %[[G]] over ["dp"] {tied}
-// CHECK: lm.reduce "sum" %[[SUM]]
-// CHECK: return %{{.*}}, %[[SUM]]
 module @gradient attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
   lm.parameter @w : tensor<8x6xf32> {initialization = {kind = "zeros"}}
-  lm.state @w.gradient "accumulator" : tensor<8x6xf32> {parameter = @w, role = "gradient"}
+  lm.state @w.gradient "accumulator" : tensor<8x6xf32> {dist.sharding = #dist.sharding<[[], []], []>, parameter = @w, role = "gradient"}
   func.func @step(%x: tensor<4x8xf32> {dist.sharding = #dist.sharding<[["dp"], []], []>, lm.input = "x"}, %d: tensor<4x6xf32> {lm.input = "d"},
       %a: tensor<8x6xf32> {lm.state = @w.gradient}) -> (tensor<8x6xf32> {lm.state = @w.gradient}) attributes {plan.program = "step"} {
     %g = lm.contract %x [0], %d [0] : (tensor<4x8xf32>, tensor<4x6xf32>) -> tensor<8x6xf32>
     %s = lm.accumulate %a, %g : tensor<8x6xf32>
     return %s : tensor<8x6xf32>
-  }
-  func.func @update(%g: tensor<8x6xf32> {lm.state = @w.gradient}) -> (tensor<f32> {lm.output = "sum"}) attributes {plan.program = "update"} {
-    %s = lm.reduce "sum" %g dims [0, 1] : tensor<8x6xf32> to tensor<f32>
-    return %s : tensor<f32>
   }
 }
 
@@ -86,18 +78,15 @@ module @embedding attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
 
 // -----
 
-// A sum over stages takes along the axes on which its operand is partial; what
-// goes to another stage is whole.
+// What goes to another stage is whole.
 // CHECK-LABEL: @stages
 // CHECK: %[[PART:.*]] = lm.reduce "sum"
 // CHECK: %[[WHOLE:.*]] = dist.all_reduce "sum" %[[PART]] over ["tp"]
-// CHECK: dist.all_reduce "sum" %[[PART]] over ["pp", "tp"]
 // CHECK: dist.send %[[WHOLE]] stage 1 channel 0 : tensor<f32>
 module @stages attributes {dist.mesh = #dist.mesh<["pp", "tp"], [2, 2]>} {
-  func.func @f(%x: tensor<8xf32> {lm.input = "x", dist.sharding = #dist.sharding<[["tp"]], []>}) -> (tensor<f32> {lm.output = "y"}) attributes {plan.program = "f"} {
+  func.func @f(%x: tensor<8xf32> {lm.input = "x", dist.sharding = #dist.sharding<[["tp"]], []>}) attributes {plan.program = "f"} {
     %part = lm.reduce "sum" %x dims [0] {dist.shardings = [#dist.sharding<[], []>]} : tensor<8xf32> to tensor<f32>
-    %all = dist.all_reduce "sum" %part over ["pp"] : tensor<f32>
     dist.send %part stage 1 channel 0 : tensor<f32>
-    return %all : tensor<f32>
+    return
   }
 }

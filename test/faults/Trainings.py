@@ -66,7 +66,7 @@ class Training:
         self.data = folder / "data.bin"
         self.plan, self.steps, self.flags = plan, steps, flags
 
-    def begin(self):
+    def begin(self, **environment):
         command = [
             build / "bin/lmrun", "train", self.plan, "--data", self.data,
             "--steps", self.steps, "--shuffle", "--resume",
@@ -74,7 +74,8 @@ class Training:
             "--log-interval", 1000000, *self.flags]
         with open(self.log, "a") as log:
             self.process = subprocess.Popen([str(c) for c in command],
-                                            stdout=log, stderr=log)
+                                            stdout=log, stderr=log,
+                                            env={**os.environ, **environment})
         return self.process
 
     def finish(self, expect=0):
@@ -100,11 +101,19 @@ class Training:
             return seen
         for line in self.metrics.read_text().splitlines():
             entry = json.loads(line)
+            if "loss" not in entry:
+                continue
             numbers = (entry["loss"], entry["grad_norm"])
             if seen.setdefault(entry["step"], numbers) != numbers:
                 raise Failed(f"step {entry['step']} had loss and norm "
                              f"{seen[entry['step']]}, then {numbers}")
         return seen
+
+    def evaluations(self):
+        """[(step, loss)] of the held-out part."""
+        entries = map(json.loads, self.metrics.read_text().splitlines())
+        return [(e["step"], e["eval_loss"]) for e in entries
+                if "eval_loss" in e]
 
     def saved(self):
         """Steps of which there is a checkpoint."""

@@ -38,6 +38,11 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
                 "model chunks on each pipeline stage")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  c->add_option("--zero", s.zero,
+                "what is shared out over dp: moments (1), gradients too (2), "
+                "parameters too (3); over fsdp all three are")
+      ->check(CLI::Range(0, 3))
+      ->capture_default_str();
   c->add_option("--stages", s.stages,
                 "blocks of each pipeline stage, e.g. 5,7; with virtual stages "
                 "of each chunk, in the model's order (default: equal cost)")
@@ -149,7 +154,8 @@ int main(int argc, char **argv) {
   if (compile->parsed() && compileSettings.mode == "infer")
     for (const char *flag :
          {"--global-batch", "--micro-batch", "--seq", "--config", "--stages",
-          "--pipeline-schedule", "--virtual-stages", "--reset-at-document"})
+          "--pipeline-schedule", "--virtual-stages", "--zero",
+          "--reset-at-document"})
       if (compile->count(flag))
         return lmc::printError(std::string(flag) +
                                    " is for training, not for --mode=infer",
