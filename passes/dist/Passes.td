@@ -234,11 +234,10 @@ def PackBuckets : Pass<"dist-pack-buckets", "::mlir::ModuleOp"> {
     ```
     **After**
     ```mlir
-    lm.parameter @w : tensor<8x8xf32>
-        {dist.bucket = @w.bucket, dist.bucket_offset = 0 : i64, initialization = {kind = "zeros"}}
+    lm.parameter @w : tensor<8x8xf32> {dist.bucket = @w.bucket, dist.bucket_offset = 0 : i64, initialization = {kind = "zeros"}}
     ...
-    %piece = dist.all_gather %arg0 dim 0 over ["dp"] : tensor<64xf32> to tensor<128xf32>
-    %flat = lm.slice_rows %piece at 0 : tensor<128xf32> to tensor<64xf32>
+    %whole = dist.all_gather %arg0 dim 0 over ["dp"] : tensor<64xf32> to tensor<128xf32>
+    %flat = lm.slice_rows %whole at 0 : tensor<128xf32> to tensor<64xf32>
     %w = lm.reshape %flat : tensor<64xf32> to tensor<8x8xf32>
     %y = math.exp %w : tensor<8x8xf32>
     ```

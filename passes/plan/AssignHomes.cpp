@@ -453,26 +453,22 @@ LogicalResult HomeFinder::placeLaunch(LaunchOp op) {
 
 LogicalResult HomeFinder::placeConcatenation(lm::ConcatRowsOp op) {
   int64_t total = 0;
-  for (Value operand : op.getInputs())
+  Place first = placeOf(op.getInputs().front());
+  bool inPlace = true;
+  for (Value operand : op.getInputs()) {
+    Place place = placeOf(operand);
+    inPlace &= place.home == first.home && place.offset == first.offset + total;
     total += bytesOf(operand);
+  }
   if (total != bytesOf(op.getOutput()))
     return op.emitOpError() << "lays " << total << " bytes of operands into "
                             << bytesOf(op.getOutput()) << " of the result";
-  int64_t offset = 0;
-  Place first = placeOf(op.getInputs().front());
-  bool inPlace = llvm::all_of(op.getInputs(), [&](Value operand) {
-    Place place = placeOf(operand);
-    bool follows =
-        place.home == first.home && place.offset == first.offset + offset;
-    offset += bytesOf(operand);
-    return follows;
-  });
   if (inPlace) {
     settle(op.getOutput(), first);
     return success();
   }
   int whole = addHome(Home::Scratch, "", total);
-  offset = 0;
+  int64_t offset = 0;
   for (Value operand : op.getInputs()) {
     Place target{whole, offset};
     Place source = placeOf(operand);
