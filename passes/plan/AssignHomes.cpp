@@ -1,95 +1,15 @@
 // See AssignHomes.h. A program is walked once, in order: each operation either
 // gives its results a place or, for a launch, also makes a step. The results of
-// the program come last: where a value's home can be taken into its
-// destination it is, elsewhere a copy follows.
-#include "passes/plan/AssignHomes.h"
-#include "dialects/dist/Dist.h"
-#include "dialects/lm/Lm.h"
+// the program come last, in AssignResults.cpp.
+#include "passes/plan/HomeFinder.h"
 
 #include "mlir/IR/BuiltinOps.h"
-#include "llvm/ADT/DenseMap.h"
-#include "llvm/ADT/DenseSet.h"
 #include "llvm/ADT/TypeSwitch.h"
 
 using namespace mlir;
 using namespace lmc::plan;
 namespace dist = lmc::dist;
 namespace lm = lmc::lm;
-
-namespace {
-
-class HomeFinder {
-public:
-  HomeFinder(func::FuncOp function, const HomesContext &context)
-      : function(function), context(context) {
-    result.function = function;
-  }
-
-  FailureOr<ProgramHomes> run() {
-    FailureOr<RowSizes> sizes = RowSizes::infer(function, context.symbols);
-    if (failed(sizes))
-      return failure();
-    result.sizes = std::move(*sizes);
-    if (failed(numberOperations()) || failed(placeArguments()))
-      return failure();
-    for (Operation &op : function.getBody().front().without_terminator())
-      if (failed(placeOperation(&op)))
-        return failure();
-    if (failed(placeResults()))
-      return failure();
-    finish();
-    return std::move(result);
-  }
-
-private:
-  // A value that lies in a home; kept at the home's root.
-  struct Resident {
-    Value value;
-    Place place;
-  };
-
-  LogicalResult numberOperations();
-  void findUpdatedInPlace(Value value, StringRef state, int64_t offset);
-
-  LogicalResult placeArguments();
-  LogicalResult placeSavedArgument(BlockArgument argument, StringRef name);
-  LogicalResult placeOperation(Operation *op);
-  LogicalResult placeLaunch(LaunchOp op);
-  LogicalResult placeConcatenation(lm::ConcatRowsOp op);
-  LogicalResult placeResults();
-  LogicalResult placeResult(Value value, Home::Kind kind, StringRef name);
-  void finish();
-
-  int addHome(Home::Kind kind, StringRef name, int64_t bytes);
-  int getFixedHome(Home::Kind kind, StringRef name, int64_t bytes);
-  void settle(Value value, Place place);
-  void takeInto(int child, Place parent);
-  bool isWholeScratch(Value value) const;
-  bool mayOverwrite(Operation *op, Value operand, Value updated);
-  LogicalResult placeCollective(Operation *op);
-  void markWritten(Place place, Operation *op);
-  Place copyTo(Location loc, Place source, Place target, int64_t bytes);
-
-  int64_t bytesOf(Value value) const { return result.sizes.bytesOf(value); }
-  Place placeOf(Value value) const {
-    return result.resolve(places.lookup(value));
-  }
-
-  func::FuncOp function;
-  const HomesContext &context;
-  ProgramHomes result;
-  DenseMap<Value, Place> places;
-  DenseMap<Operation *, int64_t> indices;
-  int64_t endIndex = 0;              // of the terminator
-  DenseMap<Value, int64_t> lastRead; // by a launch, a concatenation, the end
-  // Values on a state's way, with their offset in it.
-  DenseMap<Value, std::pair<StringRef, int64_t>> updatedInPlace;
-  std::vector<SmallVector<Resident>> residents; // of each root
-  llvm::StringMap<int> fixed;
-  SmallVector<std::pair<Step::Use, Step::Use>> lastCopies; // to states
-};
-
-} // namespace
 
 // The launch result that `value` is, with its kernel's tie; -1 where not tied.
 static int64_t tiedOperand(SymbolTable &symbols, Value value) {
@@ -483,113 +403,6 @@ LogicalResult HomeFinder::placeConcatenation(lm::ConcatRowsOp op) {
     offset += bytesOf(operand);
   }
   settle(op.getOutput(), {whole, 0});
-  return success();
-}
-
-//===----------------------------------------------------------------------===//
-// Results
-//===----------------------------------------------------------------------===//
-
-LogicalResult HomeFinder::placeResults() {
-  Operation *end = function.getBody().front().getTerminator();
-  struct Wanted {
-    Value value;
-    Home::Kind kind;
-    StringRef name;
-  };
-  // States first: they are never read through a saved value or an output, so
-  // that one value that is both is stored once.
-  SmallVector<Wanted> states, outputs, saved;
-  for (auto [number, value] : llvm::enumerate(end->getOperands())) {
-    auto text = [&, number = number](StringRef name) {
-      return function.getResultAttrOfType<StringAttr>(number, name);
-    };
-    if (auto state = function.getResultAttrOfType<FlatSymbolRefAttr>(
-            number, lm::kStateAttr))
-      states.push_back({value, Home::State, state.getValue()});
-    else if (auto name = text(lm::kOutputAttr))
-      outputs.push_back({value, Home::Output, name.getValue()});
-    else if (auto name = text(kSavedAttr))
-      saved.push_back({value, Home::Saved, name.getValue()});
-    else
-      return function.emitOpError()
-             << "has result " << number
-             << " with none of lm.state, lm.output, lm.saved: nobody would "
-                "read it";
-  }
-  for (auto &list : {states, outputs, saved})
-    for (const Wanted &wanted : list)
-      if (failed(placeResult(wanted.value, wanted.kind, wanted.name)))
-        return failure();
-
-  // Copies to states come last; one whose source is itself overwritten by
-  // another goes through scratch.
-  DenseSet<int> overwritten;
-  for (auto &[source, target] : lastCopies)
-    overwritten.insert(result.resolve(target.place).home);
-  for (auto &[source, target] : lastCopies)
-    if (overwritten.contains(result.resolve(source.place).home))
-      source.place =
-          copyTo(function.getLoc(), source.place,
-                 {addHome(Home::Scratch, "", source.bytes), 0}, source.bytes);
-  for (auto &[source, target] : lastCopies)
-    copyTo(function.getLoc(), source.place, target.place, source.bytes);
-  return success();
-}
-
-LogicalResult HomeFinder::placeResult(Value value, Home::Kind kind,
-                                      StringRef name) {
-  Place source = placeOf(value);
-  Home &root = result.homes[source.home];
-  int64_t bytes = bytesOf(value);
-  Location loc = value.getLoc();
-
-  if (kind == Home::Saved) {
-    bool isStable = root.kind == Home::Input || root.kind == Home::Scalar ||
-                    root.kind == Home::Output || root.kind == Home::Saved ||
-                    (root.kind == Home::State &&
-                     !context.unstableStates.contains(root.name));
-    if (root.kind == Home::Scratch)
-      root.kind = Home::Saved;
-    else if (!isStable)
-      source = copyTo(loc, source, {addHome(Home::Saved, "", bytes), 0}, bytes);
-    if (!result.saved.insert({name, source}).second)
-      return function.emitOpError() << "saves two values as \"" << name << "\"";
-    return success();
-  }
-
-  bool isNew = !fixed.count((Twine(int(kind)) + ":" + name).str());
-  int target = getFixedHome(kind, name, bytes);
-  if (result.homes[target].bytes != bytes)
-    return function.emitOpError()
-           << "returns " << bytes << " bytes as \"" << name << "\", which has "
-           << result.homes[target].bytes;
-  if (source.home == target && source.offset == 0)
-    return success();
-  if (kind == Home::Output && !isNew)
-    return function.emitOpError()
-           << "returns two values as output \"" << name << "\"";
-
-  // The old bytes must have had their last reader before the home's first
-  // writer, and nothing else may have been put there.
-  bool isFree = result.homes[target].firstWrite < 0;
-  for (const Resident &resident : residents[target]) {
-    auto last = lastRead.find(resident.value);
-    if (last != lastRead.end() &&
-        last->second >= result.homes[source.home].firstWrite)
-      isFree = false;
-  }
-  if (isFree && isWholeScratch(value)) {
-    takeInto(source.home, {target, 0});
-    ++result.numInPlace;
-    return success();
-  }
-  if (kind == Home::State) {
-    lastCopies.push_back({{source, bytes, Step::Use::Read},
-                          {{target, 0}, bytes, Step::Use::Write}});
-    return success();
-  }
-  copyTo(loc, source, {target, 0}, bytes);
   return success();
 }
 

@@ -67,6 +67,69 @@ StatusOr<std::vector<ProgramUse>> checkCalls(const plan::Plan &plan,
   return uses;
 }
 
+// Whether a program touches what is kept for later programs of a micro-batch.
+static bool touchesSaved(const plan::Plan &plan, const plan::Program &program) {
+  auto isSaved = [&](const plan::Slice &slice) {
+    return slice.allocation() < uint32_t(plan.allocations_size()) &&
+           plan.allocations(int(slice.allocation())).contents() ==
+               plan::Allocation::SAVED;
+  };
+  for (const plan::Instruction &each : program.instructions()) {
+    for (const plan::Operand &operand : each.launch().operands())
+      if (isSaved(operand.slice()))
+        return true;
+    if ((each.has_fill() && isSaved(each.fill().slice())) ||
+        (each.has_copy() &&
+         (isSaved(each.copy().source()) || isSaved(each.copy().target()))) ||
+        (each.has_collective() && (isSaved(each.collective().source()) ||
+                                   isSaved(each.collective().target()))) ||
+        (each.has_send() && isSaved(each.send().slice())) ||
+        (each.has_receive() && isSaved(each.receive().slice())))
+      return true;
+  }
+  return false;
+}
+
+Status checkSlots(const plan::Plan &plan) {
+  std::vector<bool> touches;
+  for (const plan::Program &program : plan.programs())
+    touches.push_back(touchesSaved(plan, program));
+  for (const plan::Schedule &schedule : plan.schedules()) {
+    // A program that is called once is of no micro-batch.
+    std::map<uint32_t, int64_t> firstMicroBatch;
+    std::set<uint32_t> isPerMicroBatch;
+    for (const plan::Call &call : schedule.calls()) {
+      auto [known, isNew] =
+          firstMicroBatch.insert({call.program(), call.micro_batch()});
+      if (known->second != call.micro_batch())
+        isPerMicroBatch.insert(call.program());
+    }
+    // Of each slot of a chunk: who holds it, and who held it.
+    struct Slot {
+      int64_t holder = -1;
+      std::set<int64_t> gone;
+    };
+    std::map<std::pair<uint32_t, int64_t>, Slot> slots;
+    for (int i = 0; i < schedule.calls_size(); ++i) {
+      const plan::Call &call = schedule.calls(i);
+      if (!touches[call.program()] || !isPerMicroBatch.count(call.program()))
+        continue;
+      uint32_t chunk = plan.programs(int(call.program())).chunk();
+      Slot &slot = slots[{chunk, call.slot()}];
+      if (slot.holder != call.micro_batch()) {
+        slot.gone.insert(slot.holder);
+        if (slot.gone.count(call.micro_batch()))
+          return corrupt("schedule {}, call {}: micro-batch {} comes back to "
+                         "slot {} of chunk {}, which micro-batch {} has taken",
+                         schedule.name(), i, call.micro_batch(), call.slot(),
+                         chunk, slot.holder);
+        slot.holder = call.micro_batch();
+      }
+    }
+  }
+  return Status();
+}
+
 namespace {
 
 // One instruction that has to do with other stages.
@@ -105,7 +168,8 @@ private:
   int64_t stages;
   std::vector<std::vector<Exchange>> exchanges; // of each program
   std::vector<StageRun> runs;
-  std::map<Channel, std::deque<int64_t>> waiting; // bytes
+  // Bytes and micro-batches on their way.
+  std::map<Channel, std::deque<std::pair<int64_t, int64_t>>> waiting;
 };
 
 } // namespace
@@ -164,17 +228,23 @@ StatusOr<bool> StageChecker::advance(int64_t stage) {
     if (peer < 0 || peer >= stages)
       return corrupt("{}: there is no stage {}", describe(stage, *at), peer);
     int64_t bytes = transfer.slice().bytes();
+    int64_t microBatch = run.schedule->calls(run.call).micro_batch();
     if (instruction.has_send()) {
-      waiting[{stage, peer, transfer.channel()}].push_back(bytes);
+      waiting[{stage, peer, transfer.channel()}].push_back({bytes, microBatch});
       continue;
     }
     auto &box = waiting[{peer, stage, transfer.channel()}];
     if (box.empty())
       break;
-    if (box.front() != bytes)
+    if (box.front().first != bytes)
       return corrupt("{}: {} bytes are expected on channel {}, {} were sent",
                      describe(stage, *at), bytes, transfer.channel(),
-                     box.front());
+                     box.front().first);
+    if (box.front().second != microBatch)
+      return corrupt("{}: micro-batch {} is expected on channel {}, {} was "
+                     "sent",
+                     describe(stage, *at), microBatch, transfer.channel(),
+                     box.front().second);
     box.pop_front();
   }
   return moved;
