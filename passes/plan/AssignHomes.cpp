@@ -1,15 +1,32 @@
 // See AssignHomes.h. A program is walked once, in order: each operation either
 // gives its results a place or, for a launch, also makes a step. The results of
-// the program come last, in AssignResults.cpp.
+// the program come last: where a value's home can be taken into its
+// destination it is, elsewhere a copy follows.
 #include "passes/plan/HomeFinder.h"
 
 #include "mlir/IR/BuiltinOps.h"
-#include "llvm/ADT/TypeSwitch.h"
+#include "llvm/ADT/DenseSet.h"
 
 using namespace mlir;
 using namespace lmc::plan;
 namespace dist = lmc::dist;
 namespace lm = lmc::lm;
+
+FailureOr<ProgramHomes> HomeFinder::run() {
+  FailureOr<RowSizes> sizes = RowSizes::infer(function, context.symbols);
+  if (failed(sizes))
+    return failure();
+  result.sizes = std::move(*sizes);
+  if (failed(numberOperations()) || failed(placeArguments()))
+    return failure();
+  for (Operation &op : function.getBody().front().without_terminator())
+    if (failed(placeOperation(&op)))
+      return failure();
+  if (failed(placeResults()))
+    return failure();
+  finish();
+  return std::move(result);
+}
 
 // The launch result that `value` is, with its kernel's tie; -1 where not tied.
 static int64_t tiedOperand(SymbolTable &symbols, Value value) {
@@ -213,196 +230,109 @@ LogicalResult HomeFinder::placeSavedArgument(BlockArgument argument,
 }
 
 //===----------------------------------------------------------------------===//
-// Operations
+// Results
 //===----------------------------------------------------------------------===//
 
-LogicalResult HomeFinder::placeOperation(Operation *op) {
-  return TypeSwitch<Operation *, LogicalResult>(op)
-      .Case([&](LaunchOp launch) { return placeLaunch(launch); })
-      .Case<dist::AllReduceOp, dist::AllGatherOp, dist::ReduceScatterOp>(
-          [&](Operation *collective) { return placeCollective(collective); })
-      .Case([&](dist::SendOp send) {
-        result.steps.push_back({send.getLoc(), send, {}});
-        result.steps.back().uses.push_back({places.lookup(send.getInput()),
-                                            bytesOf(send.getInput()),
-                                            Step::Use::Read});
-        return success();
-      })
-      .Case([&](dist::ReceiveOp receive) {
-        int64_t bytes = bytesOf(receive.getOutput());
-        Place place{addHome(Home::Scratch, "", bytes), 0};
-        settle(receive.getOutput(), place);
-        markWritten(place, receive);
-        result.steps.push_back({receive.getLoc(), receive, {}});
-        result.steps.back().uses.push_back({place, bytes, Step::Use::Write});
-        return success();
-      })
-      .Case([&](lm::ReshapeOp reshape) {
-        settle(reshape.getOutput(), places.lookup(reshape.getInput()));
-        return success();
-      })
-      .Case([&](lm::SliceRowsOp slice) {
-        auto type = cast<RankedTensorType>(slice.getOutput().getType());
-        int64_t rowBytes =
-            type.getDimSize(0) == 0
-                ? 0
-                : bytesOf(slice.getOutput()) / type.getDimSize(0);
-        Place place = places.lookup(slice.getInput());
-        place.offset += rowBytes * static_cast<int64_t>(slice.getOffset());
-        settle(slice.getOutput(), place);
-        return success();
-      })
-      .Case([&](lm::ConcatRowsOp concatenation) {
-        return placeConcatenation(concatenation);
-      })
-      .Default([](Operation *other) {
-        return other->emitOpError()
-               << "is no launch, collective, transfer or view; a "
-                  "program that is assigned bytes "
-                  "holds nothing else";
-      });
-}
+LogicalResult HomeFinder::placeResults() {
+  Operation *end = function.getBody().front().getTerminator();
+  struct Wanted {
+    Value value;
+    Home::Kind kind;
+    StringRef name;
+  };
+  // States first: they are never read through a saved value or an output, so
+  // that one value that is both is stored once.
+  SmallVector<Wanted> states, outputs, saved;
+  for (auto [number, value] : llvm::enumerate(end->getOperands())) {
+    auto text = [&, number = number](StringRef name) {
+      return function.getResultAttrOfType<StringAttr>(number, name);
+    };
+    if (auto state = function.getResultAttrOfType<FlatSymbolRefAttr>(
+            number, lm::kStateAttr))
+      states.push_back({value, Home::State, state.getValue()});
+    else if (auto name = text(lm::kOutputAttr))
+      outputs.push_back({value, Home::Output, name.getValue()});
+    else if (auto name = text(kSavedAttr))
+      saved.push_back({value, Home::Saved, name.getValue()});
+    else
+      return function.emitOpError()
+             << "has result " << number
+             << " with none of lm.state, lm.output, lm.saved: nobody would "
+                "read it";
+  }
+  for (auto &list : {states, outputs, saved})
+    for (const Wanted &wanted : list)
+      if (failed(placeResult(wanted.value, wanted.kind, wanted.name)))
+        return failure();
 
-// May `op` write its tied result `updated` over `operand`? Not if the
-// bytes belong to somebody else or if any value in them is read later.
-bool HomeFinder::mayOverwrite(Operation *op, Value operand, Value updated) {
-  Place place = placeOf(operand);
-  const Home &home = result.homes[place.home];
-  if (home.kind == Home::Input || home.kind == Home::Scalar ||
-      home.kind == Home::Output)
-    return false;
-  if (home.kind == Home::Saved && home.owner >= 0 &&
-      context.isReadLater(home.ownerProgram, home.owner))
-    return false;
-  if (home.kind == Home::State) {
-    auto state = updatedInPlace.find(updated);
-    bool isNewState =
-        state != updatedInPlace.end() &&
-        state->second == std::pair(StringRef(home.name), place.offset);
-    bool mayEnd = isa<dist::AllReduceOp>(op) && op->hasAttr("tied");
-    if (!isNewState && !mayEnd)
-      return false;
-  }
-  int64_t now = indices.lookup(op), bytes = bytesOf(operand);
-  for (const Resident &resident : residents[place.home]) {
-    if (resident.place.offset >= place.offset + bytes ||
-        place.offset >= resident.place.offset + bytesOf(resident.value))
-      continue;
-    auto last = lastRead.find(resident.value);
-    if (last != lastRead.end() && last->second > now)
-      return false;
-  }
-  // The same bytes given twice to one kernel, once to be written.
-  unsigned timesGiven = 0;
-  for (Value other : op->getOperands()) {
-    Place otherPlace = placeOf(other);
-    timesGiven += otherPlace.home == place.home &&
-                  otherPlace.offset < place.offset + bytes &&
-                  place.offset < otherPlace.offset + bytesOf(other);
-  }
-  return timesGiven == 1;
-}
-
-void HomeFinder::markWritten(Place place, Operation *op) {
-  Home &home = result.homes[result.resolve(place).home];
-  if (home.firstWrite < 0)
-    home.firstWrite = indices.lookup(op);
-}
-
-// An all-reduce is in place where the operand's bytes may go.
-LogicalResult HomeFinder::placeCollective(Operation *op) {
-  auto mesh =
-      function->getParentOfType<ModuleOp>()->getAttrOfType<dist::MeshAttr>(
-          dist::kMeshAttr);
-  for (Attribute axis : dist::axesOf(op))
-    if (!mesh || !llvm::is_contained(mesh.getAxes(), axis))
-      return op->emitOpError()
-             << "goes over " << axis << ", which is no axis of the mesh";
-  if (auto dim = op->getAttrOfType<IntegerAttr>("dim"); dim && dim.getInt())
-    return op->emitOpError() << "lays pieces along dim " << dim.getInt()
-                             << "; their bytes are one behind the other along "
-                                "dim 0 alone";
-  Value input = op->getOperand(0), output = op->getResult(0);
-  Place source = places.lookup(input);
-  Step step{op->getLoc(), op, {}};
-  if (isa<dist::AllReduceOp>(op) && mayOverwrite(op, input, output)) {
-    ++result.numInPlace;
-    settle(output, source);
-    step.uses.push_back({source, bytesOf(input), Step::Use::ReadWrite});
-    markWritten(source, op);
-  } else {
-    int home = addHome(Home::Scratch, "", bytesOf(output));
-    settle(output, {home, 0});
-    step.uses.push_back({source, bytesOf(input), Step::Use::Read});
-    step.uses.push_back({{home, 0}, bytesOf(output), Step::Use::Write});
-    markWritten({home, 0}, op);
-  }
-  result.steps.push_back(std::move(step));
+  // Copies to states come last; one whose source is itself overwritten by
+  // another goes through scratch.
+  DenseSet<int> overwritten;
+  for (auto &[source, target] : lastCopies)
+    overwritten.insert(result.resolve(target.place).home);
+  for (auto &[source, target] : lastCopies)
+    if (overwritten.contains(result.resolve(source.place).home))
+      source.place =
+          copyTo(function.getLoc(), source.place,
+                 {addHome(Home::Scratch, "", source.bytes), 0}, source.bytes);
+  for (auto &[source, target] : lastCopies)
+    copyTo(function.getLoc(), source.place, target.place, source.bytes);
   return success();
 }
 
-LogicalResult HomeFinder::placeLaunch(LaunchOp op) {
-  auto kernel = context.symbols.lookup<KernelOp>(op.getKernel());
-  Step step{op.getLoc(), op, {}};
-  for (Value operand : op.getInputs())
-    step.uses.push_back(
-        {places.lookup(operand), bytesOf(operand), Step::Use::Read});
-  for (auto [output, tied] : llvm::zip(op.getOutputs(), kernel.getTied())) {
-    if (tied < 0) {
-      int home = addHome(Home::Scratch, "", bytesOf(output));
-      settle(output, {home, 0});
-      step.uses.push_back({{home, 0}, bytesOf(output), Step::Use::Write});
-      markWritten({home, 0}, op);
-      continue;
-    }
-    Value operand = op.getInputs()[tied];
-    Place place = places.lookup(operand);
-    if (mayOverwrite(op, operand, output)) {
-      ++result.numInPlace;
-    } else {
-      int home = addHome(Home::Scratch, "", bytesOf(operand));
-      place = copyTo(op.getLoc(), place, {home, 0}, bytesOf(operand));
-    }
-    settle(output, place);
-    markWritten(place, op);
-    step.uses[tied] = {place, bytesOf(operand), Step::Use::ReadWrite};
-  }
-  result.steps.push_back(std::move(step));
-  return success();
-}
+LogicalResult HomeFinder::placeResult(Value value, Home::Kind kind,
+                                      StringRef name) {
+  Place source = placeOf(value);
+  Home &root = result.homes[source.home];
+  int64_t bytes = bytesOf(value);
+  Location loc = value.getLoc();
 
-LogicalResult HomeFinder::placeConcatenation(lm::ConcatRowsOp op) {
-  int64_t total = 0;
-  Place first = placeOf(op.getInputs().front());
-  bool inPlace = true;
-  for (Value operand : op.getInputs()) {
-    Place place = placeOf(operand);
-    inPlace &= place.home == first.home && place.offset == first.offset + total;
-    total += bytesOf(operand);
-  }
-  if (total != bytesOf(op.getOutput()))
-    return op.emitOpError() << "lays " << total << " bytes of operands into "
-                            << bytesOf(op.getOutput()) << " of the result";
-  if (inPlace) {
-    settle(op.getOutput(), first);
+  if (kind == Home::Saved) {
+    bool isStable = root.kind == Home::Input || root.kind == Home::Scalar ||
+                    root.kind == Home::Output || root.kind == Home::Saved ||
+                    (root.kind == Home::State &&
+                     !context.unstableStates.contains(root.name));
+    if (root.kind == Home::Scratch)
+      root.kind = Home::Saved;
+    else if (!isStable)
+      source = copyTo(loc, source, {addHome(Home::Saved, "", bytes), 0}, bytes);
+    if (!result.saved.insert({name, source}).second)
+      return function.emitOpError() << "saves two values as \"" << name << "\"";
     return success();
   }
-  int whole = addHome(Home::Scratch, "", total);
-  int64_t offset = 0;
-  for (Value operand : op.getInputs()) {
-    Place target{whole, offset};
-    Place source = placeOf(operand);
-    if (isWholeScratch(operand) && source.home != whole) {
-      takeInto(source.home, target);
-      ++result.numInPlace;
-    } else {
-      copyTo(op.getLoc(), source, target, bytesOf(operand));
-      if (result.homes[whole].firstWrite < 0)
-        result.homes[whole].firstWrite = indices.lookup(op);
-    }
-    offset += bytesOf(operand);
+
+  bool isNew = !fixed.count((Twine(int(kind)) + ":" + name).str());
+  int target = getFixedHome(kind, name, bytes);
+  if (result.homes[target].bytes != bytes)
+    return function.emitOpError()
+           << "returns " << bytes << " bytes as \"" << name << "\", which has "
+           << result.homes[target].bytes;
+  if (source.home == target && source.offset == 0)
+    return success();
+  if (kind == Home::Output && !isNew)
+    return function.emitOpError()
+           << "returns two values as output \"" << name << "\"";
+
+  // The old bytes must have had their last reader before the home's first
+  // writer, and nothing else may have been put there.
+  bool isFree = result.homes[target].firstWrite < 0;
+  for (const Resident &resident : residents[target]) {
+    auto last = lastRead.find(resident.value);
+    if (last != lastRead.end() &&
+        last->second >= result.homes[source.home].firstWrite)
+      isFree = false;
   }
-  settle(op.getOutput(), {whole, 0});
+  if (isFree && isWholeScratch(value)) {
+    takeInto(source.home, {target, 0});
+    ++result.numInPlace;
+    return success();
+  }
+  if (kind == Home::State) {
+    lastCopies.push_back({{source, bytes, Step::Use::Read},
+                          {{target, 0}, bytes, Step::Use::Write}});
+    return success();
+  }
+  copyTo(loc, source, {target, 0}, bytes);
   return success();
 }
 

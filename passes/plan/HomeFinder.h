@@ -1,5 +1,6 @@
-// Finds the homes of one program's values and its steps; AssignHomes.h tells
-// what these are. AssignHomes.cpp and AssignResults.cpp hold the code.
+// The walk over one program that gives its values homes; AssignHomes.h tells
+// what comes of it. AssignHomes.cpp has the program's arguments and results,
+// AssignOperations.cpp its operations.
 #ifndef LMC_PASSES_PLAN_HOMEFINDER_H
 #define LMC_PASSES_PLAN_HOMEFINDER_H
 
@@ -8,7 +9,6 @@
 #include "passes/plan/AssignHomes.h"
 
 #include "llvm/ADT/DenseMap.h"
-#include "llvm/ADT/DenseSet.h"
 
 namespace lmc::plan {
 
@@ -19,22 +19,7 @@ public:
     result.function = function;
   }
 
-  mlir::FailureOr<ProgramHomes> run() {
-    mlir::FailureOr<RowSizes> sizes =
-        RowSizes::infer(function, context.symbols);
-    if (mlir::failed(sizes))
-      return mlir::failure();
-    result.sizes = std::move(*sizes);
-    if (mlir::failed(numberOperations()) || mlir::failed(placeArguments()))
-      return mlir::failure();
-    for (mlir::Operation &op : function.getBody().front().without_terminator())
-      if (mlir::failed(placeOperation(&op)))
-        return mlir::failure();
-    if (mlir::failed(placeResults()))
-      return mlir::failure();
-    finish();
-    return std::move(result);
-  }
+  mlir::FailureOr<ProgramHomes> run();
 
 private:
   // A value that lies in a home; kept at the home's root.
@@ -84,7 +69,7 @@ private:
   int64_t endIndex = 0; // of the terminator
   llvm::DenseMap<mlir::Value, int64_t>
       lastRead; // by a launch, a concatenation, the end
-  // mlir::Values on a state's way, with their offset in it.
+  // Values on a state's way, with their offset in it.
   llvm::DenseMap<mlir::Value, std::pair<llvm::StringRef, int64_t>>
       updatedInPlace;
   std::vector<llvm::SmallVector<Resident>> residents; // of each root

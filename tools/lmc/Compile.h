@@ -16,9 +16,9 @@ struct CompileSettings {
   std::string targetCpus = "native"; // separated by commas
   std::string config;                // a TrainSpec
   std::string compileTo = "emit";
-  std::string dumpPhases; // a folder
-  std::string mesh;       // pp=2,dp=2,tp=2
-  int64_t zero = 0;
+  std::string dumpPhases;           // a folder
+  std::string mesh;                 // pp=2,dp=2,tp=2
+  int64_t zero = 0;                 // ZeRO's level on dp
   std::string pipelineSchedule;     // empty: 1f1b, or interleaved
   int64_t virtualStages = 1;        // chunks on each pipeline stage
   std::vector<int64_t> stages;      // blocks of each chunk; empty: by cost
