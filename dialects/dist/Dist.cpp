@@ -94,6 +94,33 @@ SmallVector<StringRef> ShardingAttr::getPartialAxes() const {
   return namesOf(getPartial());
 }
 
+LogicalResult MarkAttr::verify(function_ref<InFlightDiagnostic()> emitError,
+                               int64_t result, int64_t dim, ArrayAttr axes,
+                               int64_t priority, StringAttr origin) {
+  if (result < 0 || dim < 0 || priority < 0)
+    return emitError() << "marks dim " << dim << " of result " << result
+                       << " with priority " << priority
+                       << "; none may be negative (C1)";
+  return success();
+}
+
+LogicalResult RuleOp::verify() {
+  if (getKind() != "parameter" && getKind() != "input" &&
+      getKind() != "activation")
+    return emitOpError() << "is for a '" << getKind()
+                         << "', expected 'parameter', 'input' or "
+                            "'activation' (C1)";
+  if (getPatterns().empty() || getAxes().empty())
+    return emitOpError("needs a pattern and an axis (C2)");
+  if (getProducer() && getKind() != "activation")
+    return emitOpError() << "names the producer '" << *getProducer()
+                         << "', but a " << getKind() << " has none (C3)";
+  if (int64_t(getPriority()) < 0)
+    return emitOpError() << "has the priority " << int64_t(getPriority())
+                         << "; 0 is the first (C4)";
+  return success();
+}
+
 LogicalResult AllReduceOp::verify() {
   if (getKind() != "sum" && getKind() != "max")
     return emitOpError() << "kind is '" << getKind()

@@ -57,6 +57,58 @@ def Dist_ShardingAttr : Dist_Attr<"Sharding", "sharding"> {
   }];
 }
 
+def Dist_MarkAttr : Dist_Attr<"Mark", "mark"> {
+  let summary = "axes that a strategy gives to a dim";
+  let description = [{
+    Stands in the list `dist.marks` of a state, an argument or an operation;
+    `result` says which result of the operation is meant. Marks of a lower
+    priority are propagated before those of a higher one are looked at.
+    `origin` says where the mark comes from.
+
+    Constraints: (C1) result, dim and priority are not negative.
+
+    ```mlir
+    #dist.mark<result 0 dim 1 over ["tp"] priority 0 from "megatron:14">
+    ```
+  }];
+  let parameters = (ins "int64_t":$result, "int64_t":$dim,
+                    "::mlir::ArrayAttr":$axes, "int64_t":$priority,
+                    "::mlir::StringAttr":$origin);
+  let assemblyFormat = [{
+    `<` `result` $result `dim` $dim `over` $axes `priority` $priority `from`
+    $origin `>`
+  }];
+  let genVerifyDecl = 1;
+}
+
+def Dist_RuleOp : Op<Dist_Dialect, "rule"> {
+  let summary = "one rule of a sharding strategy";
+  let description = [{
+    Says which mesh axes split the dim called `dim` of every tensor that one
+    of the patterns matches: of `parameter`s and `input`s by their names, of
+    `activation`s, which are results in the forward, by the names of their
+    layers and, with `producer`, of their operations. A dim is called by its
+    letter (`lm.dims`), or by its number. `if_present`: that nothing matches is
+    no surprise.
+
+    Exists from import to shard.
+
+    Constraints: (C1) the kind is one of these three; (C2) there is a pattern
+    and an axis; (C3) only a rule for activations names a producer; (C4) the
+    priority is not negative.
+
+    ```mlir
+    dist.rule "parameter" ["*.attn*.qkv.weight"] dim "G" over ["tp"]
+    dist.rule "activation" ["*"] dim "T" over ["tp"] {producer = "lm.*_norm", priority = 1 : i64}
+    ```
+  }];
+  let arguments = (ins StrAttr:$kind, StrArrayAttr:$patterns, StrAttr:$dim,
+      StrArrayAttr:$axes, OptionalAttr<StrAttr>:$producer,
+      DefaultValuedAttr<I64Attr, "0">:$priority, UnitAttr:$if_present);
+  let assemblyFormat = "$kind $patterns `dim` $dim `over` $axes attr-dict";
+  let hasVerifier = 1;
+}
+
 def Dist_AllReduceOp : Op<Dist_Dialect, "all_reduce",
     [DeclareOpInterfaceMethods<MemoryEffectsOpInterface>,
      AllTypesMatch<["input", "output"]>]> {

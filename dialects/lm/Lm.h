@@ -34,6 +34,10 @@ inline constexpr llvm::StringLiteral kDefaultAttr = "lm.default";
 inline constexpr llvm::StringLiteral kSizeAttr = "lm.size";
 inline constexpr llvm::StringLiteral kSizesAttr = "lm.sizes";
 
+// Of a parameter or an argument: what its dims are called, ["V", "D"]. A name
+// follows its factor through the operations.
+inline constexpr llvm::StringLiteral kDimsAttr = "lm.dims";
+
 // Of an operation of @forward: a block of the model ends with it, so that a
 // pipeline may be cut behind it.
 inline constexpr llvm::StringLiteral kBlockEndAttr = "lm.block_end";

@@ -87,7 +87,8 @@ LogicalResult ProgramPartition::readShardings() {
         dims[result] = readDims(cast<ShardingAttr>(shardings[index]));
       else
         dims[result].resize(cast<RankedTensorType>(result.getType()).getRank());
-    op.removeAttr(kShardingsAttr);
+    for (StringRef spent : {kShardingsAttr, kFactorsAttr, kOriginsAttr})
+      op.removeAttr(spent);
   }
   return success();
 }

@@ -14,8 +14,6 @@
 
 namespace lmc::dist {
 
-inline constexpr llvm::StringLiteral kShardingsAttr = "dist.shardings";
-
 using Axes = llvm::SmallVector<llvm::StringRef, 1>;
 using DimAxes = llvm::SmallVector<Axes, 6>;
 

@@ -39,7 +39,7 @@ func.func @backward(%x: tensor<4xf32> {lm.saved = "a"}) attributes {plan.program
 
 // P4
 func.func @f(%x: tensor<4xf32> {lm.input = "x"}) attributes {plan.program = "f"} {
-  // expected-error @+1 {{reduces over "tp", which is no axis of the mesh}}
+  // expected-error @+1 {{goes over "tp", which is no axis of the mesh}}
   %y = dist.all_reduce "sum" %x over ["tp"] : tensor<4xf32>
   return
 }

@@ -119,3 +119,41 @@ func.func @reduce_scatter_c3(%x: tensor<8xf32>) -> tensor<3xf32> {
   %y = dist.reduce_scatter %x dim 0 over ["dp"] : tensor<8xf32> to tensor<3xf32>
   return %y : tensor<3xf32>
 }
+
+// -----
+
+// mark C1: dims count from 0.
+// expected-error @+1 {{marks dim -1 of result 0 with priority 0; none may be negative (C1)}}
+func.func private @mark_c1(tensor<4xf32> {dist.marks = [#dist.mark<result 0 dim -1 over ["tp"] priority 0 from "here">]})
+
+// -----
+
+module @rule_c1 {
+  // rule C1
+  // expected-error @+1 {{is for a 'gradient', expected 'parameter', 'input' or 'activation' (C1)}}
+  dist.rule "gradient" ["*"] dim "F" over ["tp"]
+}
+
+// -----
+
+module @rule_c2 {
+  // rule C2
+  // expected-error @+1 {{needs a pattern and an axis (C2)}}
+  dist.rule "parameter" [] dim "F" over ["tp"]
+}
+
+// -----
+
+module @rule_c3 {
+  // rule C3
+  // expected-error @+1 {{names the producer 'lm.linear', but a parameter has none (C3)}}
+  dist.rule "parameter" ["*"] dim "F" over ["tp"] {producer = "lm.linear"}
+}
+
+// -----
+
+module @rule_c4 {
+  // rule C4
+  // expected-error @+1 {{has the priority -1; 0 is the first (C4)}}
+  dist.rule "parameter" ["*"] dim "F" over ["tp"] {priority = -1 : i64}
+}
