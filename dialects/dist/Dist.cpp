@@ -182,6 +182,29 @@ LogicalResult ReduceScatterOp::verify() {
   return verifyPieces(*this, getAxes(), getDim(), getOutput(), getInput());
 }
 
+// all_to_all C1
+LogicalResult AllToAllOp::verify() {
+  if (getAxes().empty())
+    return emitOpError("names no axis (C1)");
+  return success();
+}
+
+void AllToAllOp::getEffects(Effects &effects) {
+  addEffects(getAxes(), effects);
+}
+
+LogicalResult ReshardOp::verify() {
+  size_t numDims = cast<RankedTensorType>(getInput().getType()).getRank();
+  for (ShardingAttr sharding : {getFrom(), getTo()})
+    if (sharding.getDims().size() != numDims)
+      return emitOpError() << "has a sharding of " << sharding.getDims().size()
+                           << " dims, the tensor has " << numDims << " (C1)";
+  for (Attribute axis : getTo().getPartial())
+    if (!llvm::is_contained(getFrom().getPartial(), axis))
+      return emitOpError() << "makes a value partial on " << axis << " (C2)";
+  return success();
+}
+
 void SendOp::getEffects(Effects &effects) {
   effects.emplace_back(MemoryEffects::Write::get());
 }

@@ -173,6 +173,51 @@ def Dist_ReduceScatterOp : Dist_Resharding<"reduce_scatter"> {
   }];
 }
 
+def Dist_AllToAllOp : Op<Dist_Dialect, "all_to_all",
+    [DeclareOpInterfaceMethods<MemoryEffectsOpInterface>,
+     AllTypesMatch<["input", "output"]>]> {
+  let summary = "piece i of every member goes to member i";
+  let description = [{
+    Pieces lie along dim 0, in rank order before and after.
+
+    Constraints: (C1) at least one axis.
+
+    ```mlir
+    %y = dist.all_to_all %x over ["tp"] : tensor<2x128xf32>
+    ```
+  }];
+  let arguments = (ins AnyRankedTensor:$input, ArrayAttr:$axes);
+  let results = (outs AnyRankedTensor:$output);
+  let assemblyFormat = "$input `over` $axes attr-dict `:` type($input)";
+  let hasVerifier = 1;
+}
+
+def Dist_ReshardOp : Op<Dist_Dialect, "reshard",
+    [Pure, AllTypesMatch<["input", "output"]>]> {
+  let summary = "the same tensor, lying otherwise";
+  let description = [{
+    Exists between shard and partition, where shapes are global: which
+    collectives make `to` of `from` is the cheapest path over slice,
+    all_gather, reduce_scatter, all_reduce and all_to_all
+    (passes/dist/ReshardPath.h), and `bytes` is its price: what each rank
+    receives.
+
+    Constraints: (C1) both shardings have as many dims as the tensor; (C2) the
+    value becomes partial on no axis.
+
+    ```mlir
+    %y = dist.reshard %x from <[[], []], ["tp"]> to <[["tp"], []], []> bytes 64 : tensor<4x8xf32>
+    ```
+  }];
+  let arguments = (ins AnyRankedTensor:$input, Dist_ShardingAttr:$from,
+                   Dist_ShardingAttr:$to, I64Attr:$bytes);
+  let results = (outs AnyRankedTensor:$output);
+  let assemblyFormat = [{
+    $input `from` $from `to` $to `bytes` $bytes attr-dict `:` type($input)
+  }];
+  let hasVerifier = 1;
+}
+
 class Dist_Transfer<string mnemonic> : Op<Dist_Dialect, mnemonic,
     [DeclareOpInterfaceMethods<MemoryEffectsOpInterface>]>;
 

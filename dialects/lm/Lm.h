@@ -13,6 +13,8 @@
 #include "mlir/Interfaces/InferTypeOpInterface.h"
 #include "mlir/Interfaces/SideEffectInterfaces.h"
 
+#include <optional>
+
 #include "dialects/lm/LmDialect.h.inc"
 #include "dialects/lm/LmInterfaces.h.inc"
 
@@ -44,6 +46,10 @@ inline constexpr llvm::StringLiteral kBlockEndAttr = "lm.block_end";
 
 // Number of elements of the dims [begin, end).
 int64_t product(llvm::ArrayRef<int64_t> shape);
+
+// The sharding rule of `op`: its own, or that of an elementwise operation; none
+// if it takes no part (a constant, a return).
+std::optional<ShardingRule> ruleOf(mlir::Operation *op);
 
 // The rule of an operation that treats all elements alike: one factor per dim.
 ShardingRule elementwiseRule(mlir::Operation *op);

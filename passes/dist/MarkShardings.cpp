@@ -49,7 +49,7 @@ public:
                   rankOf(argument));
   }
   void follow(Operation *op) {
-    std::optional<lm::ShardingRule> rule = ruleOf(op);
+    std::optional<lm::ShardingRule> rule = lm::ruleOf(op);
     SmallVector<StringRef> factors(rule ? rule->factors.size() : 0);
     for (unsigned i = 0; rule && i < rule->operands.size(); ++i)
       for (auto [dim, factor] : llvm::enumerate(rule->operands[i]))

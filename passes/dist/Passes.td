@@ -164,20 +164,66 @@ def PropagateShardings : Pass<"dist-propagate-shardings", "::mlir::ModuleOp"> {
     "::mlir::arith::ArithDialect", "::mlir::math::MathDialect"];
 }
 
+def InsertReshards : Pass<"dist-insert-reshards", "::mlir::ModuleOp"> {
+  let summary = "make every change of a value's sharding explicit";
+  let description = [{
+    Follows in program order how each value lies: an operation over a split
+    factor that is summed makes its results partial, a sum passes through
+    additions. Where a value lies otherwise than it should, or than an operation
+    needs it, a `dist.reshard` is inserted, once for each way it is needed, with
+    its price: the bytes that each rank receives on the cheapest path.
+    Maxima are taken at once.
+
+    Requires: `dist.shardings` and `dist.factors` from
+    `dist-propagate-shardings`.
+    Ensures: `dist.shardings` and `dist.factors` say how results lie and how
+    operations are split; an accumulator may stay partial, its `dist.sharding`
+    then names the axes. What no path leads to, because padding would have to
+    move, is refused with the sizes.
+    Leaves alone: modules without `dist.mesh`; shapes, which are global.
+
+    **Before**
+    ```mlir
+    module attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+      func.func @f(%x: tensor<4x6xf32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>},
+                   %w: tensor<6x8xf32> {dist.sharding = #dist.sharding<[["tp"], []], []>})
+          -> (tensor<4x8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+        %y = lm.linear %x, %w {dist.factors = [[], ["tp"], []], dist.shardings = [#dist.sharding<[[], []], []>]}
+            : (tensor<4x6xf32>, tensor<6x8xf32>) -> tensor<4x8xf32>
+        return %y : tensor<4x8xf32>
+      }
+    }
+    ```
+    **After**
+    ```mlir
+    ...
+    %part = lm.linear %x, %w {dist.factors = [[], ["tp"], []], dist.shardings = [#dist.sharding<[[], []], ["tp"]>]} : (tensor<4x6xf32>, tensor<6x8xf32>) -> tensor<4x8xf32>
+    %y = dist.reshard %part from <[[], []], ["tp"]> to <[[], []], []> bytes 128 {dist.shardings = [#dist.sharding<[[], []], []>]} : tensor<4x8xf32>
+    return %y : tensor<4x8xf32>
+    ...
+    ```
+  }];
+  let statistics = [
+    Statistic<"numReshards", "reshards", "reshards inserted">,
+    Statistic<"numBytes", "bytes", "that a rank receives in one run of each "
+              "program">
+  ];
+  let dependentDialects = ["::lmc::dist::DistDialect"];
+}
+
 def Partition : Pass<"dist-partition", "::mlir::ModuleOp"> {
   let summary = "from global shapes to one rank's shapes and collectives";
   let description = [{
-    Gives every value its local shape and makes reductions explicit: a value
-    that is partial on an axis is all-reduced where it is first used by an
-    operation through which a sum does not pass. Gradients stay partial on
-    data axes until `@update`. Indices into a sharded dim are shifted to the
+    Gives every value its local shape. A reshard becomes the collectives of its
+    path; along a dim that is not the first, pieces are permuted before or
+    behind (LowerReshard.h). Indices into a sharded dim are shifted to the
     rank's first row.
 
     A dim that its axes do not divide is padded if it is the vocabulary, else
     refused with the sizes.
 
-    Requires: shardings from `dist-propagate-shardings`.
-    Ensures: local shapes, `dist.all_reduce` where needed, no `dist.shardings`.
+    Requires: shardings from `dist-insert-reshards`.
+    Ensures: local shapes, collectives, no `dist.shardings`, no `dist.reshard`.
     Leaves alone: modules without `dist.mesh`.
 
     **Before**
@@ -186,8 +232,9 @@ def Partition : Pass<"dist-partition", "::mlir::ModuleOp"> {
       func.func @f(%x: tensor<4x6xf32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>},
                    %w: tensor<6x8xf32> {dist.sharding = #dist.sharding<[["tp"], []], []>})
           -> (tensor<4x8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
-        %y = lm.linear %x, %w {dist.shardings = [#dist.sharding<[[], []], []>]}
+        %part = lm.linear %x, %w {dist.shardings = [#dist.sharding<[[], []], ["tp"]>]}
             : (tensor<4x6xf32>, tensor<6x8xf32>) -> tensor<4x8xf32>
+        %y = dist.reshard %part from <[[], []], ["tp"]> to <[[], []], []> bytes 128 : tensor<4x8xf32>
         return %y : tensor<4x8xf32>
       }
     }
@@ -201,7 +248,7 @@ def Partition : Pass<"dist-partition", "::mlir::ModuleOp"> {
     ```
   }];
   let statistics = [
-    Statistic<"numAllReduces", "all-reduces", "all-reduces made">
+    Statistic<"numReshards", "reshards", "reshards turned to collectives">
   ];
   let dependentDialects = ["::lmc::dist::DistDialect", "::lmc::lm::LmDialect",
     "::mlir::arith::ArithDialect"];

@@ -267,7 +267,7 @@ Splits Propagation::chooseFactors(Operation *op, const lm::ShardingRule &rule,
 
 // Carries axes between the dims of one operation's factors.
 bool Propagation::carry(Operation *op) {
-  std::optional<lm::ShardingRule> rule = ruleOf(op);
+  std::optional<lm::ShardingRule> rule = lm::ruleOf(op);
   if (!rule)
     return false;
   Splits factors = chooseFactors(op, *rule);
@@ -361,7 +361,7 @@ FailureOr<bool> Propagation::decomposeSharded() {
   llvm::DenseMap<Operation *, Axes> axesOf;
   for (auto function : module.getOps<func::FuncOp>())
     for (Operation &op : function.getBody().front()) {
-      std::optional<lm::ShardingRule> rule = ruleOf(&op);
+      std::optional<lm::ShardingRule> rule = lm::ruleOf(&op);
       if (!rule)
         continue;
       for (auto [operand, dims] : llvm::zip(op.getOperands(), rule->operands))
@@ -435,7 +435,7 @@ int64_t Propagation::write() {
       function.setArgAttr(argument.getArgNumber(), kShardingAttr,
                           sharding(splitsOf(argument)));
     for (Operation &op : function.getBody().front()) {
-      if (std::optional<lm::ShardingRule> rule = ruleOf(&op)) {
+      if (std::optional<lm::ShardingRule> rule = lm::ruleOf(&op)) {
         SmallVector<Attribute> factors;
         for (const DimSplit &factor : chooseFactors(&op, *rule, &conflicts))
           factors.push_back(b.getStrArrayAttr(factor.axes));

@@ -282,7 +282,8 @@ LogicalResult HomeFinder::placeSavedArgument(BlockArgument argument,
 LogicalResult HomeFinder::placeOperation(Operation *op) {
   return TypeSwitch<Operation *, LogicalResult>(op)
       .Case([&](LaunchOp launch) { return placeLaunch(launch); })
-      .Case<dist::AllReduceOp, dist::AllGatherOp, dist::ReduceScatterOp>(
+      .Case<dist::AllReduceOp, dist::AllGatherOp, dist::ReduceScatterOp,
+            dist::AllToAllOp>(
           [&](Operation *collective) { return placeCollective(collective); })
       .Case([&](dist::SendOp send) {
         result.steps.push_back({send.getLoc(), send, {}});

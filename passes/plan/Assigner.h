@@ -71,7 +71,7 @@ private:
   void buildProgram(Program &program);
   void buildRun(const Program &program, const Step &step, LaunchOp launch);
   void buildCollective(const Program &program, const Step &step);
-  LinearAttr firstElement(int64_t elements);
+  LinearAttr firstElement(lm::RandomUniformOp random);
   SliceAttr sliceOf(const Program &program, const Step::Use &use);
 
   LinearAttr linear(int64_t constant) {

@@ -1,4 +1,4 @@
-// RUN: lmc-opt %s --split-input-file --verify-diagnostics --dist-propagate-shardings --dist-partition
+// RUN: lmc-opt %s --split-input-file --verify-diagnostics --dist-propagate-shardings --dist-insert-reshards --verify-sharded --dist-partition
 
 // A dim that its axis does not divide, and that is not the vocabulary.
 module attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {

@@ -1,4 +1,4 @@
-// RUN: lmc-opt %s --split-input-file --dist-propagate-shardings --dist-partition | FileCheck %s
+// RUN: lmc-opt %s --split-input-file --dist-propagate-shardings --dist-insert-reshards --verify-sharded --dist-partition | FileCheck %s
 
 // A product over a sharded dim is partial, and summed once where it is used.
 // CHECK-LABEL: @mlp

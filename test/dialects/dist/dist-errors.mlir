@@ -157,3 +157,27 @@ module @rule_c4 {
   // expected-error @+1 {{has the priority -1; 0 is the first (C4)}}
   dist.rule "parameter" ["*"] dim "F" over ["tp"] {priority = -1 : i64}
 }
+
+// -----
+
+func.func @all_to_all_c1(%x: tensor<4xf32>) {
+  // expected-error @+1 {{names no axis (C1)}}
+  %y = dist.all_to_all %x over [] : tensor<4xf32>
+  return
+}
+
+// -----
+
+func.func @reshard_c1(%x: tensor<4xf32>) {
+  // expected-error @+1 {{has a sharding of 2 dims, the tensor has 1 (C1)}}
+  %y = dist.reshard %x from <[[]], []> to <[[], []], []> bytes 0 : tensor<4xf32>
+  return
+}
+
+// -----
+
+func.func @reshard_c2(%x: tensor<4xf32>) {
+  // expected-error @+1 {{makes a value partial on "tp" (C2)}}
+  %y = dist.reshard %x from <[[]], []> to <[[]], ["tp"]> bytes 0 : tensor<4xf32>
+  return
+}
