@@ -42,7 +42,7 @@ inline constexpr llvm::StringLiteral kStagesAttr = "dist.stages";
 // A collective: every member of the group formed by its `axes` takes part.
 inline bool isCollective(mlir::Operation *op) {
   return mlir::isa_and_nonnull<AllReduceOp, AllGatherOp, ReduceScatterOp,
-                                AllToAllOp>(op);
+                               AllToAllOp>(op);
 }
 inline mlir::ArrayAttr axesOf(mlir::Operation *collective) {
   return collective->getAttrOfType<mlir::ArrayAttr>("axes");

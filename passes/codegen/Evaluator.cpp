@@ -351,8 +351,7 @@ static SmallVector<std::pair<int64_t, int64_t>> runsOf(lm::RandomUniformOp op) {
   if (!op.getWhole())
     return runs;
   ArrayRef<int64_t> whole = *op.getWhole();
-  ArrayRef<int64_t> shape =
-      cast<RankedTensorType>(op.getType()).getShape();
+  ArrayRef<int64_t> shape = cast<RankedTensorType>(op.getType()).getShape();
   int64_t inner = 1;
   for (size_t dim = shape.size(); dim-- > 1;) {
     if (shape[dim] != whole[dim])
@@ -371,10 +370,9 @@ Value Evaluator::inWhole(lm::RandomUniformOp op, Value element) {
     return type ? b.splat(b.i64(value), type.getNumElements()) : b.i64(value);
   };
   for (auto [run, stride] : runsOf(op)) {
-    Value index =
-        builder.create<arith::DivUIOp>(b.loc, element, number(run));
-    Value gap = builder.create<arith::MulIOp>(b.loc, index,
-                                              number(stride - run));
+    Value index = builder.create<arith::DivUIOp>(b.loc, element, number(run));
+    Value gap =
+        builder.create<arith::MulIOp>(b.loc, index, number(stride - run));
     element = builder.create<arith::AddIOp>(b.loc, element, gap);
   }
   return element;

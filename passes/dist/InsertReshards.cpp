@@ -9,7 +9,7 @@
 //                                  reshard [T:tp, D] -> [T, D]     all_gather
 //     %y = linear %u, %v           factor F is summed: y is partial on tp
 //     %z = add %x, %y              x and y should be [T:tp, D]:
-//                                  reshard partial -> [T:tp, D]    reduce_scatter
+//                                  reshard partial -> [T:tp, D] reduce_scatter
 //
 // Sums pass through additions as they are, so that two partial values that are
 // added are reduced once. A value that lies otherwise than it should is first
@@ -46,10 +46,10 @@ public:
 
   FailureOr<int64_t> of(RankedTensorType type, ShardingAttr from,
                         ShardingAttr to, std::string &reason) {
-    auto [entry, isNew] = known.try_emplace(
-        {type.getAsOpaquePointer(), from.getAsOpaquePointer(),
-         to.getAsOpaquePointer()},
-        0);
+    auto [entry, isNew] =
+        known.try_emplace({type.getAsOpaquePointer(), from.getAsOpaquePointer(),
+                           to.getAsOpaquePointer()},
+                          0);
     if (!isNew)
       return entry->second;
     FailureOr<ReshardPath> path = findReshardPath(type, from, to, mesh, reason);
@@ -112,8 +112,7 @@ void ProgramReshards::readShardings() {
   for (BlockArgument argument : function.getArguments()) {
     auto sharding = function.getArgAttrOfType<ShardingAttr>(
         argument.getArgNumber(), kShardingAttr);
-    wanted[argument] = actual[argument] =
-        sharding ? sharding : whole(argument);
+    wanted[argument] = actual[argument] = sharding ? sharding : whole(argument);
   }
   for (Operation &op : function.getBody().front()) {
     auto shardings = op.getAttrOfType<ArrayAttr>(kShardingsAttr);
@@ -144,9 +143,8 @@ FailureOr<Value> ProgramReshards::reshard(Value value, ShardingAttr to,
     return made[{value, to}] = copy->getResult(0);
   }
   std::string reason;
-  FailureOr<int64_t> price =
-      prices.of(cast<RankedTensorType>(value.getType()), actual[value], to,
-                reason);
+  FailureOr<int64_t> price = prices.of(cast<RankedTensorType>(value.getType()),
+                                       actual[value], to, reason);
   Location loc = behindProducer ? value.getLoc() : user->getLoc();
   if (failed(price)) {
     InFlightDiagnostic error = emitError(loc) << reason;
@@ -167,8 +165,8 @@ LogicalResult ProgramReshards::give(OpOperand &operand, ShardingAttr needed) {
   Value value = operand.get();
   if (actual[value] == needed)
     return success();
-  FailureOr<Value> there =
-      reshard(value, wanted[value], operand.getOwner(), /*behindProducer=*/true);
+  FailureOr<Value> there = reshard(value, wanted[value], operand.getOwner(),
+                                   /*behindProducer=*/true);
   if (failed(there))
     return failure();
   there = reshard(*there, needed, operand.getOwner(), /*behindProducer=*/false);
@@ -275,9 +273,9 @@ LogicalResult ProgramReshards::visit(Operation *op) {
       continue;
     bool carriesSum =
         isPassed && llvm::is_contained(rule->sumOperands, int64_t(index));
-    ShardingAttr needed = layOut(operand.get(), rule->operands[index],
-                                 carriesSum ? ArrayRef<StringRef>(sums)
-                                            : ArrayRef<StringRef>());
+    ShardingAttr needed =
+        layOut(operand.get(), rule->operands[index],
+               carriesSum ? ArrayRef<StringRef>(sums) : ArrayRef<StringRef>());
     if (carriesSum) {
       FailureOr<Value> there = reshard(operand.get(), needed, op, true);
       if (failed(there))
@@ -331,12 +329,11 @@ LogicalResult ProgramReshards::finishResults() {
         return failure();
       continue;
     }
-    auto [entry, isNew] =
-        accumulators.insert({state, actual[operand.get()]});
+    auto [entry, isNew] = accumulators.insert({state, actual[operand.get()]});
     if (!isNew && entry->second != actual[operand.get()])
-      return function.emitError()
-             << "two programs leave " << state << " lying otherwise: "
-             << entry->second << " and " << actual[operand.get()];
+      return function.emitError() << "two programs leave " << state
+                                  << " lying otherwise: " << entry->second
+                                  << " and " << actual[operand.get()];
   }
   return success();
 }
@@ -406,8 +403,7 @@ LogicalResult ProgramReshards::run() {
   return finishResults();
 }
 
-struct InsertReshards
-    : lmc::dist::impl::InsertReshardsBase<InsertReshards> {
+struct InsertReshards : lmc::dist::impl::InsertReshardsBase<InsertReshards> {
   using InsertReshardsBase::InsertReshardsBase;
 
   void runOnOperation() override {

@@ -27,9 +27,8 @@ private:
   }
   Value reshaped(Value x, ArrayRef<int64_t> shape) {
     auto type = lm::TensorMath::typeOf(x).clone(shape);
-    return type == x.getType()
-               ? x
-               : Value(b.create<lm::ReshapeOp>(loc, type, x));
+    return type == x.getType() ? x
+                               : Value(b.create<lm::ReshapeOp>(loc, type, x));
   }
   // Rows of `x`, seen as a table of rows of `run` elements.
   Value rows(Value x, int64_t run, Value indices) {
@@ -80,7 +79,8 @@ Value Lowering::fromPieces(Value x, unsigned dim, int64_t n) {
   int64_t outer = outerOf(shape, dim);
   shape[dim] *= n;
   if (outer > 1)
-    x = rows(x, lm::product(shapeOf(x)) / (outer * n), grid({outer, n}, 1, outer));
+    x = rows(x, lm::product(shapeOf(x)) / (outer * n),
+             grid({outer, n}, 1, outer));
   return reshaped(x, shape);
 }
 
@@ -117,15 +117,15 @@ Value Lowering::apply(const Transition &step, Value x) {
   case Transition::Slice:
     return slice(x, step.dim, step.axes, n);
   case Transition::AllGather:
-    return fromPieces(
-        b.create<AllGatherOp>(loc, resized(x, true), x, 0, axes), step.dim, n);
+    return fromPieces(b.create<AllGatherOp>(loc, resized(x, true), x, 0, axes),
+                      step.dim, n);
   case Transition::ReduceScatter:
     x = toPieces(x, step.dim, n);
     return b.create<ReduceScatterOp>(loc, resized(x, false), x, 0, axes);
   case Transition::AllToAll:
     x = toPieces(x, step.toDim, n);
-    return fromPieces(b.create<AllToAllOp>(loc, x.getType(), x, axes),
-                      step.dim, n);
+    return fromPieces(b.create<AllToAllOp>(loc, x.getType(), x, axes), step.dim,
+                      n);
   }
   return x;
 }

@@ -1,6 +1,6 @@
-// Local shapes and collectives: every value becomes one rank's part of it, every
-// reshard the collectives of its path, indices count from the rank's first row.
-// What goes where was settled before; this pass decides nothing.
+// Local shapes and collectives: every value becomes one rank's part of it,
+// every reshard the collectives of its path, indices count from the rank's
+// first row. What goes where was settled before; this pass decides nothing.
 #include "passes/dist/Passes.h"
 
 #include "passes/dist/LocalIndex.h"
@@ -150,8 +150,8 @@ LogicalResult ProgramPartition::visit(Operation *op) {
     return failure();
   shiftIndexOperand(op);
   for (auto [index, result] : llvm::enumerate(op->getResults()))
-    if (shardings &&
-        failed(localize(result, readDims(cast<ShardingAttr>(shardings[index])))))
+    if (shardings && failed(localize(result, readDims(cast<ShardingAttr>(
+                                                 shardings[index])))))
       return failure();
   for (StringRef spent : {kShardingsAttr, kFactorsAttr, kOriginsAttr})
     op->removeAttr(spent);

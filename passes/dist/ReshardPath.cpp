@@ -57,8 +57,7 @@ private:
   }
   int64_t localBytes(ShardingAttr sharding) const {
     RankedTensorType local = localType(type, sharding, mesh);
-    return local.getNumElements() *
-           ((type.getElementTypeBitWidth() + 7) / 8);
+    return local.getNumElements() * ((type.getElementTypeBitWidth() + 7) / 8);
   }
   int64_t priceOf(ShardingAttr at, ShardingAttr next,
                   const Transition &step) const;

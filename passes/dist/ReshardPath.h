@@ -30,8 +30,8 @@ namespace lmc::dist {
 
 struct Transition {
   enum Kind { Slice, AllGather, ReduceScatter, AllReduce, AllToAll } kind;
-  Axes axes;         // slowest first
-  unsigned dim = 0;  // not of all_reduce; of all_to_all: where axes come from
+  Axes axes;          // slowest first
+  unsigned dim = 0;   // not of all_reduce; of all_to_all: where axes come from
   unsigned toDim = 0; // of all_to_all
 };
 
@@ -43,8 +43,8 @@ struct ReshardPath {
 // The cheapest path for a tensor of global `type`; on failure `reason` says
 // why there is none: a dim that is padded has to stay as it is.
 mlir::FailureOr<ReshardPath> findReshardPath(mlir::RankedTensorType type,
-                                             ShardingAttr from,
-                                             ShardingAttr to, MeshAttr mesh,
+                                             ShardingAttr from, ShardingAttr to,
+                                             MeshAttr mesh,
                                              std::string &reason);
 
 // The sharding that one transition makes of `from`.

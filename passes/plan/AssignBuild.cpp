@@ -68,8 +68,8 @@ LinearAttr Assigner::firstElement(lm::RandomUniformOp random) {
   // A part of a sample begins where its rank says, the last axis of a dim
   // counting single parts.
   for (int64_t dim = 1; random.getAxes() && dim < type.getRank(); ++dim) {
-    stride = lm::product(ArrayRef(whole).drop_front(dim + 1)) *
-             type.getDimSize(dim);
+    stride =
+        lm::product(ArrayRef(whole).drop_front(dim + 1)) * type.getDimSize(dim);
     for (Attribute axis :
          llvm::reverse(cast<ArrayAttr>((*random.getAxes())[dim]))) {
       StringRef name = cast<StringAttr>(axis).getValue();

@@ -109,9 +109,9 @@ LogicalResult ProgramCheck::checkOp(Operation *op) {
   if (auto reshard = dyn_cast<dist::ReshardOp>(op)) {
     dist::ShardingAttr from = shardings.lookup(reshard.getInput());
     if (from != reshard.getFrom())
-      return op->emitOpError() << "takes its operand from " // S7
-                               << reshard.getFrom() << ", but it lies as "
-                               << from;
+      return op->emitOpError()
+             << "takes its operand from " // S7
+             << reshard.getFrom() << ", but it lies as " << from;
     if (shardings.lookup(reshard) != reshard.getTo())
       return op->emitOpError("has a result that lies not as it says"); // S7
     return success();
@@ -133,11 +133,11 @@ LogicalResult ProgramCheck::checkOp(Operation *op) {
       for (auto [dim, factor] : llvm::enumerate(dims))
         if (factor >= 0 &&
             shardings.lookup(value).getAxes(dim) != factors[factor])
-          return op->emitOpError() << "is computed with dim " << dim // S4
-                                   << " of " << what << " " << index
-                                   << " split by " << text(factors[factor])
-                                   << ", but it is split by "
-                                   << text(shardings.lookup(value).getAxes(dim));
+          return op->emitOpError()
+                 << "is computed with dim " << dim // S4
+                 << " of " << what << " " << index << " split by "
+                 << text(factors[factor]) << ", but it is split by "
+                 << text(shardings.lookup(value).getAxes(dim));
     return success();
   };
   if (failed(checkDims(op->getOperands(), rule->operands, "operand")) ||

@@ -12,19 +12,6 @@ module attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
 
 // -----
 
-// Two marks that an operation cannot have at once.
-module attributes {dist.mesh = #dist.mesh<["dp", "tp"], [2, 2]>} {
-  func.func @f(%x: tensor<8xf32> {dist.sharding = #dist.sharding<[["tp"]], []>, lm.input = "x"},
-               %z: tensor<8xf32> {dist.sharding = #dist.sharding<[["dp"]], []>, lm.input = "z"})
-      -> (tensor<8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
-    // expected-error @+1 {{needs dim 0 of operand 1 split by tp, but it is split by dp; this reshard is not supported}}
-    %y = arith.addf %x, %z : tensor<8xf32>
-    return %y : tensor<8xf32>
-  }
-}
-
-// -----
-
 // An operation that does not say how it may be sharded.
 module attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
   func.func @f(%x: tensor<8x2xf32> {dist.sharding = #dist.sharding<[["tp"], []], []>, lm.input = "x"})
