@@ -226,6 +226,8 @@ Value ModelBuilder::parameter(Role role, const std::string &name, Shape shape,
   auto op = atModule.create<lm::ParameterOp>(
       loc, name, f32(shape), initialization.getDictionary(&context),
       /*trainable=*/!isFrozen(name), isWeight ? "decay" : "no_decay",
+      scope.prefix.empty() ? IntegerAttr()
+                           : builder.getI64IntegerAttr(scope.block),
       boxesOf(use));
   if (auto names = dimNames(role, spec.has_embedding_width()); !names.empty())
     op->setAttr(lm::kDimsAttr, builder.getStrArrayAttr(names));

@@ -61,7 +61,7 @@ private:
   }
   template <typename M>
   void checkRate(const M &at, int field, double rate, const std::string &what) {
-    if (!(rate >= 0 && rate < 1))
+    if (!(rate >= 0 && static_cast<float>(rate) < 1))
       error(at, field,
             what + " is " + str(rate) + "; a dropout rate lies in [0, 1)");
   }

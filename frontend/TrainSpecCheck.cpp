@@ -18,24 +18,24 @@ public:
   TrainChecker(const SourceMap &sources, Findings &findings)
       : sources(sources), findings(findings) {}
 
-  // `value` has to lie in [low, high), or [low, infinity).
+  // `value` has to lie in [low, high), or be finite and at least `low`; as
+  // float32 too, which is what the kernels see.
   template <typename M>
   void range(const M &at, int field, const char *name, double value, double low,
              double high = INFINITY) {
-    if (value >= low && value < high)
-      return;
-    findings.error(sources.of(at, field),
-                   std::string(name) + " is " + str(value) + "; it has to be " +
-                       (std::isinf(high)
-                            ? "at least " + str(low)
-                            : "in [" + str(low) + ", " + str(high) + ")"));
+    if (!(value >= low && value < high))
+      complain(at, field, name, value, low, high, "");
+    else if (!(static_cast<float>(value) < high))
+      complain(at, field, name, value, low, high, " in float32");
   }
   template <typename M>
   void positive(const M &at, int field, const char *name, double value) {
-    if (!(value > 0 && std::isfinite(value)))
+    auto isPositive = [](double x) { return x > 0 && std::isfinite(x); };
+    if (!isPositive(value) || !isPositive(static_cast<float>(value)))
       findings.error(sources.of(at, field),
                      std::string(name) + " is " + str(value) +
-                         "; it has to be greater than 0");
+                         "; it has to be finite and greater than 0" +
+                         (isPositive(value) ? " in float32" : ""));
   }
   template <typename M>
   void count(const M &at, int field, const char *name, bool given,
@@ -48,6 +48,17 @@ public:
   void run(const TrainSpec &spec);
 
 private:
+  template <typename M>
+  void complain(const M &at, int field, const char *name, double value,
+                double low, double high, const char *type) {
+    findings.error(sources.of(at, field),
+                   std::string(name) + " is " + str(value) + "; it has to be " +
+                       (std::isinf(high)
+                            ? "finite and at least " + str(low)
+                            : "in [" + str(low) + ", " + str(high) + ")") +
+                       type);
+  }
+
   const SourceMap &sources;
   Findings &findings;
 };
@@ -73,8 +84,10 @@ void TrainChecker::run(const TrainSpec &spec) {
         static_cast<double>(schedule.warmup_steps()), 0);
   count(schedule, Schedule::kStepsFieldNumber, "steps", schedule.has_steps(),
         schedule.steps());
-  range(schedule, Schedule::kMinimumFactorFieldNumber, "minimum_factor",
-        schedule.minimum_factor(), 0);
+  if (!(schedule.minimum_factor() >= 0 && schedule.minimum_factor() <= 1))
+    findings.error(sources.of(schedule, Schedule::kMinimumFactorFieldNumber),
+                   "minimum_factor is " + str(schedule.minimum_factor()) +
+                       "; it has to be in [0, 1]");
   for (const Group &group : spec.group()) {
     if (group.name().empty())
       findings.error(sources.of(group), "a group has no name",

@@ -60,22 +60,21 @@ static void addStage(OpPassManager &manager, const PipelineOptions &options) {
   manager.addPass(dist::createMarkStages(mark));
 }
 
+// The seed makes accumulated gradients means over the step's tokens where all
+// weights are one; the update rescales by the weights that were.
+static double seedOf(const PipelineOptions &options) {
+  return 1.0 / (double(options.globalBatch) * double(options.sequence));
+}
+
 // Differentiate: one forward function becomes the programs of a step.
 static void addDifferentiate(OpPassManager &manager,
                              const PipelineOptions &options) {
   if (!options.train)
     return;
-  // The seed makes accumulated gradients means over the step's tokens where
-  // all weights are one; the update rescales by the weights that were.
-  double seed = 1.0 / (double(options.globalBatch) * double(options.sequence));
   lm::DifferentiateOptions differentiate;
-  differentiate.seed = seed;
+  differentiate.seed = seedOf(options);
   manager.addPass(lm::createDifferentiate(differentiate));
   manager.addPass(dist::createCutStages());
-  // The update needs the accumulators that differentiation made.
-  lm::BuildUpdateOptions update;
-  update.seed = seed;
-  manager.addPass(lm::createBuildUpdate(update));
 }
 
 // Shard: the strategy marks a few tensors, propagation does the rest. States
@@ -104,6 +103,13 @@ static void addPartition(OpPassManager &manager,
   // again, and need not be kept twice.
   manager.addPass(createCSEPass());
   manager.addPass(lm::createSplitPrograms());
+  // What moves between data ranks, and what the optimizer works on, is buckets.
+  dist::PackBucketsOptions pack;
+  pack.zero = options.zero;
+  manager.addPass(dist::createPackBuckets(pack));
+  lm::BuildUpdateOptions update;
+  update.seed = seedOf(options);
+  manager.addPass(lm::createBuildUpdate(update));
 }
 
 // Kernels: operations become launches of a few different kernels.

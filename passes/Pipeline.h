@@ -35,6 +35,7 @@ struct PipelineOptions {
   int64_t sequence = 1;     // tokens per sample
   // Sizes of the mesh axes pp, dp, fsdp, cp, ep, tp.
   llvm::SmallVector<int64_t> mesh = {1, 1, 1, 1, 1, 1};
+  int64_t zero = 0;                      // ZeRO's level on dp
   std::string pipelineSchedule = "1f1b"; // or gpipe
   // Blocks of each pipeline stage; empty: chosen by cost.
   llvm::SmallVector<int64_t> stageBlocks;

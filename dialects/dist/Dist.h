@@ -39,9 +39,14 @@ inline constexpr llvm::StringLiteral kChunksAttr = "dist.chunks";
 // Of the module: the number of pipeline stages.
 inline constexpr llvm::StringLiteral kStagesAttr = "dist.stages";
 
+// Of a parameter, an accumulator or a moment: the bucket, or piece of one, that
+// holds it, and its first element there. Of a piece: its bucket.
+inline constexpr llvm::StringLiteral kBucketAttr = "dist.bucket";
+inline constexpr llvm::StringLiteral kBucketOffsetAttr = "dist.bucket_offset";
+
 // A collective: every member of the group formed by its `axes` takes part.
 inline bool isCollective(mlir::Operation *op) {
-  return mlir::isa_and_nonnull<AllReduceOp, AllGatherOp, ReduceScatterOp,
+  return llvm::isa_and_nonnull<AllReduceOp, AllGatherOp, ReduceScatterOp,
                                AllToAllOp>(op);
 }
 inline mlir::ArrayAttr axesOf(mlir::Operation *collective) {

@@ -32,7 +32,9 @@ def Lm_ParameterOp : Lm_Op<"parameter", [Symbol]> {
     uniform, constant); `boxes` is the map to checkpoint tensors (one
     dictionary per box, fields as in plan.proto's `Box`); `group` names the
     optimizer group. A frozen parameter (`trainable = false`) gets no
-    gradient, no accumulator and no moments.
+    gradient, no accumulator and no moments. `block` counts the model's blocks;
+    parameters of one block are stored together. One outside of all blocks has
+    none.
 
     ```mlir
     lm.parameter @wte : tensor<256x384xf32>
@@ -43,7 +45,7 @@ def Lm_ParameterOp : Lm_Op<"parameter", [Symbol]> {
       DictionaryAttr:$initialization,
       DefaultValuedAttr<BoolAttr, "true">:$trainable,
       DefaultValuedStrAttr<StrAttr, "decay">:$group,
-      OptionalAttr<ArrayAttr>:$boxes);
+      OptionalAttr<I64Attr>:$block, OptionalAttr<ArrayAttr>:$boxes);
   let assemblyFormat = "$sym_name `:` $type attr-dict";
   let extraClassDeclaration = [{
     ::mlir::RankedTensorType getTensorType() {
@@ -56,9 +58,14 @@ def Lm_ParameterOp : Lm_Op<"parameter", [Symbol]> {
 def Lm_StateOp : Lm_Op<"state", [Symbol]> {
   let summary = "a tensor that outlives a step and is not learned";
   let description = [{
-    `kind` is `moment`, `accumulator`, `cache` or `constant`. A moment or an
-    accumulator names its `parameter` and its `role` (`m`, `v`, `gradient`).
-    A constant carries its `values`.
+    `kind` is `moment`, `accumulator`, `cache`, `constant`, `bucket` or
+    `piece`. A moment or an accumulator names its `parameter` and its `role`
+    (`m`, `v`, `gradient`). A constant carries its `values`.
+
+    A bucket holds the local tensors of some parameters (role `parameter`), or
+    their moments or accumulators, one behind the other; `parameter` is then
+    the bucket of the parameters. A piece is the part of a bucket that this
+    rank works on. passes/dist/PackBuckets.cpp makes both.
 
     ```mlir
     lm.state @wte.m moment : tensor<256x384xf32> {parameter = @wte, role = "m"}

@@ -17,7 +17,6 @@
 // otherwise still; each of the two is done once.
 #include "passes/dist/Passes.h"
 
-#include "dialects/lm/ProgramSignature.h"
 #include "passes/dist/ReshardPath.h"
 #include "passes/dist/ShardingTable.h"
 
@@ -60,6 +59,17 @@ public:
     return entry->second = path->bytes;
   }
 
+  // The mesh's order, so that values that are partial alike say so alike.
+  void sort(Axes &axes) const {
+    llvm::sort(axes, [&](StringRef a, StringRef b) {
+      auto index = [&](StringRef axis) {
+        return llvm::find(mesh.getAxes(),
+                          StringAttr::get(mesh.getContext(), axis));
+      };
+      return index(a) < index(b);
+    });
+  }
+
 private:
   MeshAttr mesh;
   std::map<std::array<const void *, 3>, int64_t> known;
@@ -82,17 +92,12 @@ private:
     return makeSharding(
         context, DimAxes(cast<RankedTensorType>(value.getType()).getRank()));
   }
-  ShardingAttr withPartial(ShardingAttr sharding, ArrayRef<StringRef> axes) {
-    return makeSharding(context, readDims(sharding), axes);
-  }
   void readShardings();
   LogicalResult visit(Operation *op);
   LogicalResult visitWithoutRule(Operation *op);
   bool passesSums(Operation *op, const lm::ShardingRule &rule);
   SmallVector<Axes> readFactors(Operation *op, const lm::ShardingRule &rule);
   LogicalResult finishResults();
-  void findFilled();
-  void reduceStates();
   LogicalResult give(OpOperand &operand, ShardingAttr needed);
   FailureOr<Value> reshard(Value value, ShardingAttr to, Operation *user,
                            bool behindProducer);
@@ -104,7 +109,6 @@ private:
   StateShardings &accumulators;
   llvm::DenseMap<Value, ShardingAttr> wanted, actual;
   llvm::DenseMap<std::pair<Value, Attribute>, Value> made;
-  llvm::DenseSet<Attribute> filled;
   llvm::DenseSet<Value> accumulated; // sums that go on in the next micro-batch
 };
 
@@ -219,8 +223,8 @@ SmallVector<Axes> ProgramReshards::readFactors(Operation *op,
 }
 
 LogicalResult ProgramReshards::visit(Operation *op) {
-  if (isa<SendOp, AllReduceOp>(op)) // of stages
-    return give(op->getOpOperand(0), wanted[op->getOperand(0)]);
+  if (auto send = dyn_cast<SendOp>(op))
+    return give(send.getInputMutable(), wanted[send.getInput()]);
   std::optional<lm::ShardingRule> rule = lm::ruleOf(op);
   if (!rule)
     return visitWithoutRule(op);
@@ -289,6 +293,8 @@ LogicalResult ProgramReshards::visit(Operation *op) {
   for (auto [factor, axes] : llvm::zip(rule->factors, factors))
     if (factor.kind == Kind::Sum || factor.kind == Kind::Max)
       llvm::append_range(factor.kind == Kind::Sum ? sums : maxima, axes);
+  prices.sort(sums);
+  prices.sort(maxima);
   SmallVector<Attribute> shardings, split;
   for (auto [index, result] : llvm::enumerate(op->getResults())) {
     actual[result] = layOut(result, rule->results[index], sums);
@@ -338,62 +344,8 @@ LogicalResult ProgramReshards::finishResults() {
   return success();
 }
 
-// The accumulators that the program adds to.
-void ProgramReshards::findFilled() {
-  for (BlockArgument argument : function.getArguments())
-    if (llvm::any_of(argument.getUses(), [](OpOperand &use) {
-          return isa<lm::AccumulateOp>(use.getOwner()) &&
-                 use.getOperandNumber() == 0;
-        }))
-      filled.insert(
-          function.getArgAttr(argument.getArgNumber(), lm::kStateAttr));
-}
-
-// Accumulators that are partial are reduced where a program other than one
-// that fills them starts, and stay so.
-void ProgramReshards::reduceStates() {
-  Operation *terminator = function.getBody().front().getTerminator();
-  SmallVector<lm::TiedResult> results;
-  llvm::DenseSet<Attribute> returned;
-  for (unsigned i = 0, e = function.getNumResults(); i < e; ++i) {
-    NamedAttribute tie = *function.getResultAttrs(i).begin();
-    for (NamedAttribute attribute : function.getResultAttrs(i))
-      if (attribute.getName() != kShardingAttr)
-        tie = attribute;
-    results.push_back(
-        {terminator->getOperand(i), tie.getName(), tie.getValue()});
-    if (tie.getName() == lm::kStateAttr)
-      returned.insert(tie.getValue());
-  }
-  size_t before = results.size();
-  OpBuilder b = OpBuilder::atBlockBegin(&function.getBody().front());
-  for (BlockArgument argument : function.getArguments()) {
-    Attribute state =
-        function.getArgAttr(argument.getArgNumber(), lm::kStateAttr);
-    auto found = accumulators.find(state);
-    if (!state || found == accumulators.end() ||
-        found->second.getPartial().empty() || filled.contains(state))
-      continue;
-    auto sum = b.create<AllReduceOp>(
-        function.getLoc(), argument.getType(), b.getStringAttr("sum"), argument,
-        found->second.getPartial(), /*tied=*/b.getUnitAttr());
-    sum->setAttr(kShardingsAttr, b.getArrayAttr(wanted[argument]));
-    wanted[sum] = actual[sum] = wanted[argument];
-    argument.replaceAllUsesExcept(sum, sum);
-    if (!returned.contains(state))
-      results.push_back({sum, lm::kStateAttr, state});
-  }
-  // `results` was read before operands were replaced.
-  for (auto [i, value] : llvm::enumerate(terminator->getOperands()))
-    results[i].value = value;
-  if (results.size() > before)
-    lm::setResults(function, results);
-}
-
 LogicalResult ProgramReshards::run() {
   readShardings();
-  findFilled();
-  reduceStates();
   SmallVector<Operation *> ops;
   for (Operation &op : function.getBody().front().without_terminator())
     ops.push_back(&op);

@@ -254,4 +254,55 @@ def Partition : Pass<"dist-partition", "::mlir::ModuleOp"> {
     "::mlir::arith::ArithDialect"];
 }
 
+def PackBuckets : Pass<"dist-pack-buckets", "::mlir::ModuleOp"> {
+  let summary = "lay the tensors of a block one behind the other";
+  let description = [{
+    Parameters of one block, optimizer group and element type that the same
+    chunks use, that the same axes split and whose gradients are partial on the
+    same axes become one flat tensor, a bucket; so do their accumulators. A
+    parameter outside of all blocks has a bucket of its own. Tensors begin at
+    multiples of 64 bytes; the bucket is padded to whole pieces of 256 bytes.
+
+    On `fsdp`, and with `zero` on `dp`, a rank keeps a piece of each bucket:
+    from level 1 on of the moments, from 2 on of the accumulators, from 3 on of
+    the parameters. Pieces of parameters are gathered before the first use in a
+    program; gradients are reduce-scattered in each micro-batch before they are
+    added to pieces of accumulators.
+
+    Requires: local shapes; accumulators with the axes they are partial on.
+    Ensures: programs take and return buckets; each member says where it lies.
+    Leaves alone: states of no parameter; inference.
+
+    **Before** `--dist-pack-buckets=zero=3`
+    ```mlir
+    module attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
+      lm.parameter @w : tensor<8x8xf32> {initialization = {kind = "zeros"}}
+      func.func @f(%w: tensor<8x8xf32> {lm.state = @w})
+          -> (tensor<8x8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+        %y = math.exp %w : tensor<8x8xf32>
+        return %y : tensor<8x8xf32>
+      }
+    }
+    ```
+    **After**
+    ```mlir
+    lm.parameter @w : tensor<8x8xf32> {dist.bucket = @w.bucket, dist.bucket_offset = 0 : i64, initialization = {kind = "zeros"}}
+    ...
+    %whole = dist.all_gather %arg0 dim 0 over ["dp"] : tensor<64xf32> to tensor<128xf32>
+    %flat = lm.slice_rows %whole at 0 : tensor<128xf32> to tensor<64xf32>
+    %w = lm.reshape %flat : tensor<64xf32> to tensor<8x8xf32>
+    %y = math.exp %w : tensor<8x8xf32>
+    ```
+  }];
+  let options = [
+    Option<"zero", "zero", "int64_t", "0", "ZeRO's level on dp, 0 to 3">
+  ];
+  let statistics = [
+    Statistic<"numBuckets", "buckets", "buckets formed">,
+    Statistic<"numCollectives", "collectives", "gathers and scatters made">
+  ];
+  let dependentDialects = ["::lmc::dist::DistDialect", "::lmc::lm::LmDialect",
+    "::mlir::arith::ArithDialect"];
+}
+
 #endif // LMC_PASSES_DIST_PASSES_TD

@@ -182,15 +182,6 @@ void PlanWriter::writeMesh() {
     plan::Mesh::Axis *message = plan.mutable_mesh()->add_axes();
     message->set_name(name.str());
     message->set_size(size);
-    if (size == 1)
-      continue;
-    coordinates[name] = plan.symbols_size();
-    symbols[("coordinate." + name).str()] = plan.symbols_size();
-    plan::Symbol *symbol = plan.add_symbols();
-    symbol->set_kind(plan::Symbol::COORDINATE);
-    symbol->set_name(("coordinate." + name).str());
-    symbol->set_axis(plan.mesh().axes_size() - 1);
-    symbol->set_maximum(size - 1);
   }
 }
 
@@ -246,6 +237,8 @@ LogicalResult PlanWriter::writePort(Op op, plan::Port *port) {
 LogicalResult PlanWriter::writeDeclarations() {
   for (auto op : module.getOps<plan::SymbolOp>()) {
     symbols[op.getName()] = plan.symbols_size();
+    if (op.getAxis())
+      coordinates[plan.mesh().axes(*op.getAxis()).name()] = plan.symbols_size();
     plan::Symbol *message = plan.add_symbols();
     message->set_kind(llvm::StringSwitch<plan::Symbol::Kind>(op.getKind())
                           .Case("micro_batch", plan::Symbol::MICRO_BATCH)
@@ -326,7 +319,31 @@ LogicalResult PlanWriter::writeTensor(Operation *op, Type type,
   auto slice = op->getAttrOfType<plan::SliceAttr>(plan::kSliceAttr);
   if (!slice)
     return op->emitOpError() << "has no slice; run plan-assign first";
+  writePiece(op, slice, state);
   return write(op, slice, state->mutable_slice());
+}
+
+// If the bucket of the tensor is cut into pieces.
+void PlanWriter::writePiece(Operation *op, plan::SliceAttr slice,
+                            plan::State *state) {
+  auto name = op->getAttrOfType<FlatSymbolRefAttr>(dist::kBucketAttr);
+  auto bucket =
+      name ? states.lookup<lm::StateOp>(name.getValue()) : lm::StateOp();
+  auto sharding =
+      bucket ? bucket->getAttrOfType<dist::ShardingAttr>(dist::kShardingAttr)
+             : dist::ShardingAttr();
+  if (!sharding || sharding.getAxes(0).empty())
+    return;
+  auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
+  plan::State::Piece *piece = state->mutable_piece();
+  for (StringRef axis : sharding.getAxes(0))
+    piece->add_axes(
+        llvm::find(mesh.getAxes(), StringAttr::get(mesh.getContext(), axis)) -
+        mesh.getAxes().begin());
+  piece->set_elements(slice.getBytes() * 8 /
+                      bucket.getTensorType().getElementTypeBitWidth());
+  piece->set_offset(
+      op->getAttrOfType<IntegerAttr>(dist::kBucketOffsetAttr).getInt());
 }
 
 // The integers of an array attribute of either form.
@@ -435,9 +452,10 @@ LogicalResult PlanWriter::writeConstant(lm::StateOp op) {
 LogicalResult PlanWriter::writeState(lm::StateOp op) {
   if (op.getKind() == "constant")
     return writeConstant(op);
-  // An accumulator of no parameter (a sum of losses) is nobody's to save: its
-  // bytes are in the plan, its name is not.
-  if (op.getKind() == "accumulator" && !op.getParameter())
+  // Neither an accumulator of no parameter (a sum of losses) nor a bucket is
+  // anybody's to save: their bytes are in the plan, their names are not.
+  if ((op.getKind() == "accumulator" && !op.getParameter()) ||
+      op.getKind() == "bucket" || op.getKind() == "piece")
     return success();
   plan::State *state = plan.add_states();
   state->set_kind(llvm::StringSwitch<plan::State::Kind>(op.getKind())

@@ -18,7 +18,7 @@ namespace lmc::emit {
 class PlanWriter {
 public:
   PlanWriter(mlir::ModuleOp module, plan::Plan &plan)
-      : module(module), plan(plan) {}
+      : module(module), states(module), plan(plan) {}
 
   // In this order: what comes later refers to what came before.
   void writeMesh();
@@ -49,11 +49,14 @@ private:
                             plan::Slice *message);
   mlir::LogicalResult writeTensor(mlir::Operation *op, mlir::Type type,
                                   plan::State *state);
+  void writePiece(mlir::Operation *op, plan::SliceAttr slice,
+                  plan::State *state);
   mlir::FailureOr<plan::DataType> getDataType(mlir::Operation *op,
                                               mlir::Type type);
   uint32_t getLocation(mlir::Location loc);
 
   mlir::ModuleOp module;
+  mlir::SymbolTable states;
   plan::Plan &plan;
   llvm::StringMap<uint32_t> symbols, allocations, programs, kernelIndices;
   llvm::StringMap<uint32_t> locations;

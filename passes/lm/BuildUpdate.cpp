@@ -1,10 +1,18 @@
 // The program that ends a step, and the one that ends an evaluation; in a
-// pipeline, one of each for every stage.
+// pipeline, one of each for every stage. Both are one rank's: what they sum
+// over ranks is explicit.
+//
+// A bucket's gradients are summed over the axes on which they are partial.
+// Where an axis cuts the moments into pieces, the sum is a reduce-scatter, the
+// rank updates its piece of the parameters, and what others need whole is
+// gathered again. The squares of gradients count each element once: pieces and
+// tensors that an axis splits are summed over it, what is the same on its ranks
+// is not.
 //
 // Stages meet in sums over pp: of the losses, of the weights, of the gradients'
-// squares. A parameter that several stages use is held by each of them; the
-// first of them, its owner, adds up the gradients and sends the sum to the
-// others, so that all update it alike.
+// squares. A bucket that several stages use is held by each of them; the first
+// of them, its owner, adds up the gradients and sends the sum to the others, so
+// that all update it alike.
 #include "passes/lm/Passes.h"
 
 #include "dialects/dist/Dist.h"
@@ -14,6 +22,7 @@
 
 #include "llvm/ADT/SetVector.h"
 
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -28,15 +37,33 @@ using namespace lmc::lm;
 
 namespace {
 
-// A parameter, what belongs to it, and the stages that use it.
+using Axes = SmallVector<StringRef>;
+
+// A bucket of trained parameters, what belongs to it, and the stages that use
+// it.
 struct Trained {
-  ParameterOp parameter;
-  StateOp gradient, m, v;
+  StateOp parameters, gradients, m, v;
+  // What is updated: a piece of the above, or they themselves.
+  StateOp ownParameters, ownGradients;
+  SmallVector<ParameterOp> members;
+  Axes split; // axes that split the parameters
   llvm::SmallSetVector<int64_t, 2> stages;
   int64_t firstChannel = 0; // of what its stages exchange
 
   int64_t owner() const { return stages.front(); }
+  Location getLoc() { return members.front().getLoc(); }
 };
+
+Axes axesOf(StateOp bucket) {
+  auto sharding =
+      bucket->getAttrOfType<dist::ShardingAttr>(dist::kShardingAttr);
+  return sharding ? Axes(sharding.getAxes(0)) : Axes();
+}
+
+Axes partialAxesOf(StateOp state) {
+  auto sharding = state->getAttrOfType<dist::ShardingAttr>(dist::kShardingAttr);
+  return sharding ? Axes(sharding.getPartialAxes()) : Axes();
+}
 
 // Builds one function, argument by argument.
 class ProgramBuilder {
@@ -90,14 +117,15 @@ private:
   SmallVector<TiedResult> results;
 };
 
-// The sum of squares: first over all dims but the leading one, then over it,
-// so that rows are summed in parallel and the order never changes.
-Value sumOfSquares(TensorMath &m, Value x) {
-  Value squares = m.mul(x, x);
-  int64_t numDims = TensorMath::typeOf(x).getRank();
-  if (numDims > 1)
-    squares = m.reduce("sum", squares, dimRange(1, numDims - 1));
-  return numDims > 0 ? m.reduce("sum", squares, {0}) : squares;
+// The sum of the squares of a bucket: first over rows of 64, which are summed
+// in parallel, then over the rows; the order never changes.
+Value sumOfSquares(TensorMath &m, OpBuilder &b, Value x) {
+  constexpr int64_t row = 64;
+  RankedTensorType type = TensorMath::typeOf(x);
+  auto rows = RankedTensorType::get({type.getDimSize(0) / row, row},
+                                    type.getElementType());
+  x = b.create<ReshapeOp>(x.getLoc(), rows, x);
+  return m.reduce("sum", m.reduce("sum", m.mul(x, x), {1}), {0});
 }
 
 // The sum of scalars that come one by one. Sixteen at a time are added by one
@@ -143,24 +171,59 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
       }
     auto pipeline = module->getAttrOfType<IntegerAttr>(dist::kStagesAttr);
     stages = pipeline ? pipeline.getInt() : 1;
-    SmallVector<Trained> trained;
     for (StateOp state : module.getOps<StateOp>())
-      if (state.getRole() == "gradient")
-        trained.push_back({symbols.lookup<ParameterOp>(*state.getParameter()),
-                           state,
-                           {},
-                           {},
-                           {},
-                           0});
-    for (Trained &t : trained) {
-      t.m = addMoment(t.parameter, "m");
-      t.v = addMoment(t.parameter, "v");
-    }
+      if (state.getKind() == "accumulator" && state.getParameter() &&
+          !state->hasAttr(dist::kBucketAttr)) {
+        state.emitOpError("lies in no bucket; run dist-pack-buckets first");
+        return signalPassFailure();
+      }
+    mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
+    SmallVector<Trained> trained = findBuckets(symbols);
     findStages(trained);
     for (int64_t stage = 0; stage < stages; ++stage) {
       buildUpdate(trained, pipeline ? stage : -1);
       buildEvaluateFinish(pipeline ? stage : -1);
     }
+  }
+
+  SmallVector<Trained> findBuckets(SymbolTable &symbols) {
+    SmallVector<Trained> trained;
+    llvm::DenseMap<Attribute, StateOp> pieceOf;
+    llvm::DenseMap<Attribute, SmallVector<ParameterOp>> membersOf;
+    for (Operation &op : *getOperation().getBody()) {
+      auto bucket = op.getAttrOfType<FlatSymbolRefAttr>(dist::kBucketAttr);
+      if (auto state = dyn_cast<StateOp>(op);
+          state && state.getKind() == "piece")
+        pieceOf[bucket] = state;
+      if (auto parameter = dyn_cast<ParameterOp>(op); parameter && bucket)
+        membersOf[bucket].push_back(parameter);
+    }
+    auto own = [&](StateOp bucket) {
+      StateOp piece =
+          pieceOf.lookup(FlatSymbolRefAttr::get(bucket.getSymNameAttr()));
+      return piece ? piece : bucket;
+    };
+    for (StateOp state : getOperation().getOps<StateOp>()) {
+      if (state.getKind() != "bucket" || state.getRole() != "gradient")
+        continue;
+      Trained t;
+      t.gradients = state;
+      t.parameters = symbols.lookup<StateOp>(*state.getParameter());
+      t.ownGradients = own(t.gradients);
+      t.ownParameters = own(t.parameters);
+      t.members = membersOf.lookup(state.getParameterAttr());
+      if (auto sharding = t.members.front()->getAttrOfType<dist::ShardingAttr>(
+              dist::kShardingAttr))
+        for (unsigned d = 0; d < sharding.getDims().size(); ++d)
+          t.split.append(sharding.getAxes(d));
+      trained.push_back(t);
+    }
+    for (Trained &t : trained) {
+      cuts = axesOf(t.ownGradients); // the same for all
+      t.m = addMoments(t, symbols, "m");
+      t.v = addMoments(t, symbols, "v");
+    }
+    return trained;
   }
 
   // Which stages use which accumulators, by the arguments of the programs that
@@ -181,7 +244,7 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
       return users.lookup(FlatSymbolRefAttr::get(state.getSymNameAttr()));
     };
     for (Trained &t : trained) {
-      t.stages = usersOf(t.gradient);
+      t.stages = usersOf(t.gradients);
       if (t.stages.empty())
         t.stages.insert(0);
       t.firstChannel = channel;
@@ -191,66 +254,131 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     lossStages = usersOf(symbols.lookup<StateOp>("loss_sum"));
   }
 
-  StateOp addMoment(ParameterOp parameter, StringRef role) {
-    OpBuilder b(parameter);
-    b.setInsertionPointAfter(parameter);
-    return b.create<StateOp>(
-        parameter.getLoc(),
-        b.getStringAttr(parameter.getSymName() + "." + role),
-        b.getStringAttr("moment"), parameter.getTypeAttr(),
-        FlatSymbolRefAttr::get(parameter.getSymNameAttr()),
-        b.getStringAttr(role), /*values=*/nullptr);
+  // The bucket of moments, and the moment of each parameter in it.
+  StateOp addMoments(Trained &t, SymbolTable &symbols, StringRef role) {
+    auto add = [&](Operation *behind, StringAttr parameter, StringRef kind,
+                   Type type, Attribute sharding) {
+      OpBuilder b(&getContext());
+      b.setInsertionPointAfter(behind);
+      auto state = b.create<StateOp>(
+          behind->getLoc(), b.getStringAttr(parameter.getValue() + "." + role),
+          b.getStringAttr(kind), TypeAttr::get(type),
+          FlatSymbolRefAttr::get(parameter), b.getStringAttr(role),
+          /*values=*/nullptr);
+      if (sharding)
+        state->setAttr(dist::kShardingAttr, sharding);
+      symbols.insert(state);
+      return state;
+    };
+    Attribute sharding;
+    if (Builder b(&getContext()); mesh)
+      sharding = dist::ShardingAttr::get(
+          &getContext(), b.getArrayAttr({b.getStrArrayAttr(cuts)}),
+          b.getArrayAttr({}));
+    StateOp bucket = add(t.ownGradients, t.parameters.getSymNameAttr(),
+                         "bucket", t.parameters.getType(), sharding);
+    for (ParameterOp parameter : t.members) {
+      StateOp moment =
+          add(parameter, parameter.getSymNameAttr(), "moment",
+              parameter.getType(), parameter->getAttr(dist::kShardingAttr));
+      moment->setAttr(dist::kBucketAttr,
+                      FlatSymbolRefAttr::get(bucket.getSymNameAttr()));
+      moment->setAttr(dist::kBucketOffsetAttr,
+                      parameter->getAttr(dist::kBucketOffsetAttr));
+    }
+    return bucket;
   }
 
-  // The sum over all stages.
-  Value sumOverStages(ProgramBuilder &program, Value value) {
-    if (stages == 1)
+  // The type that remains of a bucket on this rank.
+  RankedTensorType localTypeOf(StateOp bucket) {
+    return mesh ? dist::localType(bucket.getTensorType(),
+                                  bucket->getAttrOfType<dist::ShardingAttr>(
+                                      dist::kShardingAttr),
+                                  mesh)
+                : bucket.getTensorType();
+  }
+
+  // The sum over those of `axes` that have several ranks, in the mesh's order.
+  Value sumOver(ProgramBuilder &program, Value value, ArrayRef<StringRef> axes,
+                bool tied = false) {
+    SmallVector<StringRef> ordered;
+    if (mesh)
+      for (Attribute axis : mesh.getAxes())
+        if (StringRef name = cast<StringAttr>(axis);
+            mesh.getSize(name) > 1 && llvm::is_contained(axes, name))
+          ordered.push_back(name);
+    if (ordered.empty())
       return value;
     OpBuilder &b = program.builder;
-    return b.create<dist::AllReduceOp>(program.loc, value.getType(),
-                                       b.getStringAttr("sum"), value,
-                                       b.getStrArrayAttr({"pp"}),
-                                       /*tied=*/UnitAttr());
+    return b.create<dist::AllReduceOp>(
+        value.getLoc(), value.getType(), b.getStringAttr("sum"), value,
+        b.getStrArrayAttr(ordered), tied ? b.getUnitAttr() : UnitAttr());
   }
 
   // A sum of the step's losses or weights, which some stages hold.
   Value totalOf(ProgramBuilder &program, TensorMath &m, StringRef name,
                 int64_t stage) {
+    auto state = getOperation().lookupSymbol<StateOp>(name);
     bool isHere = stage < 0 || lossStages.contains(stage);
-    return sumOverStages(program,
-                         isHere ? program.state(name, program.scalarType())
-                                : m.constant(program.scalarType(), 0.0));
+    Axes axes = partialAxesOf(state);
+    axes.push_back("pp");
+    return sumOver(program,
+                   isHere ? program.state(name, program.scalarType())
+                          : m.constant(program.scalarType(), 0.0),
+                   axes);
   }
 
-  // The gradient of `t` on `stage`, with what other stages contribute.
-  Value wholeGradient(ProgramBuilder &program, TensorMath &m, Trained &t,
-                      int64_t stage) {
-    RankedTensorType type = t.gradient.getTensorType();
-    Value gradient = program.state(t.gradient.getSymName(), type);
-    if (t.stages.size() == 1)
-      return gradient;
+  // This rank's sums of the gradients of `t` on `stage`.
+  Value wholeGradients(ProgramBuilder &program, TensorMath &m, Trained &t,
+                       int64_t stage) {
     OpBuilder &b = program.builder;
-    Location loc = t.parameter.getLoc();
+    Location loc = t.getLoc();
+    Value old =
+        program.state(t.gradients.getSymName(), localTypeOf(t.gradients));
+    Value gradients = old;
+    Axes partial = partialAxesOf(t.gradients);
+    for (StringRef axis :
+         ArrayRef(cuts).drop_front(axesOf(t.gradients).size())) {
+      RankedTensorType type = TensorMath::typeOf(gradients);
+      gradients = b.create<dist::ReduceScatterOp>(
+          loc,
+          RankedTensorType::get({type.getDimSize(0) / mesh.getSize(axis)},
+                                type.getElementType()),
+          gradients, /*dim=*/0, b.getStrArrayAttr({axis}));
+      llvm::erase(partial, axis);
+    }
+    gradients = sumOver(program, gradients, partial, /*tied=*/true);
+    if (t.stages.size() > 1)
+      gradients = sumOverStages(program, m, t, stage, gradients);
+    if (gradients != old)
+      program.returnState(gradients, t.ownGradients.getSymName());
+    return gradients;
+  }
+
+  // With what other stages contribute.
+  Value sumOverStages(ProgramBuilder &program, TensorMath &m, Trained &t,
+                      int64_t stage, Value gradients) {
+    OpBuilder &b = program.builder;
+    Location loc = t.getLoc();
+    Type type = gradients.getType();
     auto channel = [&](int64_t other, bool back) {
       return t.firstChannel +
              2 * (llvm::find(t.stages, other) - t.stages.begin() - 1) + back;
     };
+    ArrayRef<int64_t> others = ArrayRef(t.stages.getArrayRef()).drop_front();
     if (stage != t.owner()) {
       int64_t offset = t.owner() - stage;
-      b.create<dist::SendOp>(loc, gradient, offset, channel(stage, false));
-      gradient =
-          b.create<dist::ReceiveOp>(loc, type, offset, channel(stage, true));
-    } else {
-      for (int64_t other : ArrayRef(t.stages.getArrayRef()).drop_front())
-        gradient =
-            m.add(gradient, b.create<dist::ReceiveOp>(loc, type, other - stage,
-                                                      channel(other, false)));
-      for (int64_t other : ArrayRef(t.stages.getArrayRef()).drop_front())
-        b.create<dist::SendOp>(loc, gradient, other - stage,
-                               channel(other, true));
+      b.create<dist::SendOp>(loc, gradients, offset, channel(stage, false));
+      return b.create<dist::ReceiveOp>(loc, type, offset, channel(stage, true));
     }
-    program.returnState(gradient, t.gradient.getSymName());
-    return gradient;
+    for (int64_t other : others)
+      gradients =
+          m.add(gradients, b.create<dist::ReceiveOp>(loc, type, other - stage,
+                                                     channel(other, false)));
+    for (int64_t other : others)
+      b.create<dist::SendOp>(loc, gradients, other - stage,
+                             channel(other, true));
+    return gradients;
   }
 
   void buildUpdate(MutableArrayRef<Trained> trained, int64_t stage) {
@@ -265,20 +393,10 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     Value scale = m.div(m.constant(scalarType, 1.0 / seed), weightSum);
 
     SmallVector<std::pair<Trained *, Value>> gradients;
-    // Each parameter counts once.
-    auto isCounted = [&](const Trained &t) {
-      return stage < 0 || stage == t.owner();
-    };
-    ScalarSum sum(m, zero, llvm::count_if(trained, isCounted));
-    for (Trained &t : trained) {
-      if (stage >= 0 && !t.stages.contains(stage))
-        continue;
-      Value gradient = wholeGradient(program, m, t, stage);
-      gradients.push_back({&t, gradient});
-      if (isCounted(t))
-        sum.add(sumOfSquares(m, gradient));
-    }
-    Value squares = sumOverStages(program, sum.get());
+    for (Trained &t : trained)
+      if (stage < 0 || t.stages.contains(stage))
+        gradients.push_back({&t, wholeGradients(program, m, t, stage)});
+    Value squares = sumAllSquares(program, m, gradients, stage, zero);
     Value norm = m.mul(m.sqrt(squares), scale);
     // x - x is 0 for every finite x.
     Value difference = m.sub(norm, norm);
@@ -293,7 +411,7 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     Value multiplier = m.mul(scale, factor);
 
     for (auto [t, gradient] : gradients)
-      updateParameter(program, m, *t, gradient, multiplier, finite, zero);
+      updateBucket(program, m, *t, gradient, multiplier, finite, zero);
     program.output(loss, "loss");
     program.output(norm, "grad_norm");
     program.output(finite, "finite");
@@ -301,10 +419,34 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     program.finish();
   }
 
-  void updateParameter(ProgramBuilder &program, TensorMath &m, Trained &t,
-                       Value gradient, Value multiplier, Value finite,
-                       Value zero) {
-    StringRef group = t.parameter.getGroup();
+  // Each element of each parameter counts once.
+  Value sumAllSquares(ProgramBuilder &program, TensorMath &m,
+                      ArrayRef<std::pair<Trained *, Value>> gradients,
+                      int64_t stage, Value zero) {
+    auto isCounted = [&](const Trained &t) {
+      return stage < 0 || stage == t.owner();
+    };
+    std::map<Axes, size_t> counts; // by the axes that split the parameters
+    for (auto [t, gradient] : gradients)
+      counts[t->split] += isCounted(*t);
+    std::map<Axes, ScalarSum> sums;
+    for (auto &[split, count] : counts)
+      sums.emplace(split, ScalarSum(m, zero, count));
+    for (auto [t, gradient] : gradients)
+      if (isCounted(*t))
+        sums.at(t->split).add(sumOfSquares(m, program.builder, gradient));
+    Value all = zero;
+    for (auto &[split, sum] : sums)
+      all = m.add(all, sumOver(program, sum.get(), split));
+    Axes axes = cuts;
+    axes.push_back("pp");
+    return sumOver(program, all, axes);
+  }
+
+  void updateBucket(ProgramBuilder &program, TensorMath &m, Trained &t,
+                    Value gradient, Value multiplier, Value finite,
+                    Value zero) {
+    StringRef group = t.members.front().getGroup();
     Value decay = zero;
     if (group == "decay")
       decay = program.scalar("weight_decay");
@@ -315,19 +457,33 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
         "lm.learning_rate_factors");
     if (auto factor = factors ? factors.getAs<FloatAttr>(group) : FloatAttr())
       rate = m.mul(rate, factor.getValueAsDouble());
-    RankedTensorType type = t.parameter.getTensorType();
-    auto update = program.builder.create<AdamwUpdateOp>(
-        t.parameter.getLoc(), TypeRange{type, type, type},
-        ValueRange{program.state(t.parameter.getSymName(), type),
+    RankedTensorType type = localTypeOf(t.m);
+    OpBuilder &b = program.builder;
+    Location loc = t.getLoc();
+    auto update = b.create<AdamwUpdateOp>(
+        loc, TypeRange{type, type, type},
+        ValueRange{program.state(t.ownParameters.getSymName(), type),
                    program.state(t.m.getSymName(), type),
                    program.state(t.v.getSymName(), type), gradient, rate,
                    program.scalar("beta1"), program.scalar("beta2"),
                    program.scalar("eps"), decay,
                    program.scalar("bias_correction1"),
                    program.scalar("bias_correction2"), multiplier, finite});
-    program.returnState(update.getNewParameter(), t.parameter.getSymName());
+    Value parameters = update.getNewParameter();
+    program.returnState(parameters, t.ownParameters.getSymName());
     program.returnState(update.getNewM(), t.m.getSymName());
     program.returnState(update.getNewV(), t.v.getSymName());
+    for (StringRef axis : llvm::reverse(
+             ArrayRef(cuts).drop_front(axesOf(t.parameters).size()))) {
+      RankedTensorType piece = TensorMath::typeOf(parameters);
+      parameters = b.create<dist::AllGatherOp>(
+          loc,
+          RankedTensorType::get({piece.getDimSize(0) * mesh.getSize(axis)},
+                                piece.getElementType()),
+          parameters, /*dim=*/0, b.getStrArrayAttr({axis}));
+    }
+    if (parameters != update.getNewParameter())
+      program.returnState(parameters, t.parameters.getSymName());
     ++numUpdated;
   }
 
@@ -341,6 +497,8 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
   }
 
   int64_t stages = 1;
+  dist::MeshAttr mesh;
+  Axes cuts; // the axes that cut moments into pieces, from large to small
   llvm::SmallSetVector<int64_t, 2> lossStages;
 };
 

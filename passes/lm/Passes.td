@@ -64,33 +64,39 @@ def BuildUpdate : Pass<"lm-build-update", "::mlir::ModuleOp"> {
   let description = [{
     Builds `@update`: loss and gradient scale from the summed weights, the
     global gradient norm, the clip factor, whether all is finite, and one
-    AdamW update per parameter; and `@evaluate_finish`, the mean loss of an
+    AdamW update per bucket; and `@evaluate_finish`, the mean loss of an
     evaluation. Adds the moments `m` and `v` of every parameter that has an
-    accumulator.
+    accumulator, in buckets of their own. What is partial is summed over its
+    axes; where axes cut the moments into pieces, gradients are
+    reduce-scattered, and parameters gathered where they are kept whole.
 
     With W the sum of weights and s the seed, the true gradient is accumulator
     * (1/s)/W. Clipping follows Pascanu et al.: factor = min(1, clip_norm /
     (norm + 1e-6)), off where clip_norm is 0. A group other than `decay` and
     `no_decay` takes its decay from the scalar `weight_decay.GROUP`.
 
-    Requires: the accumulators of `lm-differentiate`.
+    Requires: the buckets of `dist-pack-buckets`.
     Ensures: outputs loss, grad_norm, finite, gradient_scale.
     Leaves alone: all other programs.
 
     **Before**
     ```mlir
-    lm.parameter @w : tensor<2xf32> {group = "no_decay", initialization = {kind = "zeros"}}
-    lm.state @w.gradient "accumulator" : tensor<2xf32> {parameter = @w, role = "gradient"}
+    lm.parameter @w : tensor<64xf32> {dist.bucket = @b, dist.bucket_offset = 0 : i64, group = "no_decay", initialization = {kind = "zeros"}}
+    lm.state @w.gradient "accumulator" : tensor<64xf32> {dist.bucket = @b.gradient, dist.bucket_offset = 0 : i64, parameter = @w, role = "gradient"}
+    lm.state @b "bucket" : tensor<64xf32> {role = "parameter"}
+    lm.state @b.gradient "bucket" : tensor<64xf32> {parameter = @b, role = "gradient"}
     lm.state @loss_sum "accumulator" : tensor<f32> {role = "loss_sum"}
     lm.state @weight_sum "accumulator" : tensor<f32> {role = "weight_sum"}
     ```
     **After**
     ```mlir
-    lm.state @w.v "moment" : tensor<2xf32> {parameter = @w, role = "v"}
-    lm.state @w.m "moment" : tensor<2xf32> {parameter = @w, role = "m"}
+    lm.state @w.v "moment" : tensor<64xf32> {dist.bucket = @b.v, dist.bucket_offset = 0 : i64, parameter = @w, role = "v"}
+    lm.state @w.m "moment" : tensor<64xf32> {dist.bucket = @b.m, dist.bucket_offset = 0 : i64, parameter = @w, role = "m"}
     ...
-    %squares = arith.mulf %gradient, %gradient : tensor<2xf32>
-    %sum = lm.reduce "sum" %squares dims [0] : tensor<2xf32> to tensor<f32>
+    %rows = lm.reshape %gradient : tensor<64xf32> to tensor<1x64xf32>
+    %squares = arith.mulf %rows, %rows : tensor<1x64xf32>
+    %sums = lm.reduce "sum" %squares dims [1] : tensor<1x64xf32> to tensor<1xf32>
+    %sum = lm.reduce "sum" %sums dims [0] : tensor<1xf32> to tensor<f32>
     ...
     %norm = math.sqrt %all : tensor<f32>
     %scaled = arith.mulf %norm, %scale : tensor<f32>

@@ -229,6 +229,72 @@ static int64_t localBytes(Operation *op, dist::MeshAttr mesh) {
   return type.getNumElements() * type.getElementTypeBitWidth() / 8;
 }
 
+// The bucket that holds a state, if one does.
+static FlatSymbolRefAttr bucketOf(Operation *state) {
+  return state->getAttrOfType<FlatSymbolRefAttr>(dist::kBucketAttr);
+}
+
+// Which group of states one belongs to: parameters, moments, gradients, caches,
+// constants.
+static unsigned groupOf(lm::StateOp state) {
+  StringRef kind = state.getKind();
+  if (kind == "bucket")
+    return llvm::StringSwitch<unsigned>(*state.getRole())
+        .Case("parameter", 0)
+        .Case("gradient", 2)
+        .Default(1);
+  return llvm::StringSwitch<unsigned>(kind)
+      .Case("moment", 1)
+      .Case("accumulator", 2)
+      .Case("constant", 4)
+      .Default(3);
+}
+
+// Pieces and members lie where their buckets do.
+void Assigner::placeInBuckets() {
+  auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
+  auto axesOf = [&](Operation *op) {
+    auto sharding = op->getAttrOfType<dist::ShardingAttr>(dist::kShardingAttr);
+    return sharding ? sharding.getAxes(0) : SmallVector<StringRef>();
+  };
+  auto place = [&](Operation *op, Operation *bucket, SliceAttr where) {
+    op->setAttr(kSliceAttr, where);
+    states[SymbolTable::getSymbolName(op)] = where;
+    if (Attribute stages = bucket->getAttr(kStagesAttr))
+      op->setAttr(kStagesAttr, stages);
+  };
+  for (auto piece : module.getOps<lm::StateOp>()) {
+    if (piece.getKind() != "piece")
+      continue;
+    Operation *bucket = symbols.lookup(bucketOf(piece).getValue());
+    SliceAttr whole = states.lookup(bucketOf(piece).getValue());
+    LinearAttr offset = whole.getOffset();
+    int64_t bytes = whole.getBytes();
+    SmallVector<StringRef> axes = axesOf(piece);
+    for (StringRef axis : ArrayRef(axes).drop_front(axesOf(bucket).size())) {
+      bytes /= mesh.getSize(axis);
+      offset = offset.plus(bytes, ("coordinate." + axis).str());
+    }
+    place(piece, bucket, slice(whole.getAllocation(), offset, bytes));
+  }
+  for (Operation &op : *module.getBody()) {
+    auto offset = op.getAttrOfType<IntegerAttr>(dist::kBucketOffsetAttr);
+    if (!offset)
+      continue;
+    auto bucket = symbols.lookup<lm::StateOp>(bucketOf(&op).getValue());
+    SliceAttr whole = states.lookup(bucket.getSymName());
+    // A rank's part of the member is not a linear expression; all of the piece
+    // is given then.
+    if (axesOf(bucket).empty())
+      whole = slice(whole.getAllocation(),
+                    whole.getOffset().plus(
+                        offset.getInt() *
+                        bucket.getTensorType().getElementTypeBitWidth() / 8),
+                    localBytes(&op, mesh));
+    place(&op, bucket, whole);
+  }
+}
+
 // States that several stages hold come first, at the same offset on all, so
 // that a state has one slice.
 void Assigner::placeStates() {
@@ -236,8 +302,11 @@ void Assigner::placeStates() {
   for (Program &program : programs)
     for (unsigned i = 0, e = program.function.getNumArguments(); i < e; ++i)
       if (auto state = program.function.getArgAttrOfType<FlatSymbolRefAttr>(
-              i, lm::kStateAttr))
-        stagesOf[state.getValue()].insert(program.stage);
+              i, lm::kStateAttr)) {
+        // Who uses a piece holds the bucket.
+        FlatSymbolRefAttr bucket = bucketOf(symbols.lookup(state.getValue()));
+        stagesOf[(bucket ? bucket : state).getValue()].insert(program.stage);
+      }
 
   struct Group {
     StringRef name, contents;
@@ -249,16 +318,10 @@ void Assigner::placeStates() {
                     {"caches", "state", {}},
                     {"constants", "constant", {}}};
   for (Operation &op : *module.getBody()) {
-    unsigned group = 0;
-    if (auto state = dyn_cast<lm::StateOp>(op))
-      group = llvm::StringSwitch<unsigned>(state.getKind())
-                  .Case("moment", 1)
-                  .Case("accumulator", 2)
-                  .Case("constant", 4)
-                  .Default(3);
-    else if (!isa<lm::ParameterOp>(op))
+    auto state = dyn_cast<lm::StateOp>(op);
+    if (bucketOf(&op) || (!state && !isa<lm::ParameterOp>(op)))
       continue;
-    groups[group].members.push_back(&op);
+    groups[state ? groupOf(state) : 0].members.push_back(&op);
   }
   auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
   for (Group &group : groups) {
@@ -291,6 +354,7 @@ void Assigner::placeStates() {
       states[SymbolTable::getSymbolName(op)] = where;
     }
   }
+  placeInBuckets();
 }
 
 void Assigner::placePorts(Ports &ports, StringRef allocation,

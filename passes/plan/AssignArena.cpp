@@ -1,8 +1,9 @@
 // Greedy packing: in some order, each block takes the tightest gap that the
 // blocks placed before it and alive with it leave. No order is best for all
 // programs, so several are tried; then the blocks that reach highest are moved
-// to the front of the best order and it is tried again, as long as that may
-// still help and the work stays within a budget.
+// to the front of the best order and it is tried again, until the arena is at
+// most a thousandth above the largest live sum, nothing has helped for a while
+// or the budget of work is spent.
 #include "passes/plan/AssignArena.h"
 
 #include "llvm/ADT/STLExtras.h"
@@ -96,7 +97,8 @@ int64_t lmc::plan::largestLiveBytes(llvm::ArrayRef<ArenaBlock> blocks) {
 int64_t lmc::plan::packArena(llvm::MutableArrayRef<ArenaBlock> blocks) {
   if (blocks.empty())
     return 0;
-  int64_t bound = largestLiveBytes(blocks);
+  int64_t enough = largestLiveBytes(blocks);
+  enough += enough / 1024;
   std::vector<unsigned> natural(blocks.size());
   std::iota(natural.begin(), natural.end(), 0);
 
@@ -114,7 +116,7 @@ int64_t lmc::plan::packArena(llvm::MutableArrayRef<ArenaBlock> blocks) {
     return std::make_pair(better, std::move(candidate));
   };
   auto attemptBy = [&](auto key) {
-    if (best.bytes == bound || triesLeft <= 0)
+    if (best.bytes <= enough || triesLeft <= 0)
       return;
     std::vector<unsigned> order = natural;
     llvm::sort(order, [&](unsigned a, unsigned b) {
@@ -133,7 +135,7 @@ int64_t lmc::plan::packArena(llvm::MutableArrayRef<ArenaBlock> blocks) {
 
   Candidate current = best;
   int64_t sinceBetter = 0;
-  while (best.bytes > bound && triesLeft > 0 && sinceBetter < 24) {
+  while (best.bytes > enough && triesLeft > 0 && sinceBetter < 24) {
     auto [better, candidate] = attempt(promoteHighest(blocks, current));
     current = std::move(candidate);
     sinceBetter = better ? 0 : sinceBetter + 1;

@@ -21,6 +21,13 @@ void Assigner::buildDeclarations() {
       builder.create<SymbolOp>(loc, size.getName().getValue(), "size", 0,
                                cast<IntegerAttr>(size.getValue()).getInt(),
                                IntegerAttr());
+  if (auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr))
+    for (auto [index, axis] : llvm::enumerate(mesh.getAxes()))
+      if (StringRef axisName = cast<StringAttr>(axis);
+          mesh.getSize(axisName) > 1)
+        builder.create<SymbolOp>(loc, ("coordinate." + axisName).str(),
+                                 "coordinate", 0, mesh.getSize(axisName) - 1,
+                                 integer(index));
   for (auto &[name, port] : scalars)
     builder.create<ScalarOp>(
         loc, name, port.type,

@@ -49,7 +49,7 @@ private:
   };
 
   LogicalResult numberOperations();
-  void findUpdatedInPlace(Value value, StringRef state);
+  void findUpdatedInPlace(Value value, StringRef state, int64_t offset);
 
   LogicalResult placeArguments();
   LogicalResult placeSavedArgument(BlockArgument argument, StringRef name);
@@ -82,7 +82,8 @@ private:
   DenseMap<Operation *, int64_t> indices;
   int64_t endIndex = 0;              // of the terminator
   DenseMap<Value, int64_t> lastRead; // by a launch, a concatenation, the end
-  DenseMap<Value, StringRef> updatedInPlace;    // values on a state's way
+  // Values on a state's way, with their offset in it.
+  DenseMap<Value, std::pair<StringRef, int64_t>> updatedInPlace;
   std::vector<SmallVector<Resident>> residents; // of each root
   llvm::StringMap<int> fixed;
   SmallVector<std::pair<Step::Use, Step::Use>> lastCopies; // to states
@@ -138,19 +139,27 @@ LogicalResult HomeFinder::numberOperations() {
   for (auto [number, value] : llvm::enumerate(end->getOperands()))
     if (auto state = function.getResultAttrOfType<FlatSymbolRefAttr>(
             number, lm::kStateAttr))
-      findUpdatedInPlace(value, state.getValue());
+      findUpdatedInPlace(value, state.getValue(), 0);
   return success();
 }
 
 // Marks the values on the way back from a new state to its argument, if ties
-// and reshapes lead all the way.
-void HomeFinder::findUpdatedInPlace(Value value, StringRef state) {
+// and views lead all the way; of a concatenation, for each of its operands.
+void HomeFinder::findUpdatedInPlace(Value value, StringRef state,
+                                    int64_t offset) {
   SmallVector<Value> way;
   while (Operation *op = value.getDefiningOp()) {
     way.push_back(value);
     int64_t tied = tiedOperand(context.symbols, value);
-    if (auto reshape = dyn_cast<lm::ReshapeOp>(op))
-      value = reshape.getInput();
+    if (auto concatenation = dyn_cast<lm::ConcatRowsOp>(op)) {
+      for (Value operand : concatenation.getInputs()) {
+        findUpdatedInPlace(operand, state, offset);
+        offset += bytesOf(operand);
+      }
+      return;
+    }
+    if (isa<lm::ReshapeOp, lm::SliceRowsOp>(op))
+      value = op->getOperand(0);
     else if (tied >= 0)
       value = op->getOperand(tied);
     else
@@ -162,7 +171,7 @@ void HomeFinder::findUpdatedInPlace(Value value, StringRef state) {
   if (!attr || attr.getValue() != state)
     return;
   for (Value step : way)
-    updatedInPlace[step] = state;
+    updatedInPlace[step] = {state, offset};
 }
 
 int HomeFinder::addHome(Home::Kind kind, StringRef name, int64_t bytes) {
@@ -338,7 +347,8 @@ bool HomeFinder::mayOverwrite(Operation *op, Value operand, Value updated) {
   if (home.kind == Home::State) {
     auto state = updatedInPlace.find(updated);
     bool isNewState =
-        state != updatedInPlace.end() && state->second == home.name;
+        state != updatedInPlace.end() &&
+        state->second == std::pair(StringRef(home.name), place.offset);
     bool mayEnd = isa<dist::AllReduceOp>(op) && op->hasAttr("tied");
     if (!isNewState && !mayEnd)
       return false;
@@ -433,11 +443,20 @@ LogicalResult HomeFinder::placeLaunch(LaunchOp op) {
 
 LogicalResult HomeFinder::placeConcatenation(lm::ConcatRowsOp op) {
   int64_t total = 0;
-  for (Value operand : op.getInputs())
+  Place first = placeOf(op.getInputs().front());
+  bool inPlace = true;
+  for (Value operand : op.getInputs()) {
+    Place place = placeOf(operand);
+    inPlace &= place.home == first.home && place.offset == first.offset + total;
     total += bytesOf(operand);
+  }
   if (total != bytesOf(op.getOutput()))
     return op.emitOpError() << "lays " << total << " bytes of operands into "
                             << bytesOf(op.getOutput()) << " of the result";
+  if (inPlace) {
+    settle(op.getOutput(), first);
+    return success();
+  }
   int whole = addHome(Home::Scratch, "", total);
   int64_t offset = 0;
   for (Value operand : op.getInputs()) {

@@ -58,6 +58,7 @@ private:
   using StageBytes = llvm::SmallVector<int64_t>;
 
   void placeStates();
+  void placeInBuckets();
   void placePorts(Ports &ports, llvm::StringRef allocation,
                   llvm::StringRef contents);
   void packTogether();

@@ -58,14 +58,48 @@ private:
   ModuleOp module;
   func::FuncOp function;
   Kernels &kernels;
-  llvm::DenseMap<Value, Attribute> stateOf; // the state whose bytes it takes
+  // The state whose bytes a value takes, and its first element there.
+  using StatePlace = std::pair<Attribute, int64_t>;
+  llvm::DenseMap<Value, StatePlace> stateOf;
+  StatePlace stateRead(Value value);
 };
 
+// Of a result that is rows laid together, each part takes its own.
 void Outliner::traceStates() {
   Operation *terminator = function.getBody().front().getTerminator();
+  SmallVector<std::pair<Value, StatePlace>> open;
   for (unsigned i = 0, e = function.getNumResults(); i < e; ++i)
     if (Attribute state = function.getResultAttr(i, lm::kStateAttr))
-      stateOf[terminator->getOperand(i)] = state;
+      open.push_back({terminator->getOperand(i), {state, 0}});
+  while (!open.empty()) {
+    auto [value, place] = open.pop_back_val();
+    stateOf[value] = place;
+    Operation *producer = value.getDefiningOp();
+    if (isa_and_nonnull<lm::ReshapeOp, lm::ConcatRowsOp>(producer))
+      for (Value operand : producer->getOperands()) {
+        open.push_back({operand, place});
+        place.second +=
+            cast<RankedTensorType>(operand.getType()).getNumElements();
+      }
+  }
+}
+
+// The state that `value` is a view of, if it is.
+Outliner::StatePlace Outliner::stateRead(Value value) {
+  int64_t offset = 0;
+  while (auto *producer = value.getDefiningOp()) {
+    if (auto slice = dyn_cast<lm::SliceRowsOp>(producer)) {
+      auto type = cast<RankedTensorType>(slice.getType());
+      offset += slice.getOffset() * type.getNumElements() /
+                std::max<int64_t>(type.getDimSize(0), 1);
+    } else if (!isa<lm::ReshapeOp>(producer)) {
+      return {};
+    }
+    value = producer->getOperand(0);
+  }
+  return {function.getArgAttr(cast<BlockArgument>(value).getArgNumber(),
+                              lm::kStateAttr),
+          offset};
 }
 
 bool Outliner::lastUse(Value value, Operation *root,
@@ -97,17 +131,14 @@ int64_t Outliner::findTie(const Group &group, Value result,
            });
   };
   for (auto [index, value] : llvm::enumerate(arguments))
-    if (auto argument = dyn_cast<BlockArgument>(value))
-      if (function.getArgAttr(argument.getArgNumber(), lm::kStateAttr) ==
-              state->second &&
-          fits(value))
-        return index;
+    if (stateRead(value) == state->second && fits(value))
+      return index;
   Operation *producer = result.getDefiningOp();
   if (!isa<arith::AddFOp>(producer))
     return -1;
   for (Value operand : producer->getOperands()) {
     auto found = llvm::find(arguments, operand);
-    if (found == arguments.end() || isa<BlockArgument>(operand) ||
+    if (found == arguments.end() || stateRead(operand).first ||
         stateOf.contains(operand) || !fits(operand))
       continue;
     stateOf[operand] = state->second;
@@ -277,9 +308,9 @@ void Outliner::outline(const Group &group, ArrayRef<Operation *> ops) {
       randomIds.empty() ? nullptr : builder.getDenseI64ArrayAttr(randomIds));
   for (auto [old, replacement] : llvm::zip(results, launch.getResults())) {
     if (auto state = stateOf.find(old); state != stateOf.end()) {
-      Attribute symbol = state->second;
+      StatePlace place = state->second;
       stateOf.erase(state);
-      stateOf[replacement] = symbol;
+      stateOf[replacement] = place;
     }
     old.replaceAllUsesWith(replacement);
   }

@@ -65,8 +65,7 @@ def VerifyDifferentiated : Pass<"verify-differentiated", "::mlir::ModuleOp"> {
   let description = [{
     Fails where, behind the phase differentiate,
 
-      (D1) a stage lacks one of the programs step, update, evaluate and
-           evaluate_finish;
+      (D1) a stage lacks one of the programs step and evaluate;
       (D2) a step has not one lm.begin_backward;
       (D3) an argument or result is tied to a state of another type;
       (D4) what one program sends, not one other receives, with its type;
@@ -79,20 +78,14 @@ def VerifyDifferentiated : Pass<"verify-differentiated", "::mlir::ModuleOp"> {
         lm.begin_backward
         return
       }
-      func.func @update() attributes {plan.program = "update"} {
-        return
-      }
       func.func @evaluate() attributes {plan.program = "evaluate"} {
-        return
-      }
-      func.func @evaluate_finish() attributes {plan.program = "evaluate_finish"} {
         return
       }
     }
     ```
     **After**: unchanged.
 
-    **Requires**: lm-differentiate and lm-build-update have run.
+    **Requires**: lm-differentiate has run.
     **Ensures**: (D1) to (D5).
     **Leaves alone**: everything.
   }];
@@ -140,7 +133,11 @@ def VerifyPartitioned : Pass<"verify-partitioned", "::mlir::ModuleOp"> {
       (P2) an argument tied to a state has not the local type of the state;
       (P3) what a backward takes as saved, its forward does not save, with its
            type;
-      (P4) a collective names an axis that the mesh lacks.
+      (P4) a collective names an axis that the mesh lacks;
+      (P5) in training, a stage lacks one of the programs forward, update and
+           evaluate_finish;
+      (P6) in training, what one program sends, not one other receives, with its
+           type.
 
     **Before**
     ```mlir
@@ -157,7 +154,7 @@ def VerifyPartitioned : Pass<"verify-partitioned", "::mlir::ModuleOp"> {
     **After**: unchanged.
 
     **Requires**: dist-partition and lm-split-programs have run.
-    **Ensures**: (P1) to (P4).
+    **Ensures**: (P1) to (P6).
     **Leaves alone**: everything.
   }];
 }

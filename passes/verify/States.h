@@ -57,6 +57,14 @@ inline mlir::LogicalResult checkStateTypes(mlir::func::FuncOp function,
   return mlir::success();
 }
 
+// Every stage has the programs of these names.
+mlir::LogicalResult checkPrograms(mlir::ModuleOp module,
+                                  llvm::ArrayRef<llvm::StringRef> names,
+                                  llvm::StringRef law);
+
+// Every transfer has its other side.
+mlir::LogicalResult checkTransfers(mlir::ModuleOp module, llvm::StringRef law);
+
 } // namespace lmc::verify
 
 #endif // LMC_PASSES_VERIFY_STATES_H

@@ -5,8 +5,6 @@
 #include "dialects/plan/Plan.h"
 #include "passes/verify/States.h"
 
-#include <set>
-
 namespace lmc::verify {
 #define GEN_PASS_DEF_VERIFYDIFFERENTIATED
 #include "passes/verify/Passes.h.inc"
@@ -17,48 +15,9 @@ using namespace lmc;
 
 namespace {
 
-LogicalResult checkStages(ModuleOp module) {
-  std::set<std::pair<StringRef, int64_t>> programs;
-  for (auto function : module.getOps<func::FuncOp>()) {
-    auto program = function->getAttrOfType<StringAttr>(lm::kProgramAttr);
-    auto stage = function->getAttrOfType<IntegerAttr>(plan::kStageAttr);
-    if (program)
-      programs.insert({program.getValue(), stage ? stage.getInt() : 0});
-  }
-  auto stages = module->getAttrOfType<IntegerAttr>(dist::kStagesAttr);
-  for (int64_t stage = 0; stage < (stages ? stages.getInt() : 1); ++stage)
-    for (StringRef name : {"step", "update", "evaluate", "evaluate_finish"})
-      if (!programs.count({name, stage}))
-        return module.emitOpError() // D1
-               << "has no program \"" << name << "\" for stage " << stage;
-  return success();
-}
-
-LogicalResult checkTransfers(ModuleOp module) {
-  llvm::DenseMap<int64_t, dist::SendOp> sent;
-  LogicalResult result = success();
-  module.walk([&](dist::SendOp send) {
-    if (!sent.insert({send.getChannel(), send}).second)
-      result = send.emitOpError("is the second on its channel"); // D4
-  });
-  module.walk([&](dist::ReceiveOp receive) {
-    auto found = sent.find(receive.getChannel());
-    if (found == sent.end()) {
-      result = receive.emitOpError("receives what nobody sends"); // D4
-      return;
-    }
-    if (found->second.getInput().getType() != receive.getOutput().getType() ||
-        found->second.getStageOffset() != -receive.getStageOffset())
-      result = receive.emitOpError("does not fit what is sent"); // D4
-    sent.erase(found);
-  });
-  for (auto &[channel, send] : sent)
-    result = dist::SendOp(send).emitOpError("is received by nobody"); // D4
-  return result;
-}
-
 LogicalResult check(ModuleOp module) {
-  if (failed(checkStages(module)) || failed(checkTransfers(module)))
+  if (failed(verify::checkPrograms(module, {"step", "evaluate"}, "D1")) ||
+      failed(verify::checkTransfers(module, "D4")))
     return failure();
   SymbolTable symbols(module);
   for (auto function : module.getOps<func::FuncOp>()) {

@@ -33,6 +33,12 @@ LogicalResult checkOps(func::FuncOp function, dist::MeshAttr mesh) {
 LogicalResult check(ModuleOp module) {
   auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
   auto mode = module->getAttrOfType<StringAttr>("lm.mode");
+  bool isTraining = mode && mode.getValue() == "train";
+  if (isTraining &&
+      (failed(verify::checkPrograms(
+           module, {"forward", "update", "evaluate_finish"}, "P5")) ||
+       failed(verify::checkTransfers(module, "P6"))))
+    return failure();
   SymbolTable symbols(module);
   llvm::StringMap<Type> saved;
   for (auto function : module.getOps<func::FuncOp>()) {

@@ -36,6 +36,7 @@ TEST_F(TokenDataTest, OwnFormat) {
     contents.tokens = {1, 2, 3, largest, 5};
     contents.documentEnds = {2, 5};
     contents.mask = {true, false, true, true, true};
+    contents.tokenizer = largest == 400 ? "{}" : "";
     auto data = TokenData::open(write("t", encodeTokenFile(contents)));
     ASSERT_TRUE(data.ok()) << data.status().toString();
     ASSERT_EQ(data->size(), 5);
@@ -44,6 +45,7 @@ TEST_F(TokenDataTest, OwnFormat) {
     EXPECT_TRUE(data->trained(4));
     EXPECT_EQ(data->documentEnd(1), 2);
     EXPECT_EQ(data->documentEnd(2), 5);
+    EXPECT_EQ(data->tokenizer(), contents.tokenizer);
   }
 }
 
@@ -52,6 +54,7 @@ TEST_F(TokenDataTest, OwnFormatRefusesEveryDamage) {
   contents.tokens = {1, 2, 3, 4, 5};
   contents.documentEnds = {2, 5};
   contents.mask = {true, false, true, true, true};
+  contents.tokenizer = "{ }";
   std::string bytes = encodeTokenFile(contents);
   for (size_t size = 0; size < bytes.size(); ++size) {
     std::string cut = bytes.substr(0, size);

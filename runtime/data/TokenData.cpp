@@ -13,6 +13,8 @@ namespace lmc::runtime {
 static constexpr std::string_view ownMagic = "LMCTOKEN";
 static constexpr std::string_view megatronMagic("MMIDIDX\0\0", 9);
 static constexpr size_t ownHeaderBytes = 64;
+// What may stand behind the documents: bits of the header's word at 32.
+static constexpr uint32_t maskPart = 1, tokenizerPart = 2;
 static constexpr size_t llmCHeaderBytes = 256 * 4;
 // Up to here the checksum is verified when the file is opened; beyond, reading
 // everything before the first step would take longer than it is worth.
@@ -69,8 +71,12 @@ Status TokenData::parseOwn(std::string_view bytes) {
   width = int(readAt<uint32_t>(bytes, 12));
   uint64_t tokenCount = readAt<uint64_t>(bytes, 16);
   uint64_t documents = readAt<uint64_t>(bytes, 24);
-  uint32_t hasMask = readAt<uint32_t>(bytes, 32);
-  if ((width != 2 && width != 4) || hasMask > 1 || tokenCount > bytes.size() ||
+  uint32_t parts = readAt<uint32_t>(bytes, 32);
+  bool hasMask = parts & maskPart, hasTokenizer = parts & tokenizerPart;
+  if (parts > (maskPart | tokenizerPart))
+    return corrupt("{} has parts that this build does not know ({})", name,
+                   parts);
+  if ((width != 2 && width != 4) || tokenCount > bytes.size() ||
       documents > bytes.size())
     return corrupt("{} is damaged: {} tokens of {} bytes in {} documents do "
                    "not fit into {} bytes",
@@ -78,6 +84,12 @@ Status TokenData::parseOwn(std::string_view bytes) {
   uint64_t tokenBytes = (tokenCount * uint64_t(width) + 7) / 8 * 8;
   uint64_t maskBytes = hasMask ? (tokenCount + 7) / 8 : 0;
   uint64_t expected = ownHeaderBytes + tokenBytes + documents * 8 + maskBytes;
+  size_t tokenizerAt = expected + 8;
+  if (hasTokenizer)
+    expected += tokenizerAt > bytes.size()
+                    ? 8
+                    : 8 + std::min<uint64_t>(readAt<uint64_t>(bytes, expected),
+                                             UINT64_MAX / 2);
   if (expected != bytes.size())
     return corrupt("{} is damaged: {} bytes, its header says {}", name,
                    bytes.size(), expected);
@@ -103,6 +115,8 @@ Status TokenData::parseOwn(std::string_view bytes) {
   if (!documentEnds.empty() && documentEnds.back() != count)
     return corrupt("{} is damaged: its documents end at token {} of {}", name,
                    documentEnds.back(), count);
+  if (hasTokenizer)
+    theTokenizer = bytes.substr(tokenizerAt);
   if (hasMask)
     mask = reinterpret_cast<const uint8_t *>(body.data()) + tokenBytes +
            documents * 8;
@@ -300,6 +314,11 @@ std::string encodeTokenFile(const TokenFileContents &contents) {
         bits[i / 8] = char(bits[i / 8] | (1 << (i % 8)));
     body += bits;
   }
+  if (!contents.tokenizer.empty()) {
+    uint64_t length = contents.tokenizer.size();
+    body.append(reinterpret_cast<const char *>(&length), 8);
+    body += contents.tokenizer;
+  }
   std::string header(ownMagic);
   auto append = [&](auto value) {
     header.append(reinterpret_cast<const char *>(&value), sizeof value);
@@ -308,7 +327,8 @@ std::string encodeTokenFile(const TokenFileContents &contents) {
   append(width);
   append(uint64_t(contents.tokens.size()));
   append(uint64_t(contents.documentEnds.size()));
-  append(uint32_t(contents.mask.empty() ? 0 : 1));
+  append((contents.mask.empty() ? 0 : maskPart) |
+         (contents.tokenizer.empty() ? 0 : tokenizerPart));
   append(contents.vocabulary);
   XXH128_canonical_t sum;
   XXH128_canonicalFromHash(&sum, XXH3_128bits(body.data(), body.size()));

@@ -13,7 +13,8 @@
 //       12      4   bytes per token (2 or 4)
 //       16      8   number of tokens
 //       24      8   number of documents
-//       32      4   1 when there is a loss mask, else 0
+//       32      4   1 when there is a loss mask, 2 when there is a tokenizer,
+//                   3 for both
 //       36      4   vocabulary size, 0 when not known
 //       40     16   XXH3-128 of all bytes from 64 on, canonical form
 //       56      8   XXH3-64 of the bytes [0, 56), little endian
@@ -21,6 +22,8 @@
 //                   document ends (u64 each, exclusive, ascending; the last is
 //                   the number of tokens)
 //                   loss mask (bit i % 8 of byte i / 8: token i is trained on)
+//                   tokenizer.json that the tokens were made with: its length
+//                   (u64), then its bytes
 #ifndef LMC_RUNTIME_DATA_TOKENDATA_H
 #define LMC_RUNTIME_DATA_TOKENDATA_H
 
@@ -54,6 +57,8 @@ public:
   int64_t documentEnd(int64_t index) const;
   /// That of the tokenizer which made it, 0 when the file does not say.
   int64_t vocabulary() const { return theVocabulary; }
+  /// The tokenizer.json that it was made with, "" when the file has none.
+  std::string_view tokenizer() const { return theTokenizer; }
   int64_t numDocuments() const { return int64_t(documentEnds.size()); }
   const std::string &path() const { return name; }
   std::string_view formatName() const { return format; }
@@ -72,6 +77,7 @@ private:
   bool isSigned = false;
   int64_t count = 0;
   int64_t theVocabulary = 0;
+  std::string_view theTokenizer;
   const uint8_t *mask = nullptr;
   std::vector<int64_t> documentEnds;
 };
@@ -82,6 +88,7 @@ struct TokenFileContents {
   std::vector<int64_t> documentEnds; ///< exclusive; the last is all tokens
   std::vector<bool> mask;            ///< empty, or one per token
   uint32_t vocabulary = 0;
+  std::string tokenizer; ///< a tokenizer.json, or empty
 };
 std::string encodeTokenFile(const TokenFileContents &contents);
 

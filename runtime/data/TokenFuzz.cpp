@@ -1,6 +1,6 @@
 // Fuzz target of the token files: ours, llm.c's and, split at a length that
-// the first two bytes give, Megatron's pair. Every token and document end of
-// what is accepted is read.
+// the first two bytes give, Megatron's pair. Every token, document end
+// and byte of a tokenizer of what is accepted is read.
 //
 //   clang++ -fsanitize=fuzzer,address TokenFuzz.cpp TokenData.cpp <base>
 //       -lxxhash
@@ -17,6 +17,8 @@ static void readAll(const StatusOr<TokenData> &data) {
   int64_t sum = 0;
   for (int64_t i = 0; i < data->size(); ++i)
     sum += data->token(i) + data->trained(i) + data->documentEnd(i);
+  for (char byte : data->tokenizer())
+    sum += byte;
   static volatile int64_t sink;
   sink = sum;
 }

@@ -9,8 +9,8 @@ namespace lmc::runtime {
 
 /// The length at which a request ends at the latest.
 static int64_t endOf(const GenerateRequest &request, int64_t maxLength) {
-  return std::min(int64_t(request.prompt.size()) + request.maxNewTokens,
-                  maxLength);
+  int64_t begin = int64_t(request.prompt.size());
+  return begin + std::min(request.maxNewTokens, maxLength - begin);
 }
 
 Status Generator::check(const std::vector<GenerateRequest> &requests) const {
@@ -106,6 +106,10 @@ Status Generator::takeStep(const std::vector<GenerateRequest> &requests,
       onToken(sequence.request, token);
     }
     if (stop || int64_t(sequence.tokens.size()) >= sequence.end) {
+      const GenerateRequest &request = requests[sequence.request];
+      if (!stop &&
+          sequence.end - int64_t(request.prompt.size()) < request.maxNewTokens)
+        theStats.atMaxLength.push_back(sequence.request);
       onToken(sequence.request, -1);
       model.cache().close(sequence.row);
       sequence.row = -1;

@@ -32,6 +32,8 @@ struct GenerateRequest {
 struct GenerateStats {
   int64_t promptTokens = 0, newTokens = 0, steps = 0;
   double seconds = 0;
+  /// Requests that wanted more tokens when they had all that the plan takes.
+  std::vector<size_t> atMaxLength;
 };
 
 class Generator {

@@ -47,17 +47,23 @@ std::unique_ptr<Tokenizer> makeByteTokenizer() {
   return std::make_unique<ByteTokenizer>();
 }
 
-StatusOr<std::unique_ptr<Tokenizer>> openTokenizer(const std::string &path) {
+StatusOr<std::string> tokenizerFile(const std::string &path) {
   if (path == "bytes")
-    return makeByteTokenizer();
+    return std::string();
   std::error_code ignored;
-  std::string file = path;
-  if (fs::is_directory(path, ignored)) {
-    file = (fs::path(path) / "tokenizer.json").string();
-    if (!fs::exists(file, ignored))
-      return wrongInput("{} has no tokenizer.json", path)
-          .help("give the file itself, or --tokenizer bytes");
-  }
+  if (!fs::is_directory(path, ignored))
+    return path;
+  std::string file = (fs::path(path) / "tokenizer.json").string();
+  if (!fs::exists(file, ignored))
+    return wrongInput("{} has no tokenizer.json", path)
+        .help("give the file itself, or --tokenizer bytes");
+  return file;
+}
+
+StatusOr<std::unique_ptr<Tokenizer>> openTokenizer(const std::string &path) {
+  LMC_ASSIGN_OR_RETURN(std::string file, tokenizerFile(path));
+  if (file.empty())
+    return makeByteTokenizer();
   LMC_ASSIGN_OR_RETURN(MappedFile opened, MappedFile::open(file));
   return parseTokenizerJson(opened.bytes(), file);
 }

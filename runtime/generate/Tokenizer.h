@@ -42,6 +42,9 @@ std::unique_ptr<Tokenizer> makeByteTokenizer();
 /// damaged.
 StatusOr<std::unique_ptr<Tokenizer>> openTokenizer(const std::string &path);
 
+/// The file that openTokenizer reads; "" for "bytes".
+StatusOr<std::string> tokenizerFile(const std::string &path);
+
 /// The tokens at which a text ends, as a Hugging Face folder says: of its
 /// generation_config.json, else of its config.json; none when neither does.
 StatusOr<std::vector<int32_t>> readEndTokens(const std::string &folder);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 #include <fcntl.h>
+#include <set>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -78,21 +79,38 @@ static int64_t stepOf(const std::string &name) {
   return std::stoll(name.substr(5));
 }
 
-StatusOr<CheckpointState> verifyCheckpoint(const std::string &name) {
-  fs::path folder = name;
+static StatusOr<json> readManifest(const fs::path &folder) {
   LMC_ASSIGN_OR_RETURN(MappedFile text,
                        MappedFile::open((folder / "manifest.json").string()));
   LMC_ASSIGN_OR_RETURN(json manifest, parseJson(text.bytes(), text.path()));
   if (!manifest.is_object() || !manifest.contains("version") ||
       !manifest.contains("files") || !manifest["files"].is_object())
     return corrupt("{} is no manifest", text.path());
-  if (manifest["version"] != 1)
-    return corrupt("{} is of version {}; this build reads version 1",
-                   text.path(), manifest["version"].dump());
+  return std::move(manifest);
+}
+
+/// What another version wrote is no damage: the work of a newer lmrun is not
+/// to be passed over for an older checkpoint.
+static Status checkVersion(const json &manifest, const fs::path &folder) {
+  if (manifest["version"] == 1)
+    return Status();
+  return corrupt("the checkpoint {} is of version {}; this build reads "
+                 "version 1",
+                 folder.string(), manifest["version"].dump())
+      .help("go on with the lmrun that wrote it, or start from its weights "
+            "alone: --weights {} without --resume, and another --checkpoint "
+            "folder",
+            folder.string());
+}
+
+StatusOr<CheckpointState> verifyCheckpoint(const std::string &name) {
+  fs::path folder = name;
+  LMC_ASSIGN_OR_RETURN(json manifest, readManifest(folder));
+  LMC_RETURN_IF_ERROR(checkVersion(manifest, folder));
   for (auto &[file, entry] : manifest["files"].items()) {
     if (file.find('/') != std::string::npos || !entry.is_object() ||
         !entry.contains("bytes") || !entry.contains("xxh3_128"))
-      return corrupt("{} has a bad entry", text.path());
+      return corrupt("{} has a bad entry", (folder / "manifest.json").string());
     LMC_ASSIGN_OR_RETURN(MappedFile content,
                          MappedFile::open((folder / file).string()));
     WrittenFile found = describe(content.bytes());
@@ -110,7 +128,8 @@ StatusOr<CheckpointState> verifyCheckpoint(const std::string &name) {
   for (const char *key : {"step", "samples", "seed"})
     if (!trainer.is_object() || !trainer.contains(key) ||
         !trainer[key].is_number_unsigned())
-      return corrupt("{} has no {}", trainerText.path(), key);
+      return corrupt("{} is no training state of lmrun: it has no {}",
+                     trainerText.path(), key);
   state.step = trainer["step"].get<int64_t>();
   state.samples = trainer["samples"].get<int64_t>();
   state.seed = trainer["seed"].get<uint64_t>();
@@ -134,12 +153,77 @@ static std::vector<int64_t> savedSteps(const fs::path &folder) {
   return steps;
 }
 
+fs::path Checkpointer::folderOf(int64_t step) const {
+  return folder / fmt::format("step_{}", step);
+}
+
+int64_t Checkpointer::newestUpTo(int64_t step) {
+  join();
+  for (int64_t saved : savedSteps(folder))
+    if (saved <= step)
+      return saved;
+  return -1;
+}
+
+/// The one that --resume=step_N names, and no other.
+StatusOr<CheckpointState>
+Checkpointer::chooseStep(const std::vector<int64_t> &steps) {
+  if (std::find(steps.begin(), steps.end(), options.resumeStep) != steps.end())
+    return verifyCheckpoint(folderOf(options.resumeStep).string());
+  Status status = wrongInput("--resume=step_{}: {} has no such checkpoint",
+                             options.resumeStep, folder.string());
+  if (steps.empty())
+    return std::move(status).note("it has none");
+  return std::move(status).note("it has step_{}", fmt::join(steps, ", step_"));
+}
+
+/// Also when a run goes on: the one before may have been killed between a
+/// checkpoint and this.
+Status Checkpointer::pointLatestTo(int64_t step) {
+  std::string path = (folder / "latest").string();
+  std::string text = fmt::format("step_{}\n", step);
+  StatusOr<MappedFile> before = MappedFile::open(path);
+  if (before.ok() && before->bytes() == text)
+    return Status();
+  return writeWholeFile(path, text);
+}
+
+/// The run takes another way from `step` on: checkpoints of later steps are
+/// not its own, and --resume and --keep would take them for the newest.
+Status Checkpointer::setAsideAfter(int64_t step) {
+  std::vector<std::string> moved;
+  for (int64_t later : savedSteps(folder)) {
+    if (later <= step)
+      break;
+    std::error_code error;
+    std::string name = folderOf(later).string(), aside = name + ".aside";
+    for (int i = 2; fs::exists(aside, error); ++i)
+      aside = fmt::format("{}.aside{}", name, i);
+    fs::rename(name, aside, error);
+    if (error)
+      return jobFailed("cannot rename {} to {}: {}", name, aside,
+                       error.message());
+    moved.push_back(aside);
+  }
+  if (!moved.empty())
+    logWarning("{} checkpoint{} later than step_{} {} set aside, the newest as "
+               "{}",
+               moved.size(), moved.size() == 1 ? "" : "s", step,
+               moved.size() == 1 ? "is" : "are", moved[0]);
+  return Status();
+}
+
 StatusOr<std::optional<CheckpointState>> Checkpointer::choose(bool resume) {
   std::error_code error;
   fs::create_directories(folder, error);
   if (error)
     return wrongInput("cannot make the checkpoint folder {}: {}",
                       folder.string(), error.message());
+  if (fs::exists(folder / "manifest.json", error))
+    return wrongInput("--checkpoint {}: this is a checkpoint, not a folder of "
+                      "checkpoints",
+                      folder.string())
+        .help("name the folder around it; --resume=step_N goes on from one");
   LMC_RETURN_IF_ERROR(lockFolder());
   std::vector<int64_t> steps = savedSteps(folder);
   if (!resume && !steps.empty())
@@ -157,12 +241,18 @@ StatusOr<std::optional<CheckpointState>> Checkpointer::choose(bool resume) {
   }
   for (const fs::path &path : leftOver)
     fs::remove_all(path, error);
+  if (resume && options.resumeStep >= 0) {
+    LMC_ASSIGN_OR_RETURN(CheckpointState state, chooseStep(steps));
+    return std::optional<CheckpointState>(std::move(state));
+  }
   Status firstFailure;
   for (int64_t step : steps) {
-    std::string name = (folder / fmt::format("step_{}", step)).string();
+    std::string name = folderOf(step).string();
     StatusOr<CheckpointState> state = verifyCheckpoint(name);
     if (state.ok())
       return std::optional<CheckpointState>(*state);
+    if (StatusOr<json> manifest = readManifest(name); manifest.ok())
+      LMC_RETURN_IF_ERROR(checkVersion(*manifest, name));
     logWarning("checkpoint {} is passed over: {}", name,
                state.status().message());
     if (firstFailure.ok())
@@ -201,6 +291,26 @@ static Status compareOrder(const CheckpointState &saved,
                                 saved.folder);
 }
 
+/// Moments of a parameter that is frozen now.
+static void warnOfUnused(const plan::Plan &plan, const WeightFiles &optimizer,
+                         const std::string &folder) {
+  std::set<std::string> used;
+  for (const plan::State &state : plan.states())
+    if (isOptimizer(state) || isParameter(state))
+      for (const BoxMap &box : boxesOf(
+               plan, state, isParameter(state) ? ".master" : roleSuffix(state)))
+        used.insert(box.names.begin(), box.names.end());
+  std::vector<std::string> unused;
+  for (const auto &[name, view] : optimizer.tensors())
+    if (!used.count(name))
+      unused.push_back(name);
+  if (!unused.empty())
+    logWarning("the plan has no place for {} optimizer tensor{} of {}; the "
+               "first is {}; what belongs to parameters that are frozen now "
+               "is dropped",
+               unused.size(), unused.size() == 1 ? "" : "s", folder, unused[0]);
+}
+
 StatusOr<std::optional<CheckpointState>>
 Checkpointer::restore(Executor &executor, bool resume,
                       const std::map<std::string, std::string> &order) {
@@ -225,7 +335,7 @@ Checkpointer::restore(Executor &executor, bool resume,
   chosen->step = told.step;
   chosen->samples = told.samples;
   chosen->seed = told.seed;
-  chosen->folder = (folder / fmt::format("step_{}", told.step)).string();
+  chosen->folder = folderOf(told.step).string();
   fs::path from = chosen->folder;
   LMC_ASSIGN_OR_RETURN(
       WeightFiles optimizerFile,
@@ -270,9 +380,17 @@ Checkpointer::restore(Executor &executor, bool resume,
     return status;
   }
   LMC_RETURN_IF_ERROR(checkModelConfig(plan, weights));
+  if (executor.rank() == 0)
+    warnOfUnused(plan, optimizerFile, chosen->folder);
   for (const Load &load : loads)
     if (isOnStage(*load.state, executor.stage()))
       loadState(executor, *load.state, *load.file, load.suffix);
+  bool isLatest = options.resumeStep < 0;
+  if (executor.rank() == 0 && (isLatest || chosen->step < options.steps)) {
+    LMC_RETURN_IF_ERROR(pointLatestTo(chosen->step));
+    if (!isLatest)
+      LMC_RETURN_IF_ERROR(setAsideAfter(chosen->step));
+  }
   return chosen;
 }
 
@@ -322,13 +440,14 @@ static Status syncFolder(const fs::path &path) {
 }
 
 static Status writeFiles(const fs::path &part, const CheckpointState &state,
-                         const std::string &modelConfig, const Snapshot &model,
+                         const std::string &modelConfig,
+                         const Companions &companions, const Snapshot &model,
                          const Snapshot &optimizer) {
   json files = json::object();
-  auto record = [&](const char *name, const WrittenFile &file) {
+  auto record = [&](const std::string &name, const WrittenFile &file) {
     files[name] = {{"bytes", file.bytes}, {"xxh3_128", file.checksum}};
   };
-  auto writeText = [&](const char *name, const std::string &text) {
+  auto writeText = [&](const std::string &name, const std::string &text) {
     record(name, describe(text));
     return writeWholeFile((part / name).string(), text);
   };
@@ -353,6 +472,8 @@ static Status writeFiles(const fs::path &part, const CheckpointState &state,
       writeText("model.safetensors.index.json", index.dump(2) + "\n"));
   if (!modelConfig.empty())
     LMC_RETURN_IF_ERROR(writeText("config.json", modelConfig));
+  for (const auto &[name, content] : companions)
+    LMC_RETURN_IF_ERROR(writeText(name, content));
   json trainer = {
       {"step", state.step}, {"samples", state.samples}, {"seed", state.seed}};
   if (!state.order.empty())
@@ -370,8 +491,9 @@ Status Checkpointer::write(const CheckpointState &state) {
   fs::remove_all(part, error);
   fs::create_directories(part, error);
   Status status =
-      error ? jobFailed("cannot make {}: {}", part.string(), error.message())
-            : writeFiles(part, state, modelConfig, model, optimizer);
+      error
+          ? jobFailed("cannot make {}: {}", part.string(), error.message())
+          : writeFiles(part, state, modelConfig, companions, model, optimizer);
   if (status.ok())
     status = syncFolder(part);
   if (!status.ok()) {
@@ -386,8 +508,7 @@ Status Checkpointer::write(const CheckpointState &state) {
     return jobFailed("cannot rename {} to {}: {}", part.string(), name,
                      error.message());
   LMC_RETURN_IF_ERROR(syncFolder(folder));
-  LMC_RETURN_IF_ERROR(
-      writeWholeFile((folder / "latest").string(), name + "\n"));
+  LMC_RETURN_IF_ERROR(pointLatestTo(state.step));
   LMC_RETURN_IF_ERROR(syncFolder(folder));
   prune(name);
   return Status();

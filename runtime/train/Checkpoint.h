@@ -5,11 +5,14 @@
 //   DIR/step_200/
 //     model.safetensors        weights under their Hugging Face names
 //     model.safetensors.index.json, config.json
+//     tokenizer.json, ...      see Companions.h
 //     optimizer.safetensors    moments as NAME.m, NAME.v; scalars; float32
 //                              masters as NAME.master when weights are bf16
 //     trainer.json             step, samples used, seed, and the data and its
 //                              order, which a resumed run has to keep
 //     manifest.json            size and XXH3-128 of every other file
+//   DIR/step_300.aside/        later than the step that --resume=step_200 went
+//                              back to; nothing reads it
 //
 // Saving copies the states to host memory while training waits; a thread then
 // writes them into a folder `.step_200.part`, the manifest last, and renames
@@ -20,6 +23,7 @@
 #ifndef LMC_RUNTIME_TRAIN_CHECKPOINT_H
 #define LMC_RUNTIME_TRAIN_CHECKPOINT_H
 
+#include "runtime/train/Companions.h"
 #include "runtime/train/Snapshot.h"
 #include "runtime/train/TrainOptions.h"
 
@@ -45,21 +49,34 @@ public:
   explicit Checkpointer(const TrainOptions &options);
   ~Checkpointer();
 
-  /// Loads all states from the newest intact checkpoint; nothing when there is
-  /// none. Refuses to begin anew (`resume` false) over existing checkpoints,
-  /// and to go on with other data or in another order than `order` says.
+  /// Loads all states from the newest intact checkpoint, or from that of
+  /// TrainOptions::resumeStep, whose successors then get out of the way;
+  /// nothing when there is none. Refuses to begin anew (`resume` false) over
+  /// existing checkpoints, and to go on with other data or in another order
+  /// than `order` says.
   StatusOr<std::optional<CheckpointState>>
   restore(Executor &executor, bool resume,
           const std::map<std::string, std::string> &order = {});
 
+  /// Files that go into every checkpoint; rank 0's.
+  void setCompanions(Companions files) { companions = std::move(files); }
+
   /// Copies the states and starts writing; waits for the save before.
   Status save(Executor &executor, CheckpointState state);
+
+  /// The newest checkpoint of at most this step, -1 when there is none. Waits
+  /// for the writer.
+  int64_t newestUpTo(int64_t step);
 
   /// Waits for the writer; the failure of the last save, if it failed.
   Status finish(Executor &executor);
 
 private:
   StatusOr<std::optional<CheckpointState>> choose(bool resume);
+  StatusOr<CheckpointState> chooseStep(const std::vector<int64_t> &steps);
+  Status pointLatestTo(int64_t step);
+  Status setAsideAfter(int64_t step);
+  std::filesystem::path folderOf(int64_t step) const;
   Status lockFolder();
   Status write(const CheckpointState &state);
   void prune(const std::string &newest);
@@ -68,6 +85,7 @@ private:
   const TrainOptions &options;
   std::filesystem::path folder;
   std::string modelConfig;
+  Companions companions;
   Snapshot model, optimizer;
   std::thread writer;
   Status lastSave;

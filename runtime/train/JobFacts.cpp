@@ -69,6 +69,7 @@ JobFacts factsOf(const plan::Plan &plan, const TrainOptions &options,
   number("--save-every", options.saveEvery);
   number("--save-dtype", options.saveBf16 ? "bf16" : "fp32");
   number("--resume", options.resume);
+  number("step of --resume", options.resumeStep);
   number("--checkpoint is given", !options.checkpointFolder.empty());
   number("--weights is given", !options.weights.empty());
   number("--dump-gradients is given", !options.dumpGradients.empty());

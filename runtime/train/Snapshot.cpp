@@ -44,16 +44,6 @@ static Status receivePart(Communicator &comm, int rank,
   return Status();
 }
 
-/// The values that offsets of states are computed from, on any rank.
-static std::vector<int64_t> symbolsAt(const plan::Plan &plan,
-                                      const std::vector<int64_t> &coordinates) {
-  std::vector<int64_t> values(size_t(plan.symbols_size()));
-  for (int i = 0; i < plan.symbols_size(); ++i)
-    if (plan.symbols(i).kind() == plan::Symbol::COORDINATE)
-      values[size_t(i)] = coordinates[plan.symbols(i).axis()];
-  return values;
-}
-
 Status Snapshot::gatherState(Executor &executor, const Selection &selection,
                              const plan::State &state) {
   const plan::Plan &plan = executor.plan();
@@ -92,7 +82,7 @@ Status Snapshot::gatherState(Executor &executor, const Selection &selection,
       continue;
     LocalTensor part = LocalTensor::of(executor, state);
     if (rank != 0) {
-      part = LocalTensor::of(state, symbolsAt(plan, coordinates), nullptr);
+      part = LocalTensor::of(plan, state, coordinates);
       staging.resize(size_t(part.bytes()));
       part.data = staging.data();
       LMC_RETURN_IF_ERROR(receivePart(*executor.comm(), rank, part));

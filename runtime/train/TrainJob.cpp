@@ -108,7 +108,7 @@ static void installStopHandlers(const TrainOptions &options) {
   }
 }
 
-static Status checkCall(const plan::Plan &plan, int started) {
+Status checkTraining(const plan::Plan &plan, const TrainOptions &options) {
   if (plan.mode() != "train")
     return wrongInput("the plan is made for \"{}\", not for training",
                       plan.mode())
@@ -117,17 +117,19 @@ static Status checkCall(const plan::Plan &plan, int started) {
     return wrongInput("the plan is made for the target \"{}\"; this lmrun runs "
                       "\"cpu\"",
                       plan.target());
+  LMC_RETURN_IF_ERROR(checkSettings(plan, options));
   int64_t ranks = worldSize(plan);
-  if (ranks == started)
+  if (ranks == options.ranks)
     return Status();
-  std::string axes;
+  std::vector<std::string> axes;
   for (const plan::Mesh::Axis &axis : plan.mesh().axes())
-    axes += fmt::format("{}{}={}", axes.empty() ? "" : ",", axis.name(),
-                        axis.size());
-  return wrongInput("the plan is made for {} rank{} ({}), {} {} started", ranks,
-                    ranks == 1 ? "" : "s", axes, started,
-                    started == 1 ? "is" : "are")
-      .help("run with --nproc {}", ranks);
+    if (axis.size() > 1)
+      axes.push_back(fmt::format("{}={}", axis.name(), axis.size()));
+  std::string mesh = fmt::format(" (mesh {})", fmt::join(axes, ","));
+  return wrongInput("the plan is made for {} rank{}{}, not for {}", ranks,
+                    ranks == 1 ? "" : "s", axes.empty() ? "" : mesh,
+                    options.ranks)
+      .help("run with --nproc {}, or compile with another --mesh", ranks);
 }
 
 /// Threads, stack and cores, from what this process may use.
@@ -166,7 +168,7 @@ static void runLocalRank(void *context) {
 }
 
 Status runTraining(const plan::Plan &plan, const TrainOptions &options) {
-  LMC_RETURN_IF_ERROR(checkCall(plan, options.ranks));
+  LMC_RETURN_IF_ERROR(checkTraining(plan, options));
   LMC_ASSIGN_OR_RETURN(TokenData data, TokenData::open(options.dataPath));
   if (plan.vocabulary() > 0 && data.vocabulary() > plan.vocabulary())
     logWarning("{} was made with a vocabulary of {}, the model has {}: the run "
@@ -263,7 +265,7 @@ Status runTrainingRank(const plan::Plan &plan, const TrainOptions &options,
     return describeInstruction(plan, uint32_t(position >> 32),
                                uint32_t(position));
   });
-  Status ready = checkCall(plan, place.ranks);
+  Status ready = checkTraining(plan, options);
   StatusOr<TokenData> data =
       ready.ok() ? TokenData::open(options.dataPath) : ready;
   StatusOr<std::unique_ptr<HostCommunicator>> comm =

@@ -11,6 +11,10 @@
 
 namespace lmc::runtime {
 
+/// Whether the plan can be trained with as many ranks and with these numbers;
+/// looks at nothing else, so that a wrong call starts no process.
+Status checkTraining(const plan::Plan &plan, const TrainOptions &options);
+
 /// Trains with all ranks in this process; returns the failure that ended the
 /// job, the first one when several ranks failed. SIGTERM and SIGINT save and
 /// stop when there is a checkpoint folder.

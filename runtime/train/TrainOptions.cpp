@@ -1,7 +1,24 @@
 // See TrainOptions.h.
 #include "runtime/train/TrainOptions.h"
+#include "runtime/base/Log.h"
+
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
 
 namespace lmc::runtime {
+
+double settingOf(const plan::Plan &plan, const TrainOptions &options,
+                 std::string_view name) {
+  double value = 0;
+  for (const plan::Scalar &scalar : plan.scalars())
+    if (scalar.name() == name)
+      value = scalar.default_value();
+  for (const auto &[given, number] : options.scalars)
+    if (given == name)
+      value = number;
+  return value;
+}
 
 void takeDefaults(const plan::Plan &plan, TrainOptions &options) {
   const plan::Training &training = plan.training();
@@ -19,14 +36,71 @@ void takeDefaults(const plan::Plan &plan, TrainOptions &options) {
                         : Decay::Constant;
   if (!isFree("--min-lr"))
     return;
-  double peak = 0;
+  options.minLearningRate =
+      training.minimum_factor() * settingOf(plan, options, "lr");
+}
+
+/// What a number may be, and in words; by its name up to a dot, behind which
+/// stands a parameter group or a place in the model.
+static std::pair<bool (*)(double), const char *>
+rangeOf(std::string_view setting) {
+  std::string_view name = setting.substr(0, setting.find('.'));
+  if (name == "lr" || name == "weight_decay" || name == "clip_norm")
+    return {[](double value) { return value >= 0; }, "at least 0"};
+  if (name == "eps" || name == "loss_scale")
+    return {[](double value) { return value > 0; }, "greater than 0"};
+  if (name == "beta1" || name == "beta2" || name == "dropout")
+    return {[](double value) { return value >= 0 && value < 1; }, "in [0, 1)"};
+  return {[](double) { return true; }, ""};
+}
+
+static Status checkSetting(const plan::Plan &plan, const std::string &name,
+                           double value) {
+  for (const char *own :
+       {"step", "bias_correction1", "bias_correction2", "seed.lo", "seed.hi"})
+    if (name == own)
+      return wrongInput("--set {}: training sets it before every step", name);
+  std::vector<std::string> names;
   for (const plan::Scalar &scalar : plan.scalars())
-    if (scalar.name() == "lr")
-      peak = scalar.default_value();
+    names.push_back(scalar.name());
+  if (std::find(names.begin(), names.end(), name) == names.end()) {
+    Status status = wrongInput("--set {}: the plan has no such number", name)
+                        .note("it has {}", fmt::join(names, ", "));
+    if (std::string near = nearestName(name, names); !near.empty())
+      return std::move(status).help("did you mean {}?", near);
+    return status;
+  }
+  if (!std::isfinite(value))
+    return wrongInput("--set {}={}: the value is not finite", name, value);
+  // The kernels see float32, in which a beta of 1 - 1e-9 is 1 and an epsilon
+  // of 1e-50 is 0.
+  if (std::fabs(value) > double(FLT_MAX))
+    return wrongInput("--set {}={}: float32 ends at {:.2g}", name, value,
+                      double(FLT_MAX));
+  auto [isInRange, words] = rangeOf(name);
+  if (isInRange(value) && isInRange(double(float(value))))
+    return Status();
+  return wrongInput("--set {}={}: it has to be {}{}", name, value, words,
+                    isInRange(value) ? " in float32" : "");
+}
+
+Status checkSettings(const plan::Plan &plan, const TrainOptions &options) {
   for (const auto &[name, value] : options.scalars)
-    if (name == "lr")
-      peak = value;
-  options.minLearningRate = training.minimum_factor() * peak;
+    LMC_RETURN_IF_ERROR(checkSetting(plan, name, value));
+  if (options.decay == Decay::Constant)
+    return Status();
+  if (options.decaySteps > 0 && options.decaySteps <= options.warmupSteps)
+    return wrongInput("the decay ends at step {}, within the warm-up of {} "
+                      "steps",
+                      options.decaySteps, options.warmupSteps)
+        .help("--decay-steps beyond --warmup, or 0 for the last step");
+  if (double peak = settingOf(plan, options, "lr");
+      options.minLearningRate > peak)
+    return wrongInput("the learning rate would decay from {} up to --min-lr "
+                      "{}",
+                      peak, options.minLearningRate)
+        .help("a smaller --min-lr, or a greater --set lr");
+  return Status();
 }
 
 } // namespace lmc::runtime

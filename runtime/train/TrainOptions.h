@@ -3,6 +3,7 @@
 #ifndef LMC_RUNTIME_TRAIN_TRAINOPTIONS_H
 #define LMC_RUNTIME_TRAIN_TRAINOPTIONS_H
 
+#include "runtime/base/Status.h"
 #include "runtime/plan/plan.pb.h"
 
 #include <cstdint>
@@ -48,6 +49,7 @@ struct TrainOptions {
   int64_t saveEvery = 0;
   int64_t keep = 0; ///< 0: all
   bool resume = false;
+  int64_t resumeStep = -1; ///< -1: the newest
   bool saveBf16 = false;
 
   // What is told on the way.
@@ -65,8 +67,16 @@ struct TrainOptions {
   bool guardPages = false;
 };
 
+/// What --set says, or the plan's default; 0 when the plan has no such number.
+double settingOf(const plan::Plan &plan, const TrainOptions &options,
+                 std::string_view name);
+
 /// Takes from the plan (its TrainSpec) what no flag gave.
 void takeDefaults(const plan::Plan &plan, TrainOptions &options);
+
+/// Whether --set names numbers of the plan, and values that training can take,
+/// and whether the learning rate decays.
+Status checkSettings(const plan::Plan &plan, const TrainOptions &options);
 
 } // namespace lmc::runtime
 

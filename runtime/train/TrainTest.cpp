@@ -1,82 +1,19 @@
 // Training the bigram plan from data on disk: the loss falls, ranks and
-// micro-batches do not change it, gradients and checkpoints are right, and bad
-// input is told.
-#include "runtime/data/TokenData.h"
+// micro-batches do not change it, gradients are right, and bad input is told.
 #include "runtime/device/cpu/CpuDevice.h"
-#include "runtime/exec/BigramPlanForTest.h"
-#include "runtime/plan/PlanCheck.h"
-#include "runtime/train/Checkpoint.h"
+#include "runtime/train/Batches.h"
 #include "runtime/train/JobFacts.h"
 #include "runtime/train/LearningRate.h"
-#include "runtime/train/TrainJob.h"
-#include "runtime/train/Trainer.h"
-#include "runtime/weights/Json.h"
+#include "runtime/train/TrainFixtureForTest.h"
+#include "runtime/weights/Safetensors.h"
 
 #include <cmath>
-#include <cstdlib>
-#include <fcntl.h>
-#include <gtest/gtest.h>
 #include <random>
-#include <sys/file.h>
-#include <unistd.h>
 
 using namespace lmc;
 using namespace lmc::runtime;
-namespace fs = std::filesystem;
 
-class TrainTest : public testing::Test {
-protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "lmcXXXXXX").string();
-    folder = ::mkdtemp(pattern.data());
-    TokenFileContents contents;
-    for (int i = 0; i < 5000; ++i)
-      contents.tokens.push_back(uint32_t(i * i / 7 % 64));
-    contents.documentEnds = {5000};
-    ASSERT_TRUE(writeWholeFile(path("data"), encodeTokenFile(contents)).ok());
-    options.dataPath = path("data");
-    options.steps = 12;
-    options.metricsPath = path("metrics");
-    options.logInterval = 1000;
-    options.threads = 1;
-    options.pinThreads = false;
-  }
-  void TearDown() override { fs::remove_all(folder); }
-  std::string path(const std::string &name) { return folder / name; }
-
-  std::vector<nlohmann::json> metrics() {
-    auto file = MappedFile::open(path("metrics"));
-    std::vector<nlohmann::json> lines;
-    std::string_view rest = file->bytes();
-    while (!rest.empty()) {
-      size_t end = rest.find('\n');
-      lines.push_back(*parseJson(rest.substr(0, end), "metrics"));
-      rest.remove_prefix(end + 1);
-    }
-    return lines;
-  }
-  std::vector<double> train(const plan::Plan &plan) {
-    EXPECT_TRUE(checkPlan(plan).ok()) << checkPlan(plan).toString();
-    Status status = runTraining(plan, options);
-    EXPECT_TRUE(status.ok()) << status.toString();
-    std::vector<double> losses;
-    for (const nlohmann::json &line : metrics())
-      if (line.contains("loss"))
-        losses.push_back(line["loss"].get<double>());
-    return losses;
-  }
-
-  fs::path folder;
-  TrainOptions options;
-};
-
-static plan::Plan bigram(int64_t batch, int64_t microBatches, int64_t dp) {
-  BigramPlan plan;
-  plan.batch = batch;
-  plan.microBatches = microBatches;
-  plan.dp = dp;
-  return plan.build();
-}
+class TrainTest : public TrainFixture {};
 
 TEST_F(TrainTest, LossFallsAndMetricsAreWritten) {
   options.evalEvery = 6;
@@ -94,20 +31,6 @@ TEST_F(TrainTest, LossFallsAndMetricsAreWritten) {
   EXPECT_NEAR(lines[0]["lr"].get<double>(), 0.05 / 3, 1e-9);
   EXPECT_TRUE(lines[6].contains("eval_loss"));
   EXPECT_TRUE(lines[13].contains("eval_loss"));
-}
-
-// A kill in the middle of a line: the next life cuts the half line off.
-TEST_F(TrainTest, MetricsGoOnBehindTheLastWholeLine) {
-  options.checkpointFolder = path("checkpoints");
-  options.steps = 2;
-  train(bigram(4, 1, 1));
-  auto whole = MappedFile::open(path("metrics"));
-  ASSERT_TRUE(writeWholeFile(path("metrics"),
-                             std::string(whole->bytes()) + "{\"step\": 3, \"lo")
-                  .ok());
-  options.resume = true;
-  options.steps = 4;
-  EXPECT_EQ(train(bigram(4, 1, 1)).size(), 4u);
 }
 
 // Ranks compare what they are about to do before they begin: a plan that
@@ -199,138 +122,6 @@ TEST_F(TrainTest, DumpedGradientsAreTheGradientsOfTheMeanLoss) {
   }
 }
 
-TEST_F(TrainTest, ResumesBitForBitAlsoOnAnotherMesh) {
-  options.shuffle = true;
-  options.seed = 9;
-  std::vector<double> whole = train(bigram(2, 2, 1));
-  options.checkpointFolder = path("ckpt");
-  options.saveEvery = 2;
-  options.keep = 2;
-  options.steps = 6;
-  std::vector<double> half = train(bigram(2, 2, 1));
-  EXPECT_EQ(half, std::vector<double>(whole.begin(), whole.begin() + 6));
-  EXPECT_FALSE(fs::exists(path("ckpt/step_2")));
-  EXPECT_TRUE(fs::exists(path("ckpt/step_4")));
-
-  // A folder with checkpoints is not begun anew by accident.
-  EXPECT_EQ(runTraining(bigram(2, 2, 1), options).exitStatus(), 2);
-
-  // The newest one is damaged: the one before it is used.
-  std::string newest = path("ckpt/step_6/model.safetensors");
-  auto bytes = MappedFile::open(newest);
-  std::string damaged(bytes->bytes());
-  damaged[damaged.size() / 2] = char(damaged[damaged.size() / 2] ^ 1);
-  ASSERT_TRUE(writeWholeFile(newest, damaged).ok());
-  fs::create_directories(path("ckpt/.step_8.part"));
-  options.resume = true;
-  options.seed = 1; // not given: the checkpoint's counts
-  options.steps = 12;
-  fs::remove(path("metrics"));
-  EXPECT_EQ(train(bigram(2, 2, 1)),
-            std::vector<double>(whole.begin() + 4, whole.end()));
-  EXPECT_FALSE(fs::exists(path("ckpt/.step_8.part")));
-
-  // Final weights, loaded on two ranks, give the held-out loss of one.
-  options.resume = false;
-  options.checkpointFolder.clear();
-  options.saveEvery = options.keep = 0;
-  options.weights = path("ckpt");
-  options.steps = 1;
-  std::vector<double> one = train(bigram(2, 2, 1));
-  options.ranks = 2;
-  std::vector<double> two = train(bigram(1, 2, 2));
-  EXPECT_NEAR(two[0], one[0], 1e-5);
-}
-
-// Other data, another batch or another order would train on without a word.
-TEST_F(TrainTest, ResumingWithOtherDataOrOrderIsRefused) {
-  options.checkpointFolder = path("ckpt");
-  options.steps = 2;
-  train(bigram(4, 1, 1));
-  TokenFileContents other;
-  other.tokens.assign(5000, 7);
-  other.documentEnds = {5000};
-  ASSERT_TRUE(writeWholeFile(path("other"), encodeTokenFile(other)).ok());
-  options.resume = true;
-  options.steps = 4;
-  struct Case {
-    const char *message;
-    int64_t batch;
-    std::function<void(TrainOptions &)> change;
-  };
-  for (const Case &one : {
-           Case{"data was 5000 tokens in 1 documents", 4,
-                [this](TrainOptions &o) { o.dataPath = path("other"); }},
-           Case{"--shuffle was not given, now given", 4,
-                [](TrainOptions &o) { o.shuffle = true; }},
-           Case{"--held-out was 0, now 0.25", 4,
-                [](TrainOptions &o) { o.heldOutFraction = 0.25; }},
-           Case{"--seed was 1, now 2", 4,
-                [](TrainOptions &o) {
-                  o.seed = 2;
-                  o.seedGiven = true;
-                }},
-           Case{"global batch was 4, now 2", 2, [](TrainOptions &) {}},
-       }) {
-    TrainOptions changed = options;
-    one.change(changed);
-    Status status = runTraining(bigram(one.batch, 1, 1), changed);
-    EXPECT_EQ(status.exitStatus(), 2) << one.message;
-    EXPECT_NE(status.toString().find(one.message), std::string::npos)
-        << one.message << "\n"
-        << status.toString();
-    EXPECT_NE(status.toString().find("--weights " + path("ckpt/step_2")),
-              std::string::npos);
-  }
-  // On two ranks the same batch is the same order.
-  options.ranks = 2;
-  EXPECT_EQ(train(bigram(1, 2, 2)).size(), 4u);
-}
-
-TEST_F(TrainTest, AFolderInUseIsRefused) {
-  options.checkpointFolder = path("ckpt");
-  fs::create_directories(path("ckpt"));
-  int other = ::open(path("ckpt/.lock").c_str(), O_RDWR | O_CREAT, 0666);
-  ASSERT_EQ(::flock(other, LOCK_EX), 0);
-  Status status = runTraining(bigram(4, 1, 1), options);
-  EXPECT_EQ(status.exitStatus(), 2);
-  EXPECT_NE(status.toString().find(path("ckpt") + " is in use"),
-            std::string::npos);
-  ::close(other);
-  EXPECT_TRUE(runTraining(bigram(4, 1, 1), options).ok());
-}
-
-// An evaluation that fails, or is killed, does not take the step with it.
-TEST_F(TrainTest, AStepIsSavedBeforeItsEvaluation) {
-  TokenFileContents contents;
-  contents.tokens.assign(2000, 1);
-  contents.tokens.insert(contents.tokens.end(), 2000, 300); // held out
-  contents.documentEnds = {4000};
-  ASSERT_TRUE(writeWholeFile(path("data"), encodeTokenFile(contents)).ok());
-  options.heldOutFraction = 0.5;
-  options.evalEvery = 2;
-  options.steps = 2;
-  options.checkpointFolder = path("ckpt");
-  Status status = runTraining(bigram(4, 1, 1), options);
-  EXPECT_NE(status.toString().find("beyond the vocabulary"), std::string::npos)
-      << status.toString();
-  EXPECT_TRUE(verifyCheckpoint(path("ckpt/step_2")).ok());
-}
-
-TEST_F(TrainTest, Bf16CheckpointsKeepFloat32Masters) {
-  std::vector<double> whole = train(bigram(4, 1, 1));
-  options.checkpointFolder = path("ckpt");
-  options.saveBf16 = true;
-  options.steps = 6;
-  train(bigram(4, 1, 1));
-  auto weights = WeightFiles::open(path("ckpt"));
-  ASSERT_TRUE(weights.ok()) << weights.status().toString();
-  EXPECT_EQ(weights->find("bigram.weight")->dtypeName, "BF16");
-  options.resume = true;
-  options.steps = 12;
-  EXPECT_EQ(train(bigram(4, 1, 1)), whole); // metrics are appended
-}
-
 TEST_F(TrainTest, PositionsAndSegmentsBeginAnewInEveryDocument) {
   TokenFileContents contents;
   contents.tokens.assign(100, 1);
@@ -374,6 +165,47 @@ TEST_F(TrainTest, PositionsAndSegmentsBeginAnewInEveryDocument) {
   EXPECT_EQ(segments[16 + 5], 1);
 }
 
+// Every run-time number, by its name or with a place behind it, at the ends of
+// its range: in float32, which is what the kernels see.
+TEST_F(TrainTest, SettingsBeyondTheirRangeAreRefused) {
+  plan::Plan plan = bigram(4, 1, 1);
+  for (const char *name :
+       {"dropout", "dropout.residual", "weight_decay.head", "loss_scale"})
+    plan.add_scalars()->set_name(name);
+  struct Case {
+    const char *name;
+    double good, bad;
+    const char *message;
+  };
+  for (const Case &one : {
+           Case{"lr", 0, -1e-9, "--set lr=-1e-09: it has to be at least 0"},
+           Case{"lr", 3e38, 1e39, "float32 ends at 3.4e+38"},
+           Case{"lr", 1, NAN, "not finite"},
+           Case{"lr", 1, INFINITY, "not finite"},
+           Case{"beta1", 0, 1, "--set beta1=1: it has to be in [0, 1)"},
+           Case{"beta2", 0.999, -0.1, "in [0, 1)"},
+           Case{"beta2", 0.999999, 1 - 1e-9, "in [0, 1) in float32"},
+           Case{"eps", 1e-8, 0, "--set eps=0: it has to be greater than 0"},
+           Case{"eps", 1e-30, 1e-60, "greater than 0 in float32"},
+           Case{"weight_decay", 0, -1, "at least 0"},
+           Case{"weight_decay.head", 0, -1, "at least 0"},
+           Case{"clip_norm", 0, -1, "at least 0"},
+           Case{"dropout", 0, 1, "in [0, 1)"},
+           Case{"dropout.residual", 0.9, -0.1, "in [0, 1)"},
+           Case{"loss_scale", 1, 0, "greater than 0"},
+       }) {
+    options.scalars = {{one.name, one.good}};
+    EXPECT_TRUE(checkSettings(plan, options).ok())
+        << checkSettings(plan, options).toString();
+    options.scalars = {{one.name, one.bad}};
+    Status status = checkSettings(plan, options);
+    EXPECT_EQ(status.exitStatus(), 2) << one.name << " " << one.bad;
+    EXPECT_NE(status.toString().find(one.message), std::string::npos)
+        << one.message << "\n"
+        << status.toString();
+  }
+}
+
 TEST_F(TrainTest, BadInputIsTold) {
   struct Case {
     const char *message;
@@ -385,6 +217,8 @@ TEST_F(TrainTest, BadInputIsTold) {
        [](TrainOptions &o, plan::Plan &) {
          o.scalars = {{"weigth_decay", 0.1}};
        }},
+      {"made for 1 rank, not for 2\n", 2,
+       [](TrainOptions &o, plan::Plan &) { o.ranks = 2; }},
       {"run with --nproc 1", 2,
        [](TrainOptions &o, plan::Plan &) { o.ranks = 2; }},
       {"beyond the vocabulary of 32", 2,

@@ -33,16 +33,6 @@ static const plan::Scalar *findScalar(const plan::Plan &plan,
   return nullptr;
 }
 
-/// What --set says, or the plan's default; 0 when the plan has no such number.
-double Trainer::settingOf(std::string_view name) const {
-  const plan::Scalar *scalar = findScalar(executor.plan(), name);
-  double value = scalar ? scalar->default_value() : 0;
-  for (const auto &[given, number] : options.scalars)
-    if (given == name)
-      value = number;
-  return value;
-}
-
 Status Trainer::prepare() {
   const plan::Plan &plan = executor.plan();
   trainSchedule = executor.findSchedule("train");
@@ -61,27 +51,11 @@ Status Trainer::prepare() {
   if (!hasLoss)
     return wrongInput("the plan has no output \"loss\"");
 
-  for (const auto &[name, value] : options.scalars) {
-    if (!std::isfinite(value))
-      return wrongInput("--set {}={}: the value is not finite", name, value);
-    for (const char *own :
-         {"step", "bias_correction1", "bias_correction2", "seed.lo", "seed.hi"})
-      if (name == own)
-        return wrongInput("--set {}: training sets it before every step", name);
-    if (executor.setScalar(name, value))
-      continue;
-    std::vector<std::string> names;
-    for (const plan::Scalar &scalar : plan.scalars())
-      names.push_back(scalar.name());
-    Status status = wrongInput("--set {}: the plan has no such number", name)
-                        .note("it has {}", fmt::join(names, ", "));
-    if (std::string near = nearestName(name, names); !near.empty())
-      return std::move(status).help("did you mean {}?", near);
-    return status;
-  }
-  peakLearningRate = settingOf("lr");
-  beta1 = settingOf("beta1");
-  beta2 = settingOf("beta2");
+  for (const auto &[name, value] : options.scalars)
+    (void)executor.setScalar(name, value); // checked by checkSettings
+  peakLearningRate = settingOf(plan, options, "lr");
+  beta1 = settingOf(plan, options, "beta1");
+  beta2 = settingOf(plan, options, "beta2");
 
   int64_t total = shared.data.size();
   int64_t cut = int64_t(double(total) * (1.0 - options.heldOutFraction));
@@ -123,7 +97,8 @@ Status Trainer::setWeights() {
       if (leads())
         logInfo("resumed after step {} from {}", resumed->step,
                 resumed->folder);
-      return Status();
+      soundStep = firstStep - 2;
+      return carryCompanions(resumed->folder);
     }
   }
   for (const plan::State &state : executor.plan().states()) {
@@ -139,6 +114,15 @@ Status Trainer::setWeights() {
                          WeightFiles::open(options.weights));
     LMC_RETURN_IF_ERROR(loadParameters(executor, weights));
   }
+  return carryCompanions(options.weights);
+}
+
+/// From where the run begins into its checkpoints.
+Status Trainer::carryCompanions(const std::string &from) {
+  if (!leads() || !shared.checkpointer)
+    return Status();
+  LMC_ASSIGN_OR_RETURN(Companions files, findCompanions(from, shared.data));
+  shared.checkpointer->setCompanions(std::move(files));
   return Status();
 }
 
@@ -175,6 +159,34 @@ StatusOr<bool> Trainer::agreeToStop() {
   return stop != 0;
 }
 
+/// What went wrong, and from where a lower learning rate can still help: the
+/// weights of the last steps before a NaN are mostly lost, and their
+/// checkpoints only repeat it.
+Status Trainer::diverged(int64_t step, const StepMetrics &metrics) {
+  Status status =
+      makeError(ErrorKind::BadNumbers,
+                "step {}: the loss is {} and the gradient norm {}; the "
+                "step was not taken",
+                step, metrics.loss, metrics.gradNorm)
+          .note("learning rate {:g}", metrics.learningRate);
+  if (soundStep >= firstStep - 1)
+    status = std::move(status).note("up to step {} the loss was near its "
+                                    "lowest, {:.4f}",
+                                    soundStep + 1, lowestLoss);
+  double lower = peakLearningRate / 10;
+  int64_t good =
+      shared.checkpointer ? shared.checkpointer->newestUpTo(soundStep) : -1;
+  if (good >= 0)
+    return std::move(status).help("go back to step {}, with a lower learning "
+                                  "rate: --resume=step_{} --set lr={:g}",
+                                  good, good, lower);
+  return std::move(status).help(
+      "{}begin again{} with a lower learning rate (--set lr={:g}) or a longer "
+      "--warmup",
+      shared.checkpointer ? "no checkpoint is from before it went wrong: " : "",
+      shared.checkpointer ? " in another --checkpoint folder" : "", lower);
+}
+
 Status Trainer::trainStep(int64_t step) {
   auto start = std::chrono::steady_clock::now();
   SampleOrder order(trainRange.numSamples(batches.sequenceLength()),
@@ -201,13 +213,11 @@ Status Trainer::trainStep(int64_t step) {
   // With a dynamic loss scale an overflow is part of the game.
   bool mayOverflow = findScalar(executor.plan(), "loss_scale") != nullptr;
   if (!std::isfinite(metrics.loss) || (!finite && !mayOverflow))
-    return makeError(ErrorKind::BadNumbers,
-                     "step {}: the loss is {} and the gradient norm {}; the "
-                     "step was not taken",
-                     step, metrics.loss, metrics.gradNorm)
-        .note("learning rate {:g}", metrics.learningRate)
-        .help("go back to the last checkpoint with --resume and a lower "
-              "learning rate (--set lr=...) or a longer --warmup");
+    return diverged(step, metrics);
+  // The loss of a step speaks of the weights before it.
+  lowestLoss = std::min(lowestLoss, metrics.loss);
+  if (metrics.loss <= lowestLoss + 1)
+    soundStep = step - 1;
   skipped += !finite;
   if (!leads())
     return Status();
@@ -264,6 +274,10 @@ Status Trainer::run() {
   LMC_RETURN_IF_ERROR(setWeights());
   executor.setScalar("seed.lo", double(uint32_t(seed)));
   executor.setScalar("seed.hi", double(uint32_t(seed >> 32)));
+  if (leads() && firstStep > options.steps)
+    logInfo("nothing is left to do: the checkpoint is of step {}, and --steps "
+            "is {}",
+            firstStep - 1, options.steps);
   int64_t savedStep = firstStep - 1;
   for (int64_t step = firstStep; step <= options.steps; ++step) {
     LMC_RETURN_IF_ERROR(trainStep(step));

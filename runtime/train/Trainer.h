@@ -15,6 +15,8 @@
 #include "runtime/train/Batches.h"
 #include "runtime/train/Metrics.h"
 
+#include <cmath>
+
 namespace lmc::runtime {
 
 /// Written by the signal handler, read by every rank.
@@ -46,10 +48,11 @@ private:
         batches(std::move(batches)) {}
   Status prepare();
   Status setWeights();
+  Status carryCompanions(const std::string &from);
   Status trainStep(int64_t step);
+  Status diverged(int64_t step, const StepMetrics &metrics);
   StatusOr<bool> evaluate(int64_t step);
   Status save(int64_t step);
-  double settingOf(std::string_view name) const;
   StatusOr<bool> agreeToStop();
   double output(std::string_view name, double otherwise);
   bool leads() const { return executor.rank() == 0; }
@@ -63,6 +66,10 @@ private:
   double peakLearningRate = 0, beta1 = 0, beta2 = 0;
   uint64_t seed = 1;
   int64_t firstStep = 1, skipped = 0;
+  /// The last step behind which the weights are known to be good, by the loss
+  /// of the step after it; before a loss was seen, that before firstStep.
+  int64_t soundStep = -1;
+  double lowestLoss = INFINITY;
   /// Samples used before step 1 would have used its first: not zero when a run
   /// goes on, with another global batch, from a checkpoint that names none.
   int64_t sampleOffset = 0;

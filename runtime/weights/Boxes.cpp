@@ -115,7 +115,7 @@ void loadState(Executor &executor, const plan::State &state,
   if (!device.hostAccessible())
     return;
   LocalTensor tensor = LocalTensor::of(executor, state);
-  device.fillZero(tensor.data, tensor.localElements * tensor.elementBytes);
+  device.fillZero(tensor.data, tensor.bytes());
   constexpr int64_t blockElements = 1 << 16;
   for (const BoxMap &box : boxesOf(executor.plan(), state, suffix)) {
     const TensorView *view = findBox(box, weights);
@@ -127,13 +127,14 @@ void loadState(Executor &executor, const plan::State &state,
           const LocalTensor &tensor = load.tensor;
           for (int64_t block = begin; block < end; ++block)
             forEachBoxPiece(
-                tensor, load.box, block * blockElements,
-                std::min((block + 1) * blockElements, tensor.localElements),
+                tensor, load.box, tensor.first + block * blockElements,
+                std::min(tensor.first + (block + 1) * blockElements,
+                         tensor.end),
                 [&](int64_t local, int64_t file, int64_t stride,
                     int64_t count) {
                   const char *from =
                       load.view.data.data() + file * load.fileBytes;
-                  std::byte *to = tensor.data + local * tensor.elementBytes;
+                  std::byte *to = tensor.at(local);
                   if (stride == 1) {
                     convertElements(load.view.dtype, from, tensor.dtype, to,
                                     count);
@@ -145,7 +146,7 @@ void loadState(Executor &executor, const plan::State &state,
                         tensor.dtype, to + i * tensor.elementBytes, 1);
                 });
         },
-        &context, (tensor.localElements + blockElements - 1) / blockElements);
+        &context, (tensor.elements() + blockElements - 1) / blockElements);
   }
 }
 
@@ -186,6 +187,8 @@ bool ownsPart(const plan::Plan &plan, const std::vector<int64_t> &coordinates,
   };
   for (const plan::Linear &offset : state.local_offset())
     note(offset);
+  for (uint32_t axis : state.piece().axes())
+    cut[axis] = true;
   for (size_t axis = 0; axis < cut.size(); ++axis) {
     if (state.stages_size() > 0 && plan.mesh().axes(int(axis)).name() == "pp") {
       if (coordinates[axis] != state.stages(0))
@@ -234,12 +237,12 @@ void storePart(Device &device, const LocalTensor &tensor,
           };
           for (int64_t block = begin; block < end; ++block)
             forEachBoxPiece(
-                tensor, store.box, block * blockElements,
-                std::min((block + 1) * blockElements, tensor.localElements),
+                tensor, store.box, tensor.first + block * blockElements,
+                std::min(tensor.first + (block + 1) * blockElements,
+                         tensor.end),
                 [&](int64_t local, int64_t file, int64_t stride,
                     int64_t count) {
-                  const std::byte *from =
-                      tensor.data + local * tensor.elementBytes;
+                  const std::byte *from = tensor.at(local);
                   if (stride == 1) {
                     put(from, store.buffer + file * bytes, count);
                     return;
@@ -249,7 +252,7 @@ void storePart(Device &device, const LocalTensor &tensor,
                         store.buffer + (file + i * stride) * bytes, 1);
                 });
         },
-        &context, (tensor.localElements + blockElements - 1) / blockElements);
+        &context, (tensor.elements() + blockElements - 1) / blockElements);
   }
 }
 

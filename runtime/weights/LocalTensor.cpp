@@ -7,13 +7,32 @@
 
 namespace lmc::runtime {
 
-LocalTensor LocalTensor::of(Executor &executor, const plan::State &state) {
-  return of(state, executor.symbolValues(), executor.address(state.slice()));
+/// Where the rank's piece of a bucket begins.
+static int64_t pieceBegin(const plan::Plan &plan, const plan::State &state,
+                          const std::vector<int64_t> &coordinates) {
+  int64_t number = 0;
+  for (uint32_t axis : state.piece().axes())
+    number = number * plan.mesh().axes(int(axis)).size() + coordinates[axis];
+  return number * state.piece().elements();
 }
 
-LocalTensor LocalTensor::of(const plan::State &state,
-                            const std::vector<int64_t> &symbolValues,
-                            std::byte *data) {
+LocalTensor LocalTensor::of(Executor &executor, const plan::State &state) {
+  LocalTensor tensor = of(executor.plan(), state, executor.coordinates());
+  tensor.data = executor.address(state.slice());
+  if (state.has_piece())
+    tensor.data +=
+        (state.piece().offset() + tensor.first -
+         pieceBegin(executor.plan(), state, executor.coordinates())) *
+        tensor.elementBytes;
+  return tensor;
+}
+
+LocalTensor LocalTensor::of(const plan::Plan &plan, const plan::State &state,
+                            const std::vector<int64_t> &coordinates) {
+  std::vector<int64_t> symbolValues(size_t(plan.symbols_size()));
+  for (int i = 0; i < plan.symbols_size(); ++i)
+    if (plan.symbols(i).kind() == plan::Symbol::COORDINATE)
+      symbolValues[size_t(i)] = coordinates[plan.symbols(i).axis()];
   LocalTensor tensor;
   tensor.state = &state;
   const DataTypeInfo *info = lookUpDataType(state.dtype());
@@ -26,8 +45,15 @@ LocalTensor LocalTensor::of(const plan::State &state,
   for (const plan::Linear &offset : state.local_offset())
     tensor.offset.push_back(evaluateLinear(offset, symbolValues));
   for (int64_t dim : tensor.localShape)
-    tensor.localElements *= dim;
-  tensor.data = data;
+    tensor.end *= dim;
+  if (state.has_piece()) {
+    int64_t begin =
+        pieceBegin(plan, state, coordinates) - state.piece().offset();
+    int64_t elements = tensor.end;
+    tensor.first = std::clamp<int64_t>(begin, 0, elements);
+    tensor.end =
+        std::clamp<int64_t>(begin + state.piece().elements(), 0, elements);
+  }
   return tensor;
 }
 
@@ -77,8 +103,7 @@ void initializeState(Executor &executor, const plan::State &state,
   Device &device = executor.device();
   if (!device.hostAccessible())
     return;
-  device.fillZero(fill.tensor.data,
-                  fill.tensor.localElements * fill.tensor.elementBytes);
+  device.fillZero(fill.tensor.data, fill.tensor.bytes());
   if (fill.kind == plan::State::Initialization::ZEROS)
     return;
   constexpr int64_t blockElements = 4096;
@@ -89,8 +114,8 @@ void initializeState(Executor &executor, const plan::State &state,
         double values[blockElements];
         for (int64_t block = begin; block < end; ++block)
           tensor.forEachRun(
-              block * blockElements,
-              std::min((block + 1) * blockElements, tensor.localElements),
+              tensor.first + block * blockElements,
+              std::min(tensor.first + (block + 1) * blockElements, tensor.end),
               [&](int64_t local, int64_t global, int64_t count) {
                 if (fill.kind == plan::State::Initialization::NORMAL ||
                     fill.kind == plan::State::Initialization::UNIFORM)
@@ -101,11 +126,10 @@ void initializeState(Executor &executor, const plan::State &state,
                                   ? 1.0
                                   : fill.scale);
                 convertElements(DataType::F64, values, tensor.dtype,
-                                tensor.data + local * tensor.elementBytes,
-                                count);
+                                tensor.at(local), count);
               });
       },
-      &fill, (fill.tensor.localElements + blockElements - 1) / blockElements);
+      &fill, (fill.tensor.elements() + blockElements - 1) / blockElements);
 }
 
 } // namespace lmc::runtime

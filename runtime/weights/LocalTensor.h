@@ -1,7 +1,9 @@
 // The part of a global tensor that lies on this rank, and walks over it.
 //
 // A state's local box [offset, offset + shape) may reach beyond the global
-// shape; what does is padding: zero in memory, in no file.
+// shape; what does is padding: zero in memory, in no file. Of the local tensor,
+// row-major, the rank holds the elements [first, end): all of them, or those in
+// its piece of a bucket.
 #ifndef LMC_RUNTIME_WEIGHTS_LOCALTENSOR_H
 #define LMC_RUNTIME_WEIGHTS_LOCALTENSOR_H
 
@@ -17,15 +19,19 @@ struct LocalTensor {
   DataType dtype = DataType::F32;
   int64_t elementBytes = 4;
   std::vector<int64_t> globalShape, localShape, offset;
-  int64_t localElements = 1;
-  std::byte *data = nullptr;
+  int64_t first = 0, end = 1;
+  std::byte *data = nullptr; ///< of element `first`
 
   static LocalTensor of(Executor &executor, const plan::State &state);
-  /// The part of the rank whose values of symbols are given, at `data`.
-  static LocalTensor of(const plan::State &state,
-                        const std::vector<int64_t> &symbolValues,
-                        std::byte *data);
-  int64_t bytes() const { return localElements * elementBytes; }
+  /// The part of the rank at the given coordinates; `data` is not set.
+  static LocalTensor of(const plan::Plan &plan, const plan::State &state,
+                        const std::vector<int64_t> &coordinates);
+  int64_t elements() const { return end - first; }
+  int64_t bytes() const { return elements() * elementBytes; }
+  /// Of an element that the rank holds.
+  std::byte *at(int64_t localIndex) const {
+    return data + (localIndex - first) * elementBytes;
+  }
 
   /// Calls visit(localIndex, globalIndex, count) for every run of elements of
   /// the local range [begin, end) that is contiguous in both the local and the

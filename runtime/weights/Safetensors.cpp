@@ -185,21 +185,30 @@ StatusOr<WeightFiles> WeightFiles::openFile(const std::string &file,
   return std::move(weights);
 }
 
-StatusOr<WeightFiles> WeightFiles::open(const std::string &path,
+StatusOr<std::string> WeightFiles::folderOf(const std::string &path) {
+  std::error_code error;
+  fs::path folder = path;
+  if (!fs::is_directory(folder, error))
+    return folder.parent_path().string();
+  if (!fs::exists(folder / "latest", error))
+    return path;
+  LMC_ASSIGN_OR_RETURN(MappedFile latest,
+                       MappedFile::open((folder / "latest").string()));
+  std::string step(latest.bytes().substr(0, 200));
+  step = step.substr(0, step.find('\n'));
+  if (step.empty() || step.find('/') != std::string::npos || step == "." ||
+      step == "..")
+    return corrupt("{} names no checkpoint", (folder / "latest").string());
+  return (folder / step).string();
+}
+
+StatusOr<WeightFiles> WeightFiles::open(const std::string &given,
                                         Verify verify) {
   std::error_code error;
-  if (!fs::is_directory(path, error))
-    return openFile(path, verify);
+  if (!fs::is_directory(given, error))
+    return openFile(given, verify);
+  LMC_ASSIGN_OR_RETURN(std::string path, folderOf(given));
   fs::path folder = path;
-  if (fs::exists(folder / "latest", error)) {
-    LMC_ASSIGN_OR_RETURN(MappedFile latest,
-                         MappedFile::open((folder / "latest").string()));
-    std::string step(latest.bytes().substr(0, 200));
-    step = step.substr(0, step.find('\n'));
-    if (step.empty() || step.find('/') != std::string::npos)
-      return corrupt("{} names no checkpoint", (folder / "latest").string());
-    return open((folder / step).string(), verify);
-  }
   fs::path index = folder / "model.safetensors.index.json";
   if (!fs::exists(index, error)) {
     fs::path single = folder / "model.safetensors";

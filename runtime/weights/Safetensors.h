@@ -41,6 +41,9 @@ public:
   /// beside them, if there is one; Corrupt when they differ.
   enum class Verify { No, Yes };
 
+  /// The folder in which weights given by `path` lie: a file's folder, the
+  /// latest of a folder of checkpoints, or the folder itself.
+  static StatusOr<std::string> folderOf(const std::string &path);
   /// A folder of checkpoints stands for its latest one.
   static StatusOr<WeightFiles> open(const std::string &path,
                                     Verify verify = Verify::Yes);

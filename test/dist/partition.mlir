@@ -43,28 +43,20 @@ module @linear attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
 
 // -----
 
-// A gradient stays partial on dp in the program that fills it; `update`
-// reduces it in place before it reads it.
+// A gradient stays partial on dp; its accumulator says so.
 // CHECK-LABEL: @gradient
+// CHECK: lm.state @w.gradient {{.*}}dist.sharding = #dist.sharding<{{\[}}[], []], ["dp"]>
 // CHECK: func.func @step
 // CHECK-NOT: dist.all_reduce
 // CHECK: return
-// CHECK: func.func @update(%[[G:.*]]: tensor<8x6xf32>
-// CHECK: %[[SUM:.*]] = dist.all_reduce "sum" %[[G]] over ["dp"] {tied}
-// CHECK: lm.reduce "sum" %[[SUM]]
-// CHECK: return %{{.*}}, %[[SUM]]
 module @gradient attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
   lm.parameter @w : tensor<8x6xf32> {initialization = {kind = "zeros"}}
-  lm.state @w.gradient "accumulator" : tensor<8x6xf32> {parameter = @w, role = "gradient"}
+  lm.state @w.gradient "accumulator" : tensor<8x6xf32> {dist.sharding = #dist.sharding<[[], []], []>, parameter = @w, role = "gradient"}
   func.func @step(%x: tensor<4x8xf32> {dist.sharding = #dist.sharding<[["dp"], []], []>, lm.input = "x"}, %d: tensor<4x6xf32> {lm.input = "d"},
       %a: tensor<8x6xf32> {lm.state = @w.gradient}) -> (tensor<8x6xf32> {lm.state = @w.gradient}) attributes {plan.program = "step"} {
     %g = lm.contract %x [0], %d [0] : (tensor<4x8xf32>, tensor<4x6xf32>) -> tensor<8x6xf32>
     %s = lm.accumulate %a, %g : tensor<8x6xf32>
     return %s : tensor<8x6xf32>
-  }
-  func.func @update(%g: tensor<8x6xf32> {lm.state = @w.gradient}) -> (tensor<f32> {lm.output = "sum"}) attributes {plan.program = "update"} {
-    %s = lm.reduce "sum" %g dims [0, 1] : tensor<8x6xf32> to tensor<f32>
-    return %s : tensor<f32>
   }
 }
 

@@ -38,18 +38,19 @@ def model(name):
 
 
 def ranks(mesh):
+    """Of a mesh with flags behind it, such as "dp=2 --zero=3"."""
     count = 1
-    for axis in filter(None, mesh.split(",")):
+    for axis in filter(None, mesh.partition(" ")[0].split(",")):
         count *= int(axis.split("=")[1])
     return count
 
 
 def compiled(folder, mesh="", micro=2, batch=4):
-    plan = folder / f"train-{mesh or 'one'}-{micro}.plan"
+    plan = folder / f"train-{mesh.replace(' ', '') or 'one'}-{micro}.plan"
     if not plan.exists():
         run(build / "bin/lmc", "compile", folder, "-o", plan, "--seq=32",
             f"--global-batch={batch}", f"--micro-batch={micro}",
-            *([f"--mesh={mesh}"] if mesh else []))
+            *(f"--mesh={mesh}".split() if mesh else []))
     return plan
 
 
@@ -66,7 +67,7 @@ class Training:
         self.data = folder / "data.bin"
         self.plan, self.steps, self.flags = plan, steps, flags
 
-    def begin(self):
+    def begin(self, **environment):
         command = [
             build / "bin/lmrun", "train", self.plan, "--data", self.data,
             "--steps", self.steps, "--shuffle", "--resume",
@@ -74,7 +75,8 @@ class Training:
             "--log-interval", 1000000, *self.flags]
         with open(self.log, "a") as log:
             self.process = subprocess.Popen([str(c) for c in command],
-                                            stdout=log, stderr=log)
+                                            stdout=log, stderr=log,
+                                            env={**os.environ, **environment})
         return self.process
 
     def finish(self, expect=0):
@@ -100,11 +102,19 @@ class Training:
             return seen
         for line in self.metrics.read_text().splitlines():
             entry = json.loads(line)
+            if "loss" not in entry:
+                continue
             numbers = (entry["loss"], entry["grad_norm"])
             if seen.setdefault(entry["step"], numbers) != numbers:
                 raise Failed(f"step {entry['step']} had loss and norm "
                              f"{seen[entry['step']]}, then {numbers}")
         return seen
+
+    def evaluations(self):
+        """[(step, loss)] of the held-out part."""
+        entries = map(json.loads, self.metrics.read_text().splitlines())
+        return [(e["step"], e["eval_loss"]) for e in entries
+                if "eval_loss" in e]
 
     def saved(self):
         """Steps of which there is a checkpoint."""

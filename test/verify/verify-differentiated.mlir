@@ -1,8 +1,8 @@
 // RUN: lmc-opt %s --split-input-file --verify-diagnostics --verify-differentiated
 
 // D1
-// expected-error @+1 {{has no program "update" for stage 0}}
-module @no_update {
+// expected-error @+1 {{has no program "evaluate" for stage 0}}
+module @no_evaluate {
   func.func @step() attributes {plan.program = "step"} {
     lm.begin_backward
     return
@@ -17,13 +17,7 @@ module @no_backward {
   func.func @step() attributes {plan.program = "step"} {
     return
   }
-  func.func @update() attributes {plan.program = "update"} {
-    return
-  }
   func.func @evaluate() attributes {plan.program = "evaluate"} {
-    return
-  }
-  func.func @evaluate_finish() attributes {plan.program = "evaluate_finish"} {
     return
   }
 }
@@ -38,13 +32,7 @@ module @other_type {
     lm.begin_backward
     return
   }
-  func.func @update() attributes {plan.program = "update"} {
-    return
-  }
   func.func @evaluate() attributes {plan.program = "evaluate"} {
-    return
-  }
-  func.func @evaluate_finish() attributes {plan.program = "evaluate_finish"} {
     return
   }
 }
@@ -59,13 +47,7 @@ module @lost {
     lm.begin_backward
     return
   }
-  func.func @update() attributes {plan.program = "update"} {
-    return
-  }
   func.func @evaluate() attributes {plan.program = "evaluate"} {
-    return
-  }
-  func.func @evaluate_finish() attributes {plan.program = "evaluate_finish"} {
     return
   }
 }
@@ -80,13 +62,7 @@ module @never {
     lm.begin_backward
     return
   }
-  func.func @update() attributes {plan.program = "update"} {
-    return
-  }
   func.func @evaluate() attributes {plan.program = "evaluate"} {
-    return
-  }
-  func.func @evaluate_finish() attributes {plan.program = "evaluate_finish"} {
     return
   }
 }
@@ -102,13 +78,7 @@ module @misfit {
     lm.begin_backward
     return
   }
-  func.func @update() attributes {plan.program = "update"} {
-    return
-  }
   func.func @evaluate() attributes {plan.program = "evaluate"} {
-    return
-  }
-  func.func @evaluate_finish() attributes {plan.program = "evaluate_finish"} {
     return
   }
 }
@@ -123,13 +93,7 @@ module @uncut attributes {dist.chunks = 1 : i64} {
     lm.begin_backward
     return
   }
-  func.func @update() attributes {plan.program = "update"} {
-    return
-  }
   func.func @evaluate() attributes {plan.program = "evaluate"} {
-    return
-  }
-  func.func @evaluate_finish() attributes {plan.program = "evaluate_finish"} {
     return
   }
 }

@@ -43,3 +43,30 @@ func.func @f(%x: tensor<4xf32> {lm.input = "x"}) attributes {plan.program = "f"}
   %y = dist.all_reduce "sum" %x over ["tp"] : tensor<4xf32>
   return
 }
+
+// -----
+
+// P5
+// expected-error @+1 {{has no program "update" for stage 0}}
+module @no_update attributes {lm.mode = "train"} {
+  func.func @forward() attributes {plan.program = "forward"} {
+    return
+  }
+}
+
+// -----
+
+// P6
+module @lost attributes {lm.mode = "train"} {
+  func.func @forward() attributes {plan.program = "forward"} {
+    return
+  }
+  func.func @update(%x: tensor<4xf32> {lm.input = "x"}) attributes {plan.program = "update"} {
+    // expected-error @+1 {{is received by nobody}}
+    dist.send %x stage 1 channel 0 : tensor<4xf32>
+    return
+  }
+  func.func @evaluate_finish() attributes {plan.program = "evaluate_finish"} {
+    return
+  }
+}

@@ -52,10 +52,10 @@ int resolveMesh(const CompileSettings &settings, Resolved &resolved) {
       return printError("--mesh gives " + name.str() + " the size '" +
                             number.str() + "'",
                         "a number from 1 to 65536");
-    if (size > 1 && name != "pp" && name != "dp" && name != "tp")
+    if (size > 1 && (name == "cp" || name == "ep"))
       return printError("axis " + name.str() + " of size " +
                             std::to_string(size) + " is not supported yet",
-                        "use pp, dp and tp");
+                        "use pp, dp, fsdp and tp");
     if (!seen.insert(name).second)
       return printError("--mesh names the axis '" + name.str() + "' twice",
                         "one size for each axis");
@@ -351,6 +351,7 @@ int lmc::compile(const CompileSettings &settings) {
     return printError("inference on a mesh (--mesh=" + settings.mesh + ", " +
                           std::to_string(ranks) + " ranks) is not supported",
                       "leave out --mesh: one rank");
+  resolved.pipeline.zero = settings.zero;
   resolved.pipeline.pipelineSchedule = settings.pipelineSchedule;
   resolved.pipeline.stageBlocks.assign(settings.stages.begin(),
                                        settings.stages.end());

@@ -20,6 +20,7 @@ struct CompileSettings {
   std::string mesh;       // pp=2,dp=2,tp=2
   std::string sharding;   // a ShardingSpec, or a strategy's name
   bool sequenceParallel = false;
+  int64_t zero = 0;
   std::string pipelineSchedule = "1f1b"; // or gpipe
   std::vector<int64_t> stages;           // blocks of each; empty: by cost
   int64_t globalBatch = 0;          // 0: as TrainSpec says, else micro-batch

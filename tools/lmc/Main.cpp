@@ -40,6 +40,11 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
                 "order of micro-batches in a pipeline")
       ->check(CLI::IsMember({"gpipe", "1f1b"}))
       ->capture_default_str();
+  c->add_option("--zero", s.zero,
+                "what is shared out over dp: moments (1), gradients too (2), "
+                "parameters too (3); over fsdp all three are")
+      ->check(CLI::Range(0, 3))
+      ->capture_default_str();
   c->add_option("--stages", s.stages,
                 "blocks of each pipeline stage, e.g. 5,7 (default: stages of "
                 "equal cost)")
@@ -151,8 +156,8 @@ int main(int argc, char **argv) {
   if (compile->parsed() && compileSettings.mode == "infer")
     for (const char *flag :
          {"--global-batch", "--micro-batch", "--seq", "--config", "--stages",
-          "--pipeline-schedule", "--reset-at-document", "--sharding",
-          "--sequence-parallel"})
+          "--pipeline-schedule", "--zero", "--reset-at-document",
+          "--sharding", "--sequence-parallel"})
       if (compile->count(flag))
         return lmc::printError(std::string(flag) +
                                    " is for training, not for --mode=infer",

@@ -8,8 +8,10 @@
 #include "runtime/generate/Generator.h"
 #include "runtime/generate/Session.h"
 #include "runtime/generate/Tokenizer.h"
+#include "runtime/weights/Safetensors.h"
 #include "tools/lmrun/Commands.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
@@ -72,20 +74,13 @@ private:
 };
 } // namespace
 
-/// The folder of the weights, which may be given as a file.
-static std::filesystem::path folderOf(const std::string &weights) {
-  std::error_code ignored;
-  std::filesystem::path path = weights;
-  return std::filesystem::is_directory(path, ignored) ? path
-                                                      : path.parent_path();
-}
-
 static StatusOr<std::unique_ptr<Tokenizer>>
-chooseTokenizer(const GenerateFlags &flags, int64_t vocabulary) {
+chooseTokenizer(const GenerateFlags &flags, const std::string &folder,
+                int64_t vocabulary) {
   std::error_code ignored;
   std::string chosen = flags.tokenizer;
   std::filesystem::path beside =
-      folderOf(flags.session.weights) / "tokenizer.json";
+      std::filesystem::path(folder) / "tokenizer.json";
   if (chosen.empty() && std::filesystem::exists(beside, ignored))
     chosen = beside.string();
   if (chosen.empty() && vocabulary != 256)
@@ -104,9 +99,10 @@ chooseTokenizer(const GenerateFlags &flags, int64_t vocabulary) {
 
 /// The tokens at which to stop: those given, else those that the weights name.
 static StatusOr<std::vector<int32_t>>
-chooseStopTokens(const GenerateFlags &flags, const Tokenizer &tokenizer) {
+chooseStopTokens(const GenerateFlags &flags, const std::string &folder,
+                 const Tokenizer &tokenizer) {
   if (flags.stopTokens.empty())
-    return readEndTokens(folderOf(flags.session.weights).string());
+    return readEndTokens(folder);
   std::vector<int32_t> tokens;
   for (const std::string &text : flags.stopTokens) {
     tokens.push_back(tokenizer.find(text));
@@ -117,13 +113,28 @@ chooseStopTokens(const GenerateFlags &flags, const Tokenizer &tokenizer) {
   return std::move(tokens);
 }
 
+/// "the text was cut", or which of several were.
+static std::string whoEnded(std::vector<size_t> cut, size_t prompts) {
+  if (prompts == 1)
+    return "the text was cut";
+  if (cut.size() == prompts)
+    return fmt::format("all {} texts were cut", prompts);
+  std::sort(cut.begin(), cut.end());
+  for (size_t &index : cut)
+    ++index;
+  return fmt::format("text{} {} {} cut", cut.size() == 1 ? "" : "s",
+                     fmt::join(cut, ", "), cut.size() == 1 ? "was" : "were");
+}
+
 static Status generateWith(Executor &executor, const GenerateFlags &flags,
                            const std::vector<std::string> &prompts) {
   LMC_ASSIGN_OR_RETURN(StepModel model, StepModel::create(executor));
+  LMC_ASSIGN_OR_RETURN(std::string folder,
+                       WeightFiles::folderOf(flags.session.weights));
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer,
-                       chooseTokenizer(flags, model.vocabulary()));
+                       chooseTokenizer(flags, folder, model.vocabulary()));
   LMC_ASSIGN_OR_RETURN(std::vector<int32_t> stopTokens,
-                       chooseStopTokens(flags, *tokenizer));
+                       chooseStopTokens(flags, folder, *tokenizer));
   std::vector<GenerateRequest> requests;
   std::vector<std::string> echoed;
   for (const std::string &prompt : prompts) {
@@ -145,6 +156,10 @@ static Status generateWith(Executor &executor, const GenerateFlags &flags,
   if (stream.failed())
     return jobFailed("cannot write to stdout");
   const GenerateStats &stats = generator.stats();
+  if (!stats.atMaxLength.empty())
+    logInfo("{}: the plan takes texts of {} tokens, prompt included; compile "
+            "with a greater --max-length for longer ones",
+            whoEnded(stats.atMaxLength, prompts.size()), model.maxLength());
   if (flags.showStats)
     logInfo("{} prompt tokens, {} new tokens in {} steps, {:.1f} ms, {:.1f} "
             "new tokens per second",

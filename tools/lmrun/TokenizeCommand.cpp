@@ -72,6 +72,11 @@ static Status tokenize(const TokenizeFlags &flags) {
   LMC_ASSIGN_OR_RETURN(int32_t eod, findEod(flags, *tokenizer));
   TokenFileContents contents;
   contents.vocabulary = uint32_t(tokenizer->vocabulary());
+  LMC_ASSIGN_OR_RETURN(std::string file, tokenizerFile(flags.tokenizer));
+  if (!file.empty()) {
+    LMC_ASSIGN_OR_RETURN(MappedFile opened, MappedFile::open(file));
+    contents.tokenizer = opened.bytes();
+  }
   for (const std::string &input : flags.inputs) {
     size_t before = contents.tokens.size();
     auto add = [&](std::string_view text) -> Status {
@@ -107,7 +112,8 @@ CommandBody addTokenizeCommand(CLI::App &app) {
   auto flags = std::make_shared<TokenizeFlags>();
   CLI::App *command = app.add_subcommand(
       "tokenize",
-      "Make a token file from text. It knows where each document ends.");
+      "Make a token file from text. It knows where each document ends, and "
+      "its tokenizer, which training puts into checkpoints.");
   command->add_option("--input", flags->inputs, "Text or JSON lines")
       ->required()
       ->type_name("FILE");

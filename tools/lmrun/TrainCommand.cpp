@@ -20,6 +20,7 @@ struct TrainFlags {
   std::string logFormat = "text";
   std::string saveDtype = "fp32";
   std::string decay = "constant";
+  std::string resume; ///< "true" when nothing is behind it
   CLI::App *command = nullptr;
   CLI::Option *nproc = nullptr;
 };
@@ -38,9 +39,12 @@ static Status runWhereStarted(const lmc::plan::Plan &plan, TrainFlags &flags) {
   LMC_ASSIGN_OR_RETURN(
       std::optional<Place> place,
       placeFromEnvironment([](const char *name) { return std::getenv(name); }));
-  if (!place || place->ranks == 1)
-    return options.ranks == 1 ? runTraining(plan, options)
-                              : launch(options.ranks, runRank);
+  if (!place || place->ranks == 1) {
+    if (options.ranks == 1)
+      return runTraining(plan, options);
+    LMC_RETURN_IF_ERROR(checkTraining(plan, options));
+    return launch(options.ranks, runRank);
+  }
   if (flags.nproc->count() > 0)
     return wrongInput("--nproc {} inside a job of {} ranks, of {}",
                       options.ranks, place->ranks, place->source)
@@ -56,6 +60,21 @@ static Status runWhereStarted(const lmc::plan::Plan &plan, TrainFlags &flags) {
       *place, [&](const Status &verdict) { ::_exit(report(named(verdict))); });
   return status.ok() || status.kind() == ErrorKind::Stopped ? status
                                                             : named(status);
+}
+
+/// --resume, --resume=step_20 or --resume=20.
+static Status readResume(const std::string &text, TrainOptions &options) {
+  options.resume = !text.empty() && text != "false";
+  if (!options.resume || text == "true" || text == "latest")
+    return Status();
+  std::string digits = text.compare(0, 5, "step_") == 0 ? text.substr(5) : text;
+  if (digits.empty() || digits.size() > 18 ||
+      digits.find_first_not_of("0123456789") != std::string::npos)
+    return wrongInput("--resume={}: the name of a checkpoint is wanted, such "
+                      "as step_200",
+                      text);
+  options.resumeStep = std::stoll(digits);
+  return Status();
 }
 
 static Status train(TrainFlags &flags) {
@@ -80,6 +99,7 @@ static Status train(TrainFlags &flags) {
                         setting);
     options.scalars.push_back({setting.substr(0, equals), number});
   }
+  LMC_RETURN_IF_ERROR(readResume(flags.resume, options));
   if (options.checkpointFolder.empty() &&
       (options.resume || options.saveEvery > 0 || options.keep > 0))
     return wrongInput(
@@ -222,9 +242,10 @@ CommandBody addTrainCommand(CLI::App &app) {
       ->capture_default_str()
       ->group("Files");
   command
-      ->add_flag("--resume", o.resume,
+      ->add_flag("--resume", flags->resume,
                  "Go on from the newest checkpoint, bit for bit; without "
-                 "one, begin")
+                 "one, begin. --resume=step_N goes back to that one and sets "
+                 "later ones aside")
       ->group("Files");
   command
       ->add_option("--metrics", o.metricsPath,

@@ -5,8 +5,10 @@
 #include "runtime/generate/Session.h"
 #include "tools/lmrun/Commands.h"
 
+#include <cerrno>
 #include <cmath>
 #include <csignal>
+#include <cstdlib>
 
 using namespace lmc::runtime;
 
@@ -19,18 +21,67 @@ static std::vector<std::string> flagsOf(CLI::App &app) {
   return names;
 }
 
-/// The parser takes "nan", which passes every range, and "inf" for numbers.
+/// The parser takes "nan", which passes every range, and "inf" for numbers; it
+/// cuts integers to what fits, and wraps those below 0.
 static Status checkNumbers(CLI::App &app) {
   for (CLI::App *command : app.get_subcommands())
     for (CLI::Option *option : command->get_options()) {
-      if (option->get_type_name().compare(0, 5, "FLOAT") != 0)
-        continue;
-      for (const std::string &text : option->results())
-        if (!std::isfinite(std::strtod(text.c_str(), nullptr)))
-          return wrongInput("{} {}: a finite number is wanted",
-                            option->get_name(), text);
+      std::string type = option->get_type_name();
+      for (const std::string &text : option->results()) {
+        auto refuse = [&](const char *wanted) {
+          return wrongInput("{} {}: {} is wanted", option->get_name(), text,
+                            wanted);
+        };
+        errno = 0;
+        if (type.compare(0, 5, "FLOAT") == 0) {
+          if (!std::isfinite(std::strtod(text.c_str(), nullptr)))
+            return refuse("a finite number");
+        } else if (type.compare(0, 4, "UINT") == 0) {
+          (void)std::strtoull(text.c_str(), nullptr, 10);
+          if (errno == ERANGE || text.compare(0, 1, "-") == 0)
+            return refuse("a number from 0 to 2^64 - 1");
+        } else if (type.compare(0, 3, "INT") == 0) {
+          (void)std::strtoll(text.c_str(), nullptr, 10);
+          if (errno == ERANGE)
+            return refuse("a number below 2^63");
+        }
+      }
     }
   return Status();
+}
+
+/// What a flag of llama.cpp, Megatron-LM or torchtitan is called here.
+static const char *nameHere(std::string_view flag) {
+  static constexpr std::pair<const char *, const char *> names[] = {
+      {"-n", "--max-tokens"},
+      {"--n-predict", "--max-tokens"},
+      {"-p", "--prompt"},
+      {"--temp", "--temperature"},
+      {"-m", "--weights"},
+      {"--model", "--weights"},
+      {"-t", "--threads"},
+      {"-s", "--seed"},
+      {"--lr", "--set lr=NUMBER"},
+      {"--weight-decay", "--set weight_decay=NUMBER"},
+      {"--clip-grad", "--set clip_norm=NUMBER"},
+      {"--adam-beta1", "--set beta1=NUMBER"},
+      {"--adam-beta2", "--set beta2=NUMBER"},
+      {"--adam-eps", "--set eps=NUMBER"},
+      {"--train-iters", "--steps"},
+      {"--data-path", "--data"},
+      {"--save", "--checkpoint"},
+      {"--save-interval", "--save-every"},
+      {"--eval-interval", "--eval-every"},
+      {"--micro-batch-size", "lmc compile --micro-batch"},
+      {"--global-batch-size", "lmc compile --global-batch"},
+      {"--seq-length", "lmc compile --seq"},
+      {"-c", "lmc compile --max-length"},
+      {"--ctx-size", "lmc compile --max-length"},
+  };
+  for (const auto &[there, here] : names)
+    if (flag == there)
+      return here;
+  return nullptr;
 }
 
 static int reportParseError(CLI::App &app, const CLI::ParseError &error) {
@@ -56,7 +107,11 @@ static int reportParseError(CLI::App &app, const CLI::ParseError &error) {
     if (!isFlag && chosen == &app)
       for (CLI::App *command : app.get_subcommands({}))
         names.push_back(command->get_name());
-    if (std::string near = nearestName(word, names); !near.empty())
+    if (const char *here = nameHere(word))
+      status = std::move(status).help("here this is {}", here);
+    else if (word.compare(0, 5, "step_") == 0 && chosen->get_name() == "train")
+      status = std::move(status).help("did you mean --resume={}?", word);
+    else if (std::string near = nearestName(word, names); !near.empty())
       status = std::move(status).help("did you mean {}?", near);
   }
   std::string command =
