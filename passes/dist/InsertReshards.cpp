@@ -20,6 +20,7 @@
 #include "passes/dist/ReshardPath.h"
 #include "passes/dist/ShardingTable.h"
 
+#include "mlir/Dialect/Arith/IR/Arith.h"
 #include "llvm/ADT/MapVector.h"
 #include "llvm/ADT/StringExtras.h"
 
@@ -95,6 +96,7 @@ private:
   void readShardings();
   LogicalResult visit(Operation *op);
   LogicalResult visitWithoutRule(Operation *op);
+  LogicalResult joinAccumulated(Operation *op);
   bool passesSums(Operation *op, const lm::ShardingRule &rule);
   SmallVector<Axes> readFactors(Operation *op, const lm::ShardingRule &rule);
   LogicalResult finishResults();
@@ -212,6 +214,37 @@ bool ProgramReshards::passesSums(Operation *op, const lm::ShardingRule &rule) {
          });
 }
 
+// Notes what goes on in the next micro-batch: an accumulator with something
+// added, and more added to that. Such a sum cannot be taken over ranks and then
+// added to; what is added has to come to where the sum lies.
+LogicalResult ProgramReshards::joinAccumulated(Operation *op) {
+  if (isa<lm::AccumulateOp>(op))
+    accumulated.insert(op->getResult(0));
+  for (OpOperand &operand : op->getOpOperands()) {
+    if (!isa<arith::AddFOp>(op) || !accumulated.contains(operand.get()))
+      continue;
+    accumulated.insert(op->getResult(0));
+    ShardingAttr sum = actual[operand.get()];
+    OpOperand &other = op->getOpOperand(1 - operand.getOperandNumber());
+    ShardingAttr added = actual[other.get()];
+    if (sum.getPartial().empty() || added == sum)
+      continue;
+    bool mayJoin = llvm::all_of(sum.getPartial(), [&](Attribute axis) {
+      return llvm::is_contained(added.getPartial(), axis);
+    });
+    if (!mayJoin)
+      return op->emitOpError()
+             << "adds gradients that lie otherwise, " << sum << " and " << added
+             << ", to one accumulator; help: a rule that splits the uses of "
+                "this parameter alike";
+    FailureOr<Value> there = reshard(other.get(), sum, op, true);
+    if (failed(there))
+      return failure();
+    other.set(*there);
+  }
+  return success();
+}
+
 SmallVector<Axes> ProgramReshards::readFactors(Operation *op,
                                                const lm::ShardingRule &rule) {
   SmallVector<Axes> factors(rule.factors.size());
@@ -230,22 +263,10 @@ LogicalResult ProgramReshards::visit(Operation *op) {
     return visitWithoutRule(op);
   SmallVector<Axes> factors = readFactors(op, *rule);
   Axes sums;
-  bool isPassed = passesSums(op, *rule);
   bool isAccumulate = isa<lm::AccumulateOp>(op);
-  if (isAccumulate || llvm::any_of(op->getOperands(), [&](Value operand) {
-        return accumulated.contains(operand);
-      })) {
-    accumulated.insert(op->getResult(0));
-    // What was accumulated cannot be summed over ranks and added to again.
-    for (Value operand : op->getOperands())
-      if (accumulated.contains(operand) && !isPassed &&
-          !actual[operand].getPartial().empty())
-        return op->emitOpError()
-               << "adds gradients that lie otherwise, " << actual[operand]
-               << " and " << actual[op->getOperand(1)]
-               << ", to one accumulator; help: a rule that splits the uses of "
-                  "this parameter alike";
-  }
+  if (failed(joinAccumulated(op)))
+    return failure();
+  bool isPassed = passesSums(op, *rule);
   if (isPassed) {
     ShardingAttr through = actual[op->getOperand(rule->sumOperands.front())];
     sums = Axes(through.getPartialAxes());

@@ -69,6 +69,30 @@ module @accumulator attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
 
 // -----
 
+// What is added to an accumulator comes to where it lies: of the second product,
+// a sum over both axes, each rank of tp takes its rows, still partial on dp.
+// CHECK-LABEL: @join
+// CHECK: lm.state @w.gradient {{.*}}dist.sharding = #dist.sharding<{{\[\[}}"tp"], []], ["dp"]>
+// CHECK: %[[S:.*]] = lm.accumulate
+// CHECK: %[[H:.*]] = lm.contract
+// CHECK: %[[MINE:.*]] = dist.reshard %[[H]] from <{{\[\[}}], []], ["dp", "tp"]> to <{{\[\[}}"tp"], []], ["dp"]> bytes 96
+// CHECK: arith.addf %[[S]], %[[MINE]] {{.*}}dist.shardings = [#dist.sharding<{{\[\[}}"tp"], []], ["dp"]>]
+module @join attributes {dist.mesh = #dist.mesh<["dp", "tp"], [2, 2]>} {
+  lm.parameter @w : tensor<8x6xf32> {initialization = {kind = "zeros"}, dist.sharding = #dist.sharding<[["tp"], []], []>}
+  lm.state @w.gradient "accumulator" : tensor<8x6xf32> {parameter = @w, role = "gradient"}
+  func.func @step(%x: tensor<4x8xf32> {dist.sharding = #dist.sharding<[["dp"], ["tp"]], []>, lm.input = "x", dist.closed}, %d: tensor<4x6xf32> {lm.input = "d"},
+      %y: tensor<4x8xf32> {dist.sharding = #dist.sharding<[["dp", "tp"], []], []>, lm.input = "y", dist.closed}, %e: tensor<4x6xf32> {dist.sharding = #dist.sharding<[["dp", "tp"], []], []>, lm.input = "e", dist.closed},
+      %a: tensor<8x6xf32> {lm.state = @w.gradient}) -> (tensor<8x6xf32> {lm.state = @w.gradient}) attributes {plan.program = "step"} {
+    %g = lm.contract %x [0], %d [0] : (tensor<4x8xf32>, tensor<4x6xf32>) -> tensor<8x6xf32>
+    %s = lm.accumulate %a, %g : tensor<8x6xf32>
+    %h = lm.contract %y [0], %e [0] : (tensor<4x8xf32>, tensor<4x6xf32>) -> tensor<8x6xf32>
+    %t = arith.addf %s, %h : tensor<8x6xf32>
+    return %t : tensor<8x6xf32>
+  }
+}
+
+// -----
+
 // What was accumulated in other micro-batches cannot be summed and added to.
 module @mixed attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
   lm.parameter @w : tensor<8x6xf32> {initialization = {kind = "zeros"}}

@@ -156,8 +156,8 @@ int main(int argc, char **argv) {
   if (compile->parsed() && compileSettings.mode == "infer")
     for (const char *flag :
          {"--global-batch", "--micro-batch", "--seq", "--config", "--stages",
-          "--pipeline-schedule", "--zero", "--reset-at-document",
-          "--sharding", "--sequence-parallel"})
+          "--pipeline-schedule", "--zero", "--reset-at-document", "--sharding",
+          "--sequence-parallel"})
       if (compile->count(flag))
         return lmc::printError(std::string(flag) +
                                    " is for training, not for --mode=infer",
