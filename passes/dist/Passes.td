@@ -10,7 +10,8 @@ def MarkStages : Pass<"dist-mark-stages", "::mlir::ModuleOp"> {
     Gives every operation of `@forward` its model chunk. Cuts go where one
     value crosses, behind blocks where the frontend marked them
     (`lm.block_end`), so that the dearest chunk is as cheap as can be: FLOPs of
-    `Costed`, head and loss counted. Chunk c runs on stage c mod `stages`.
+    `Costed`, head and loss counted. There are `virtual-stages` chunks for each
+    of `stages` stages; chunk c runs on stage c mod `stages`.
 
     Requires: a function `@forward`.
     Ensures: `dist.chunk` on its operations, `dist.chunks` and `dist.stages` on
@@ -37,6 +38,8 @@ def MarkStages : Pass<"dist-mark-stages", "::mlir::ModuleOp"> {
   }];
   let options = [
     Option<"stages", "stages", "int64_t", "1", "size of the pp axis">,
+    Option<"virtualStages", "virtual-stages", "int64_t", "1",
+           "chunks on each stage">,
     ListOption<"blocks", "blocks", "int64_t",
                "number of blocks of each chunk; empty: chosen by cost">
   ];

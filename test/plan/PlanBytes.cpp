@@ -41,8 +41,8 @@ int main(int argc, char **argv) {
       }
       int64_t side = std::max(call.source().bytes(), call.target().bytes());
       int64_t times = call.kind() == lmc::plan::Collective::ALL_REDUCE ? 2 : 1;
-      Sum &sum = sums[lmc::plan::Collective::Kind_Name(call.kind()) + " " +
-                      axes];
+      Sum &sum =
+          sums[lmc::plan::Collective::Kind_Name(call.kind()) + " " + axes];
       ++sum.count;
       sum.bytes += times * side / ranks * (ranks - 1);
     }

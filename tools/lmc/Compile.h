@@ -20,9 +20,10 @@ struct CompileSettings {
   std::string mesh;       // pp=2,dp=2,tp=2
   std::string sharding;   // a ShardingSpec, or a strategy's name
   bool sequenceParallel = false;
-  int64_t zero = 0;
-  std::string pipelineSchedule = "1f1b"; // or gpipe
-  std::vector<int64_t> stages;           // blocks of each; empty: by cost
+  int64_t zero = 0;                 // ZeRO's level on dp
+  std::string pipelineSchedule;     // empty: 1f1b, or interleaved
+  int64_t virtualStages = 1;        // chunks on each pipeline stage
+  std::vector<int64_t> stages;      // blocks of each chunk; empty: by cost
   int64_t globalBatch = 0;          // 0: as TrainSpec says, else micro-batch
   int64_t microBatch = 0;           // 0: the whole batch
   int64_t sequence = 0;             // 0: the model's longest
