@@ -122,8 +122,7 @@ std::string layerNorm(int64_t a, int64_t b, int64_t c) {
   return fill(text, {a, b, c});
 }
 
-// A part of a tensor draws the whole's numbers: one dim of it split, or two;
-// runs of whole blocks of 64, and others.
+// A part of a tensor draws the whole's numbers, in runs of 64s and in others.
 TEST_P(CodegenTest, RandomOfAPart) {
   for (auto [a, b, c, wholeB, wholeC] : {std::tuple{2, 3, 64, 6, 64},
                                          {3, 4, 37, 8, 37},
