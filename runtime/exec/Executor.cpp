@@ -207,9 +207,7 @@ Status Executor::runProgram(uint32_t index) {
     std::chrono::steady_clock::time_point start;
     if (options.profile)
       start = std::chrono::steady_clock::now();
-    progress.position.store(uint64_t(index) << 32 | op.instruction,
-                            std::memory_order_relaxed);
-    progress.exchanges.store(0, std::memory_order_relaxed);
+    progress.begin(uint64_t(index) << 32 | op.instruction);
     if (options.secondsPerFlop > 0)
       keepPace(index, op);
     if (Status status = execute(program, op); !status.ok())

@@ -422,7 +422,6 @@ Status Checker::run() {
   LMC_RETURN_IF_ERROR(checkKernels());
   LMC_ASSIGN_OR_RETURN(uses, checkCalls(plan, ranges, stages));
   LMC_RETURN_IF_ERROR(checkPrograms());
-  LMC_RETURN_IF_ERROR(checkSlots(plan));
   return stages > 1 ? checkStages(plan, stages) : Status();
 }
 

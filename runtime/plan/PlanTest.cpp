@@ -335,8 +335,8 @@ TEST(PlanCheck, SlotsAreHeldToTheEnd) {
   plan::Plan p = twoSlots();
   p.mutable_schedules(0)->mutable_calls(1)->set_slot(0);
   EXPECT_NE(checkPlan(p).toString().find(
-                "call 2: micro-batch 0 comes back to slot 0 of chunk 0, which "
-                "micro-batch 1 has taken"),
+                "call 1: micro-batch 1 of chunk 0 takes slot 0, it has slot 0 "
+                "and that one holds micro-batch 0"),
             std::string::npos)
       << checkPlan(p).toString();
 }

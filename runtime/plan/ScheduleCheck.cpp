@@ -15,6 +15,57 @@ namespace lmc::runtime {
 // More than any sane schedule exchanges in a step.
 static constexpr int64_t maxExchanges = int64_t(1) << 26;
 
+/// A program runs once, or once for each micro-batch. From its first call to
+/// its last one a micro-batch of a chunk keeps one slot of saved values, which
+/// no other one takes meanwhile.
+static Status checkSlots(const plan::Plan &plan,
+                         const plan::Schedule &schedule) {
+  std::map<uint32_t, std::set<int64_t>> microBatches; // of programs
+  for (const plan::Call &call : schedule.calls())
+    if (!microBatches[call.program()].insert(call.micro_batch()).second)
+      return corrupt("schedule {} of stage {} runs {} twice for micro-batch {}",
+                     schedule.name(), schedule.stage(),
+                     plan.programs(int(call.program())).name(),
+                     call.micro_batch());
+  for (const auto &[program, called] : microBatches)
+    if (called.size() > 1 && int64_t(called.size()) != plan.micro_batches())
+      return corrupt("schedule {} of stage {} runs {} for {} of {} "
+                     "micro-batches",
+                     schedule.name(), schedule.stage(),
+                     plan.programs(int(program)).name(), called.size(),
+                     plan.micro_batches());
+  using Key = std::pair<uint32_t, int64_t>; // chunk and micro-batch, or slot
+  auto isPerMicroBatch = [&](const plan::Call &call) {
+    return microBatches[call.program()].size() > 1;
+  };
+  std::map<Key, int> last;
+  for (int i = 0; i < schedule.calls_size(); ++i)
+    if (const plan::Call &call = schedule.calls(i); isPerMicroBatch(call))
+      last[{plan.programs(int(call.program())).chunk(), call.micro_batch()}] =
+          i;
+  std::map<Key, int64_t> slotOf, holder;
+  for (int i = 0; i < schedule.calls_size(); ++i) {
+    const plan::Call &call = schedule.calls(i);
+    if (!isPerMicroBatch(call))
+      continue;
+    uint32_t chunk = plan.programs(int(call.program())).chunk();
+    auto [slot, isNew] =
+        slotOf.insert({{chunk, call.micro_batch()}, call.slot()});
+    auto [held, isFree] =
+        holder.insert({{chunk, call.slot()}, call.micro_batch()});
+    if (slot->second != call.slot() || held->second != call.micro_batch())
+      return corrupt(
+          "schedule {} of stage {}, call {}: micro-batch {} of chunk "
+          "{} takes slot {}, it has slot {} and that one holds "
+          "micro-batch {}",
+          schedule.name(), schedule.stage(), i, call.micro_batch(), chunk,
+          call.slot(), slot->second, held->second);
+    if (last[{chunk, call.micro_batch()}] == i)
+      holder.erase(held);
+  }
+  return Status();
+}
+
 StatusOr<std::vector<ProgramUse>> checkCalls(const plan::Plan &plan,
                                              const std::vector<Range> &ranges,
                                              int64_t stages) {
@@ -63,71 +114,9 @@ StatusOr<std::vector<ProgramUse>> checkCalls(const plan::Plan &plan,
       use.slots.minimum = std::min(use.slots.minimum, call.slot());
       use.slots.maximum = std::max(use.slots.maximum, call.slot());
     }
+    LMC_RETURN_IF_ERROR(checkSlots(plan, schedule));
   }
   return uses;
-}
-
-// Whether a program touches what is kept for later programs of a micro-batch.
-static bool touchesSaved(const plan::Plan &plan, const plan::Program &program) {
-  auto isSaved = [&](const plan::Slice &slice) {
-    return slice.allocation() < uint32_t(plan.allocations_size()) &&
-           plan.allocations(int(slice.allocation())).contents() ==
-               plan::Allocation::SAVED;
-  };
-  for (const plan::Instruction &each : program.instructions()) {
-    for (const plan::Operand &operand : each.launch().operands())
-      if (isSaved(operand.slice()))
-        return true;
-    if ((each.has_fill() && isSaved(each.fill().slice())) ||
-        (each.has_copy() &&
-         (isSaved(each.copy().source()) || isSaved(each.copy().target()))) ||
-        (each.has_collective() && (isSaved(each.collective().source()) ||
-                                   isSaved(each.collective().target()))) ||
-        (each.has_send() && isSaved(each.send().slice())) ||
-        (each.has_receive() && isSaved(each.receive().slice())))
-      return true;
-  }
-  return false;
-}
-
-Status checkSlots(const plan::Plan &plan) {
-  std::vector<bool> touches;
-  for (const plan::Program &program : plan.programs())
-    touches.push_back(touchesSaved(plan, program));
-  for (const plan::Schedule &schedule : plan.schedules()) {
-    // A program that is called once is of no micro-batch.
-    std::map<uint32_t, int64_t> firstMicroBatch;
-    std::set<uint32_t> isPerMicroBatch;
-    for (const plan::Call &call : schedule.calls()) {
-      auto [known, isNew] =
-          firstMicroBatch.insert({call.program(), call.micro_batch()});
-      if (known->second != call.micro_batch())
-        isPerMicroBatch.insert(call.program());
-    }
-    // Of each slot of a chunk: who holds it, and who held it.
-    struct Slot {
-      int64_t holder = -1;
-      std::set<int64_t> gone;
-    };
-    std::map<std::pair<uint32_t, int64_t>, Slot> slots;
-    for (int i = 0; i < schedule.calls_size(); ++i) {
-      const plan::Call &call = schedule.calls(i);
-      if (!touches[call.program()] || !isPerMicroBatch.count(call.program()))
-        continue;
-      uint32_t chunk = plan.programs(int(call.program())).chunk();
-      Slot &slot = slots[{chunk, call.slot()}];
-      if (slot.holder != call.micro_batch()) {
-        slot.gone.insert(slot.holder);
-        if (slot.gone.count(call.micro_batch()))
-          return corrupt("schedule {}, call {}: micro-batch {} comes back to "
-                         "slot {} of chunk {}, which micro-batch {} has taken",
-                         schedule.name(), i, call.micro_batch(), call.slot(),
-                         chunk, slot.holder);
-        slot.holder = call.micro_batch();
-      }
-    }
-  }
-  return Status();
 }
 
 namespace {
@@ -168,8 +157,10 @@ private:
   int64_t stages;
   std::vector<std::vector<Exchange>> exchanges; // of each program
   std::vector<StageRun> runs;
-  // Bytes and micro-batches on their way.
-  std::map<Channel, std::deque<std::pair<int64_t, int64_t>>> waiting;
+  struct Message {
+    int64_t bytes, microBatch;
+  };
+  std::map<Channel, std::deque<Message>> waiting;
 };
 
 } // namespace
@@ -236,15 +227,15 @@ StatusOr<bool> StageChecker::advance(int64_t stage) {
     auto &box = waiting[{peer, stage, transfer.channel()}];
     if (box.empty())
       break;
-    if (box.front().first != bytes)
+    if (box.front().bytes != bytes)
       return corrupt("{}: {} bytes are expected on channel {}, {} were sent",
                      describe(stage, *at), bytes, transfer.channel(),
-                     box.front().first);
-    if (box.front().second != microBatch)
+                     box.front().bytes);
+    if (box.front().microBatch != microBatch)
       return corrupt("{}: micro-batch {} is expected on channel {}, {} was "
                      "sent",
                      describe(stage, *at), microBatch, transfer.channel(),
-                     box.front().second);
+                     box.front().microBatch);
     box.pop_front();
   }
   return moved;

@@ -20,10 +20,6 @@ StatusOr<std::vector<ProgramUse>> checkCalls(const plan::Plan &plan,
                                              const std::vector<Range> &ranges,
                                              int64_t stages);
 
-/// A slot of a chunk, once another micro-batch has taken it, holds nothing of
-/// the one before. Programs of calls are checked already.
-Status checkSlots(const plan::Plan &plan);
-
 /// Runs every schedule of all `stages` stages in thought: transfers and the
 /// collectives that go over stages. A send does not wait, a receive waits for
 /// its send, a collective for all stages. Fails if they cannot all come to
