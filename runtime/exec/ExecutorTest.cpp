@@ -5,6 +5,7 @@
 #include "runtime/device/null/NullDevice.h"
 #include "runtime/exec/BigramPlanForTest.h"
 #include "runtime/plan/PlanCheck.h"
+#include "runtime/plan/StepTime.h"
 
 #include <cmath>
 #include <gtest/gtest.h>
@@ -83,6 +84,23 @@ TEST(Executor, DryRunOnTheNullDevice) {
   auto executor = Executor::create(plan, device, nullptr, 0, {});
   ASSERT_TRUE(executor.ok());
   EXPECT_TRUE((*executor)->run((*executor)->findSchedule("train")).ok());
+}
+
+TEST(Executor, KeepsPaceOnTheNullDevice) {
+  plan::Plan plan = BigramPlan().build();
+  for (plan::Program &program : *plan.mutable_programs())
+    for (plan::Instruction &instruction : *program.mutable_instructions())
+      instruction.set_flops(1);
+  StepTime planned = timeStep(plan, "train");
+  NullDevice device(NullDevice::Memory::Zeros);
+  Executor::Options options;
+  options.secondsPerFlop = 0.05 / planned.work;
+  auto executor = Executor::create(plan, device, nullptr, 0, options);
+  ASSERT_TRUE(executor.ok());
+  auto start = std::chrono::steady_clock::now();
+  EXPECT_TRUE((*executor)->run((*executor)->findSchedule("train")).ok());
+  EXPECT_GE(std::chrono::steady_clock::now() - start,
+            std::chrono::milliseconds(50));
 }
 
 TEST(Executor, GroupsFollowTheMesh) {

@@ -2,6 +2,7 @@
 // hang together.
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFile.h"
+#include "runtime/plan/StepTime.h"
 
 #include <functional>
 #include <gtest/gtest.h>
@@ -372,6 +373,25 @@ static plan::Plan twoStages() {
     schedule->add_calls()->set_program(uint32_t(stage));
   }
   return p;
+}
+
+// The second stage waits for the first one's copy, both for the sum.
+TEST(StepTime, StagesWait) {
+  plan::Plan p = twoStages();
+  EXPECT_EQ(timeStep(p, "train").length, 0);
+  for (int stage : {0, 1}) {
+    auto *instructions = p.mutable_programs(stage)->mutable_instructions();
+    auto *copy = instructions->Add();
+    copy->mutable_copy();
+    copy->set_bytes_moved(stage == 0 ? 3 : 5);
+    if (stage == 0) // before the send
+      for (int i = instructions->size() - 1; i > 0; --i)
+        instructions->SwapElements(i, i - 1);
+  }
+  StepTime time = timeStep(p, "train");
+  EXPECT_EQ(time.length, 30 + 50);
+  EXPECT_EQ(time.work, 50);
+  EXPECT_DOUBLE_EQ(time.bubble(), 0.6);
 }
 
 TEST(PlanCheck, StagesMeet) {

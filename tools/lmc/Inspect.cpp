@@ -6,6 +6,7 @@
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFacts.h"
 #include "runtime/plan/PlanFile.h"
+#include "runtime/plan/StepTime.h"
 
 #include <nlohmann/json.hpp>
 
@@ -135,6 +136,8 @@ Json describe(const plan::Plan &plan) {
                          {"flops", flops},
                          {"bytes_moved", bytesMoved}});
   }
+  // In a pipeline, how much longer a step takes than its busiest stage works.
+  runtime::StepTime step = runtime::timeStep(plan, "train");
   Json code = Json::array();
   for (const plan::Code &object : plan.code())
     code.push_back({{"target_cpu", object.target_cpu()},
@@ -154,6 +157,7 @@ Json describe(const plan::Plan &plan) {
           {"memory", describeMemory(plan)},
           {"code", code},
           {"schedules", schedules},
+          {"bubble", step.bubble()},
           {"programs", programs},
           {"kernels", describeKernels(plan)}};
 }
@@ -212,6 +216,8 @@ void print(const Json &d) {
                schedule["name"].get<std::string>(), schedule["calls"].dump(),
                flopsText(schedule["flops"]),
                bytesText(schedule["bytes_moved"]));
+  if (double bubble = d["bubble"]; bubble > 0)
+    fmt::print("bubble: {:.1f} % of the busiest stage's work\n", 100 * bubble);
 
   fmt::print("\n{:<16} {:>8} {:>7} {:>11} {:>12} {:>12}\n", "program",
              "launches", "copies", "collectives", "FLOPs", "bytes moved");
