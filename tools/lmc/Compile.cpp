@@ -194,6 +194,8 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
                                                 text("model", settings.model)};
   if (!p.train)
     cameFrom.push_back(text("page_size", std::to_string(settings.pageSize)));
+  if (p.mesh[0] > 1)
+    cameFrom.push_back(text("pipeline_schedule", settings.pipelineSchedule));
   if (std::string loaded = plugins.describe(); !loaded.empty())
     cameFrom.push_back(text("plugins", loaded));
   if (!settings.passes.empty())
