@@ -56,6 +56,7 @@ static void addStage(OpPassManager &manager, const PipelineOptions &options) {
     return;
   dist::MarkStagesOptions mark;
   mark.stages = options.mesh[0];
+  mark.virtualStages = options.virtualStages;
   mark.blocks = options.stageBlocks;
   manager.addPass(dist::createMarkStages(mark));
 }
@@ -100,7 +101,9 @@ static void addPartition(OpPassManager &manager,
   // What the backward repeats of the forward (masks, slopes) is one value
   // again, and need not be kept twice.
   manager.addPass(createCSEPass());
-  manager.addPass(lm::createSplitPrograms());
+  lm::SplitProgramsOptions split;
+  split.splitBackward = options.splitBackward;
+  manager.addPass(lm::createSplitPrograms(split));
   // What moves between data ranks, and what the optimizer works on, is buckets.
   dist::PackBucketsOptions pack;
   pack.zero = options.zero;

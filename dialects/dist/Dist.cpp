@@ -148,10 +148,12 @@ static LogicalResult verifyPieces(Operation *op, ArrayAttr axes, int64_t dim,
 }
 
 LogicalResult AllGatherOp::verify() {
+  // C1, C2, C3
   return verifyPieces(*this, getAxes(), getDim(), getInput(), getOutput());
 }
 
 LogicalResult ReduceScatterOp::verify() {
+  // C1, C2, C3
   return verifyPieces(*this, getAxes(), getDim(), getOutput(), getInput());
 }
 

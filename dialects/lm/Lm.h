@@ -38,6 +38,10 @@ inline constexpr llvm::StringLiteral kSizesAttr = "lm.sizes";
 // pipeline may be cut behind it.
 inline constexpr llvm::StringLiteral kBlockEndAttr = "lm.block_end";
 
+// Of an operation of a step: it runs with what makes its operands, which are
+// too large to keep until later.
+inline constexpr llvm::StringLiteral kAtOnceAttr = "lm.at_once";
+
 // Number of elements of the dims [begin, end).
 int64_t product(llvm::ArrayRef<int64_t> shape);
 

@@ -52,6 +52,7 @@ public:
 private:
   LogicalResult readChunks();
   LogicalResult findCrossings();
+  LogicalResult checkStates();
   void need(Value value, int64_t chunk);
   int64_t chunkOf(Value value);
   int64_t chunkOfResult(unsigned index);
@@ -134,8 +135,12 @@ LogicalResult ProgramCutter::findCrossings() {
       if (from == chunk || !known.insert({operand, chunk}).second)
         continue;
       bool inBackward = backward.contains(operand.getDefiningOp());
-      if (stageOf(from) == stageOf(chunk) || (inBackward && from < chunk) ||
-          (!inBackward && from > chunk))
+      if (stageOf(from) == stageOf(chunk))
+        return op.emitOpError()
+               << "of chunk " << chunk << " uses a value of chunk " << from
+               << ", which is on the same stage; only neighbours exchange "
+                  "values";
+      if (inBackward ? from < chunk : from > chunk)
         return op.emitOpError()
                << "of chunk " << chunk << " uses a value of chunk " << from
                << (inBackward ? " in the backward" : "")
@@ -149,6 +154,26 @@ LogicalResult ProgramCutter::findCrossings() {
   for (auto [index, value] : llvm::enumerate(terminator->getOperands()))
     if (chunkOf(value) < 0)
       need(value, chunkOfResult(index));
+  return checkStates();
+}
+
+// The first micro-batch of a program overwrites what it accumulates, so that
+// two programs of one stage cannot share an accumulator.
+LogicalResult ProgramCutter::checkStates() {
+  llvm::DenseMap<std::pair<Attribute, int64_t>, int64_t> chunkOfState;
+  for (unsigned i = 0, e = function.getNumResults(); i < e; ++i) {
+    auto state =
+        function.getResultAttrOfType<FlatSymbolRefAttr>(i, lm::kStateAttr);
+    if (!state)
+      continue;
+    int64_t chunk = chunkOfResult(i);
+    auto [known, isNew] = chunkOfState.insert({{state, stageOf(chunk)}, chunk});
+    if (!isNew && known->second != chunk)
+      return function.emitError()
+             << "chunks " << known->second << " and " << chunk << " of stage "
+             << stageOf(chunk) << " both write " << state
+             << "; help: one virtual stage, or another number of stages";
+  }
   return success();
 }
 

@@ -134,7 +134,7 @@ struct MarkStages : lmc::dist::impl::MarkStagesBase<MarkStages> {
     SmallVector<Operation *> ops;
     for (Operation &op : function.getBody().front().without_terminator())
       ops.push_back(&op);
-    size_t count = stages;
+    size_t count = stages * virtualStages;
     SmallVector<Place> places = findPlaces(function, ops);
     SmallVector<size_t> ends;
     if (blocks.empty()) {

@@ -10,7 +10,8 @@ def MarkStages : Pass<"dist-mark-stages", "::mlir::ModuleOp"> {
     Gives every operation of `@forward` its model chunk. Cuts go where one
     value crosses, behind blocks where the frontend marked them
     (`lm.block_end`), so that the dearest chunk is as cheap as can be: FLOPs of
-    `Costed`, head and loss counted. Chunk c runs on stage c mod `stages`.
+    `Costed`, head and loss counted. There are `virtual-stages` chunks for each
+    of `stages` stages; chunk c runs on stage c mod `stages`.
 
     Requires: a function `@forward`.
     Ensures: `dist.chunk` on its operations, `dist.chunks` and `dist.stages` on
@@ -37,6 +38,8 @@ def MarkStages : Pass<"dist-mark-stages", "::mlir::ModuleOp"> {
   }];
   let options = [
     Option<"stages", "stages", "int64_t", "1", "size of the pp axis">,
+    Option<"virtualStages", "virtual-stages", "int64_t", "1",
+           "chunks on each stage">,
     ListOption<"blocks", "blocks", "int64_t",
                "number of blocks of each chunk; empty: chosen by cost">
   ];
@@ -231,11 +234,10 @@ def PackBuckets : Pass<"dist-pack-buckets", "::mlir::ModuleOp"> {
     ```
     **After**
     ```mlir
-    lm.parameter @w : tensor<8x8xf32>
-        {dist.bucket = @w.bucket, dist.bucket_offset = 0 : i64, initialization = {kind = "zeros"}}
+    lm.parameter @w : tensor<8x8xf32> {dist.bucket = @w.bucket, dist.bucket_offset = 0 : i64, initialization = {kind = "zeros"}}
     ...
-    %piece = dist.all_gather %arg0 dim 0 over ["dp"] : tensor<64xf32> to tensor<128xf32>
-    %flat = lm.slice_rows %piece at 0 : tensor<128xf32> to tensor<64xf32>
+    %whole = dist.all_gather %arg0 dim 0 over ["dp"] : tensor<64xf32> to tensor<128xf32>
+    %flat = lm.slice_rows %whole at 0 : tensor<128xf32> to tensor<64xf32>
     %w = lm.reshape %flat : tensor<64xf32> to tensor<8x8xf32>
     %y = math.exp %w : tensor<8x8xf32>
     ```

@@ -270,6 +270,8 @@ private:
     if (contract) {
       contract.setLhsDimsAttr(row);
       contract.setRhsDimsAttr(row);
+      // Its operand is a chunk of the logits' gradient.
+      clone->setAttr(kAtOnceAttr, builder.getUnitAttr());
     } else {
       cast<ReduceOp>(clone).setDimsAttr(row);
     }

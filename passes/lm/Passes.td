@@ -168,6 +168,12 @@ def SplitPrograms : Pass<"lm-split-programs", "::mlir::ModuleOp"> {
     backward uses becomes a result of `@forward` and an argument of
     `@backward` with the same `lm.saved` name; constants are repeated instead.
 
+    With `split-backward`, a backward that sends something is cut once more:
+    `backward_input` is what the sends need, `backward_weight` the rest, which
+    may run later. Values that cross from one to the other are saved, too;
+    BackwardHalves.cpp says how it is cut so that no more is kept than by a
+    whole backward.
+
     Requires: one `lm.begin_backward` in each.
     Ensures: saved values are explicit; the steps are gone.
     Leaves alone: all other programs.
@@ -195,6 +201,10 @@ def SplitPrograms : Pass<"lm-split-programs", "::mlir::ModuleOp"> {
     }
     ```
   }];
+  let options = [
+    Option<"splitBackward", "split-backward", "bool", "false",
+           "cut the backward where the chunk before waits for it">
+  ];
   let statistics = [
     Statistic<"numSaved", "saved", "values kept for the backward">
   ];

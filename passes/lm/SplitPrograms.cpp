@@ -1,8 +1,11 @@
-// Cuts the programs "step" into the programs forward and backward.
+// Cuts the programs "step" into the programs forward and backward, or forward
+// and the halves of the backward.
 #include "passes/lm/Passes.h"
 
+#include "dialects/dist/Dist.h"
 #include "dialects/lm/ProgramSignature.h"
 #include "dialects/plan/Plan.h"
+#include "passes/lm/BackwardHalves.h"
 
 #include "mlir/IR/IRMapping.h"
 #include "mlir/IR/Matchers.h"
@@ -19,7 +22,7 @@ using namespace lmc::lm;
 
 namespace {
 
-// One of the two programs: the operations of `step` that it takes over.
+// One of the programs: the operations of `step` that it takes over.
 struct Part {
   StringRef name;
   SmallVector<Operation *> ops;
@@ -64,7 +67,7 @@ func::FuncOp buildPart(func::FuncOp step, const Part &part,
                 arguments.add(value.getType(), attributes, value.getLoc()));
   }
   for (Operation *op : part.ops)
-    builder.clone(*op, mapping);
+    builder.clone(*op, mapping)->removeAttr(kAtOnceAttr);
   arguments.finish();
   SmallVector<TiedResult> results(part.results);
   for (TiedResult &result : results)
@@ -92,71 +95,87 @@ struct SplitPrograms : lmc::lm::impl::SplitProgramsBase<SplitPrograms> {
   }
 
   LogicalResult split(func::FuncOp step) {
-    Part forward{"forward", {}, {}, {}}, backward{"backward", {}, {}, {}};
-    llvm::DenseSet<Operation *> isForward;
+    SmallVector<Operation *> forward, backward;
     bool behind = false;
     for (Operation &op : step.getBody().front().without_terminator()) {
-      if (isa<BeginBackwardOp>(op)) {
+      if (isa<BeginBackwardOp>(op))
         behind = true;
-        continue;
-      }
-      (behind ? backward : forward).ops.push_back(&op);
-      if (!behind)
-        isForward.insert(&op);
+      else
+        (behind ? backward : forward).push_back(&op);
     }
     if (!behind)
       return step.emitError() << "no lm.begin_backward in @" << step.getName();
-    repeatConstants(backward, isForward);
+    SmallVector<Part> parts = {{"forward", std::move(forward), {}, {}}};
+    llvm::DenseSet<Operation *> inputHalf;
+    if (splitBackward)
+      inputHalf = findInputHalf(parts.front().ops, backward);
+    if (inputHalf.empty()) {
+      parts.push_back({"backward", std::move(backward), {}, {}});
+    } else {
+      parts.push_back({"backward_input", {}, {}, {}});
+      parts.push_back({"backward_weight", {}, {}, {}});
+      for (Operation *op : backward)
+        parts[inputHalf.contains(op) ? 1 : 2].ops.push_back(op);
+    }
 
+    llvm::DenseMap<Operation *, size_t> partOf;
+    for (auto [index, part] : llvm::enumerate(parts))
+      for (Operation *op : part.ops)
+        partOf[op] = index;
+    for (size_t index = 1; index < parts.size(); ++index)
+      repeatConstants(parts[index], index, partOf);
+    findSaved(step, parts, partOf);
+    step.erase();
+    return success();
+  }
+
+  // Finds what parts take and give, and builds them.
+  void findSaved(func::FuncOp step, MutableArrayRef<Part> parts,
+                 const llvm::DenseMap<Operation *, size_t> &partOf) {
     llvm::DenseMap<Value, StringAttr> saved;
-    auto use = [&](Part &part, Value value) {
-      Operation *producer = value.getDefiningOp();
-      bool crosses =
-          &part == &backward && producer && isForward.contains(producer);
-      if (!producer || crosses)
-        part.arguments.insert(value);
-      if (crosses && !saved.contains(value)) {
-        // One name in all chunks would tie a backward to another's forward.
-        auto name = StringAttr::get(
-            &getContext(), "saved" + Twine(saved.size()) + suffixOf(step));
-        saved[value] = name;
-        forward.results.push_back({value, kSavedAttr, name});
-        ++numSaved;
-      }
-    };
-    for (Part *part : {&forward, &backward})
-      for (Operation *op : part->ops)
-        for (Value operand : op->getOperands())
-          use(*part, operand);
+    for (auto [index, part] : llvm::enumerate(parts))
+      for (Operation *op : part.ops)
+        for (Value operand : op->getOperands()) {
+          Operation *producer = operand.getDefiningOp();
+          size_t from = producer ? partOf.lookup(producer) : index;
+          if (!producer || from != index)
+            part.arguments.insert(operand);
+          if (from == index || saved.contains(operand))
+            continue;
+          // One name in all chunks would tie a backward to another's forward.
+          auto name = StringAttr::get(
+              &getContext(), "saved" + Twine(saved.size()) + suffixOf(step));
+          saved[operand] = name;
+          parts[from].results.push_back({operand, kSavedAttr, name});
+          ++numSaved;
+        }
     Operation *terminator = step.getBody().front().getTerminator();
     for (auto [index, value] : llvm::enumerate(terminator->getOperands())) {
       Operation *producer = value.getDefiningOp();
-      Part &part =
-          producer && isForward.contains(producer) ? forward : backward;
+      Part &part = producer ? parts[partOf.lookup(producer)] : parts.back();
       NamedAttribute tie = *step.getResultAttrs(index).begin();
       part.results.push_back({value, tie.getName(), tie.getValue()});
       if (!producer)
         part.arguments.insert(value);
     }
-    buildPart(step, forward, saved);
-    buildPart(step, backward, saved);
-    step.erase();
-    return success();
+    for (const Part &part : parts)
+      buildPart(step, part, saved);
   }
 
-  // Constants of the forward that the backward uses are made there again.
-  void repeatConstants(Part &backward,
-                       const llvm::DenseSet<Operation *> &isForward) {
+  // Constants of other parts that this one uses are made there again.
+  void repeatConstants(Part &part, size_t index,
+                       llvm::DenseMap<Operation *, size_t> &partOf) {
     llvm::DenseMap<Operation *, Operation *> copies;
-    for (size_t i = 0; i < backward.ops.size(); ++i)
-      for (OpOperand &operand : backward.ops[i]->getOpOperands()) {
+    for (size_t i = 0; i < part.ops.size(); ++i)
+      for (OpOperand &operand : part.ops[i]->getOpOperands()) {
         Operation *producer = operand.get().getDefiningOp();
-        if (!isConstant(producer) || !isForward.contains(producer))
+        if (!isConstant(producer) || partOf.lookup(producer) == index)
           continue;
         Operation *&copy = copies[producer];
         if (!copy) {
-          OpBuilder builder(backward.ops.front());
+          OpBuilder builder(part.ops.front());
           copy = builder.clone(*producer);
+          partOf[copy] = index;
         }
         operand.set(copy->getResult(0));
       }
@@ -165,7 +184,7 @@ struct SplitPrograms : lmc::lm::impl::SplitProgramsBase<SplitPrograms> {
       all.push_back(copy);
     llvm::sort(
         all, [](Operation *a, Operation *b) { return a->isBeforeInBlock(b); });
-    backward.ops.insert(backward.ops.begin(), all.begin(), all.end());
+    part.ops.insert(part.ops.begin(), all.begin(), all.end());
   }
 };
 

@@ -58,7 +58,7 @@ LogicalResult Assigner::readSchedules() {
     if (!function || !function->hasAttr(kProgramAttr))
       return module.emitError()
              << "a schedule calls @" << name << ", which is no program";
-    Program program;
+    AssignedProgram program;
     program.function = function;
     program.stage = called.stage;
     if (auto chunk = function->getAttrOfType<IntegerAttr>(kChunkAttr))
@@ -79,7 +79,7 @@ LogicalResult Assigner::findAllHomes() {
   // A state that a program of a micro-batch returns may change between that
   // micro-batch's forward and backward.
   llvm::StringSet<> unstable;
-  for (Program &program : programs) {
+  for (AssignedProgram &program : programs) {
     func::FuncOp function = program.function;
     bool touchesSaved = false;
     for (unsigned i = 0, e = function.getNumArguments(); i < e; ++i)
@@ -93,27 +93,45 @@ LogicalResult Assigner::findAllHomes() {
           unstable.insert(state.getValue());
   }
 
+  auto savedName = [](func::FuncOp function, unsigned argument) {
+    return function.getArgAttrOfType<StringAttr>(argument, kSavedAttr);
+  };
+  llvm::StringMap<int> lastReader; // of a saved value: a program
+  for (auto [index, program] : llvm::enumerate(programs))
+    for (unsigned i = 0, e = program.function.getNumArguments(); i < e; ++i)
+      if (StringAttr name = savedName(program.function, i))
+        lastReader[name.getValue()] = index;
+
   int64_t time = 0;
   llvm::StringMap<int> savedBy; // the last program so far that returns a value
+  llvm::DenseMap<std::pair<int, int>, int> lastReaderOfRoot;
   for (auto [index, program] : llvm::enumerate(programs)) {
-    HomesContext context{symbols, unstable, nullptr};
-    for (unsigned i = 0, e = program.function.getNumArguments(); i < e; ++i) {
-      auto name = program.function.getArgAttrOfType<StringAttr>(i, kSavedAttr);
-      if (!name)
-        continue;
-      auto writer = savedBy.find(name.getValue());
-      if (writer != savedBy.end())
-        program.forward = writer->second;
-    }
-    for (unsigned i = 0, e = program.function.getNumResults(); i < e; ++i)
-      if (auto name =
-              program.function.getResultAttrOfType<StringAttr>(i, kSavedAttr))
-        savedBy[name.getValue()] = index;
-    if (program.forward >= 0)
-      context.forward = &programs[program.forward].homes;
+    int now = index;
+    auto homesOf = [&](int other) -> const ProgramHomes & {
+      return programs[other].homes;
+    };
+    auto isReadLater = [&](int other, int root) {
+      return lastReaderOfRoot.lookup({other, root}) > now;
+    };
+    HomesContext context{symbols, unstable, homesOf, savedBy, isReadLater};
+    for (unsigned i = 0, e = program.function.getNumArguments(); i < e; ++i)
+      if (StringAttr name = savedName(program.function, i))
+        if (auto writer = savedBy.find(name.getValue());
+            writer != savedBy.end())
+          program.savers.insert(writer->second);
     FailureOr<ProgramHomes> homes = findHomes(program.function, context);
     if (failed(homes))
       return failure();
+    for (auto &entry : homes->saved) {
+      savedBy[entry.getKey()] = now;
+      Place place = homes->resolve(entry.getValue());
+      const Home &home = homes->homes[place.home];
+      int &last =
+          lastReaderOfRoot[home.owner >= 0
+                               ? std::pair(home.ownerProgram, home.owner)
+                               : std::pair(now, place.home)];
+      last = std::max(last, lastReader.lookup(entry.getKey()));
+    }
     program.homes = std::move(*homes);
     program.base = time;
     time += program.homes.steps.size() + 1;
@@ -123,10 +141,10 @@ LogicalResult Assigner::findAllHomes() {
   return success();
 }
 
-LogicalResult Assigner::addPort(Program &program, Ports &ports, StringRef name,
-                                Value value) {
+LogicalResult Assigner::addPort(AssignedProgram &program, Ports &ports,
+                                StringRef name, Value value) {
   Type type = value.getType();
-  Port port{type, program.isPerMicroBatch ? microBatches : 1, 0, 0};
+  AssignedPort port{type, program.isPerMicroBatch ? microBatches : 1, 0, 0};
   if (&ports == &scalars)
     port.microBatches = 1;
   auto [entry, isNew] = ports.insert({name, port});
@@ -144,7 +162,7 @@ LogicalResult Assigner::addPort(Program &program, Ports &ports, StringRef name,
 }
 
 LogicalResult Assigner::collectPorts() {
-  for (Program &program : programs) {
+  for (AssignedProgram &program : programs) {
     func::FuncOp function = program.function;
     for (auto [i, value] : llvm::enumerate(function.getArguments())) {
       if (auto name = function.getArgAttrOfType<StringAttr>(i, lm::kInputAttr))
@@ -186,7 +204,7 @@ bool Assigner::fitsOneLineOfTime() {
       size_t lastReader = i;
       for (size_t j = i + 1; j < calls.size(); ++j) {
         int reader = indices.lookup(calls[j].getProgram());
-        if (programs[reader].forward == writer &&
+        if (programs[reader].savers.contains(writer) &&
             calls[j].getMicroBatch() == calls[i].getMicroBatch())
           lastReader = j;
       }
@@ -299,7 +317,7 @@ void Assigner::placeInBuckets() {
 // that a state has one slice.
 void Assigner::placeStates() {
   llvm::StringMap<llvm::SmallSetVector<int64_t, 2>> stagesOf;
-  for (Program &program : programs)
+  for (AssignedProgram &program : programs)
     for (unsigned i = 0, e = program.function.getNumArguments(); i < e; ++i)
       if (auto state = program.function.getArgAttrOfType<FlatSymbolRefAttr>(
               i, lm::kStateAttr)) {
@@ -370,11 +388,11 @@ void Assigner::placePorts(Ports &ports, StringRef allocation,
 }
 
 void Assigner::placeFixedHomes() {
-  for (Program &program : programs) {
+  for (AssignedProgram &program : programs) {
     program.slices.resize(program.homes.homes.size());
     for (auto [home, where] : llvm::zip(program.homes.homes, program.slices)) {
       auto atPort = [&, &home = home](Ports &ports, StringRef allocation) {
-        Port &port = ports.find(home.name)->second;
+        AssignedPort &port = ports.find(home.name)->second;
         LinearAttr offset = linear(port.offset);
         if (port.microBatches > 1)
           offset = offset.plus(home.bytes, kMicroBatch);
@@ -415,7 +433,7 @@ void Assigner::packTogether() {
         if (home.parent >= 0 || home.begin < 0)
           continue;
         if (home.kind == Home::Saved && home.owner >= 0) {
-          auto known = blockOf.find({size_t(program.forward), home.owner});
+          auto known = blockOf.find({size_t(home.ownerProgram), home.owner});
           if (known != blockOf.end())
             blocks[known->second].end = program.base + home.end;
           continue;
@@ -440,39 +458,58 @@ void Assigner::packTogether() {
   FlatSymbolRefAttr arena = allocate(holdsSaved ? "activations" : "scratch",
                                      holdsSaved ? "saved" : "scratch", bytes);
   for (const Owner &owner : owners) {
-    Program &program = programs[owner.program];
+    AssignedProgram &program = programs[owner.program];
     program.slices[owner.home] = slice(arena, linear(owner.offset),
                                        program.homes.homes[owner.home].bytes);
   }
 }
 
 // Saved values of a chunk at slot * stride, and scratch that every program uses
-// anew.
+// anew. Within a slot, a value may take the bytes of one that has had its last
+// reader: a micro-batch meets the programs of a chunk in their order.
 void Assigner::packApart() {
   StageBytes savedBytes(stages, 0), scratchBytes(stages, 0);
-  StageBytes savedOf(programs.size(), 0), strideOf(programs.size(), 0);
+  struct Slot {
+    std::vector<ArenaBlock> blocks;
+    std::vector<std::pair<size_t, int>> owners; // program, home
+    int64_t count = 1, base = 0, stride = 0;
+  };
+  llvm::MapVector<std::pair<int64_t, int64_t>, Slot> slotsOf; // stage, chunk
+  llvm::DenseMap<std::pair<size_t, int>, size_t> blockOf;
   std::vector<std::vector<std::pair<int, ArenaBlock>>> packed(programs.size());
   int64_t scratchLive = 0;
   for (auto [index, program] : llvm::enumerate(programs)) {
     std::vector<ArenaBlock> blocks;
     std::vector<int> numbers;
+    Slot &slot = slotsOf[{program.stage, program.chunk}];
+    slot.count = std::max(slot.count, program.slots);
     for (auto [number, home] : llvm::enumerate(program.homes.homes)) {
-      if (home.parent >= 0)
+      if (home.parent >= 0 || home.begin < 0)
         continue;
-      if (home.kind == Home::Saved && home.owner < 0) {
-        strideOf[index] += alignBytes(home.bytes);
-      } else if (home.kind == Home::Scratch && home.begin >= 0) {
+      if (home.kind == Home::Saved && home.owner >= 0) {
+        auto known = blockOf.find({size_t(home.ownerProgram), home.owner});
+        if (known != blockOf.end())
+          slot.blocks[known->second].end = program.base + home.end;
+      } else if (home.kind == Home::Saved) {
+        blockOf[{index, int(number)}] = slot.blocks.size();
+        slot.blocks.push_back({program.base + home.begin,
+                               program.base + home.end, home.bytes, 0});
+        slot.owners.push_back({index, int(number)});
+      } else if (home.kind == Home::Scratch) {
         blocks.push_back({home.begin, home.end, home.bytes, 0});
         numbers.push_back(number);
       }
     }
-    savedOf[index] = savedBytes[program.stage];
-    savedBytes[program.stage] += strideOf[index] * program.slots;
     int64_t &most = scratchBytes[program.stage];
     most = std::max(most, packArena(blocks));
     scratchLive = std::max(scratchLive, largestLiveBytes(blocks));
     for (auto [number, block] : llvm::zip(numbers, blocks))
       packed[index].push_back({number, block});
+  }
+  for (auto &[place, slot] : slotsOf) {
+    slot.stride = packArena(slot.blocks);
+    slot.base = savedBytes[place.first];
+    savedBytes[place.first] += slot.stride * slot.count;
   }
   auto most = [](const StageBytes &bytes) {
     return *std::max_element(bytes.begin(), bytes.end());
@@ -482,20 +519,18 @@ void Assigner::packApart() {
     saved = allocate("saved", "saved", savedBytes);
   if (most(scratchBytes) > 0)
     scratch = allocate("scratch", "scratch", scratchBytes);
-  for (auto [index, program] : llvm::enumerate(programs)) {
+  for (auto &[place, slot] : slotsOf)
+    for (auto [owner, block] : llvm::zip(slot.owners, slot.blocks)) {
+      LinearAttr where = linear(slot.base + block.offset);
+      if (slot.count > 1)
+        where = where.plus(slot.stride, kSlot);
+      programs[owner.first].slices[owner.second] =
+          slice(saved, where, block.bytes);
+    }
+  for (auto [index, program] : llvm::enumerate(programs))
     for (auto &[number, block] : packed[index])
       program.slices[number] =
           slice(scratch, linear(block.offset), block.bytes);
-    int64_t offset = savedOf[index];
-    for (auto [number, home] : llvm::enumerate(program.homes.homes))
-      if (home.parent < 0 && home.kind == Home::Saved && home.owner < 0) {
-        LinearAttr where = linear(offset);
-        if (program.slots > 1)
-          where = where.plus(strideOf[index], kSlot);
-        program.slices[number] = slice(saved, where, home.bytes);
-        offset += alignBytes(home.bytes);
-      }
-  }
   arenaBytes = most(savedBytes) + most(scratchBytes);
   liveBytes = most(savedBytes) + scratchLive;
 }
@@ -521,7 +556,7 @@ LogicalResult Assigner::run() {
   else
     packApart();
   buildDeclarations();
-  for (Program &program : programs)
+  for (AssignedProgram &program : programs)
     buildProgram(program);
   return success();
 }

@@ -44,10 +44,11 @@ void Assigner::buildDeclarations() {
         integer(port.microBatches));
 }
 
-SliceAttr Assigner::sliceOf(const Program &program, const Step::Use &use) {
+SliceAttr Assigner::sliceOf(const AssignedProgram &program,
+                            const Step::Use &use) {
   const Home &home = program.homes.homes[use.place.home];
   SliceAttr whole = home.kind == Home::Saved && home.owner >= 0
-                        ? programs[program.forward].slices[home.owner]
+                        ? programs[home.ownerProgram].slices[home.owner]
                         : program.slices[use.place.home];
   return slice(whole.getAllocation(), whole.getOffset().plus(use.place.offset),
                use.bytes);
@@ -70,7 +71,7 @@ LinearAttr Assigner::firstElement(int64_t elements) {
   return first;
 }
 
-void Assigner::buildRun(const Program &program, const Step &step,
+void Assigner::buildRun(const AssignedProgram &program, const Step &step,
                         LaunchOp launch) {
   SmallVector<Attribute> operands, integers;
   for (const Step::Use &use : step.uses) {
@@ -109,7 +110,8 @@ void Assigner::buildRun(const Program &program, const Step &step,
 }
 
 // Axes are indices into the mesh, slowest first.
-void Assigner::buildCollective(const Program &program, const Step &step) {
+void Assigner::buildCollective(const AssignedProgram &program,
+                               const Step &step) {
   SmallVector<int64_t> axes;
   auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
   for (Attribute axis : dist::axesOf(step.op))
@@ -124,7 +126,7 @@ void Assigner::buildCollective(const Program &program, const Step &step) {
       sliceOf(program, step.uses.front()), sliceOf(program, step.uses.back()));
 }
 
-void Assigner::buildProgram(Program &program) {
+void Assigner::buildProgram(AssignedProgram &program) {
   OpBuilder::InsertionGuard guard(builder);
   func::FuncOp function = program.function;
   builder.setInsertionPoint(function);

@@ -263,20 +263,28 @@ LogicalResult HomeFinder::placeArguments() {
 
 LogicalResult HomeFinder::placeSavedArgument(BlockArgument argument,
                                              StringRef name) {
-  const ProgramHomes *forward = context.forward;
-  if (!forward || !forward->saved.count(name))
+  auto writer = context.savedBy.find(name);
+  if (writer == context.savedBy.end())
     return function.emitOpError() << "reads the saved value \"" << name
                                   << "\", which no program before it saves";
-  Place place = forward->resolve(forward->saved.lookup(name));
-  const Home &owner = forward->homes[place.home];
+  int program = writer->second;
+  const ProgramHomes &saver = context.homesOf(program);
+  Place place = saver.resolve(saver.saved.lookup(name));
+  const Home &owner = saver.homes[place.home];
   if (place.offset + bytesOf(argument) > owner.bytes)
     return function.emitOpError()
            << "reads " << bytesOf(argument) << " bytes of the saved value \""
            << name << "\", which has " << owner.bytes - place.offset;
   int home;
   if (owner.kind == Home::Saved) {
-    home = getFixedHome(Home::Saved, std::to_string(place.home), owner.bytes);
-    result.homes[home].owner = place.home;
+    // What the saver only hands on belongs to whoever wrote it.
+    int root = owner.owner >= 0 ? owner.owner : place.home;
+    if (owner.owner >= 0)
+      program = owner.ownerProgram;
+    home = getFixedHome(Home::Saved, (Twine(program) + "." + Twine(root)).str(),
+                        owner.bytes);
+    result.homes[home].ownerProgram = program;
+    result.homes[home].owner = root;
   } else {
     home = getFixedHome(owner.kind, owner.name, owner.bytes);
   }
@@ -342,6 +350,9 @@ bool HomeFinder::mayOverwrite(Operation *op, Value operand, Value updated) {
   const Home &home = result.homes[place.home];
   if (home.kind == Home::Input || home.kind == Home::Scalar ||
       home.kind == Home::Output)
+    return false;
+  if (home.kind == Home::Saved && home.owner >= 0 &&
+      context.isReadLater(home.ownerProgram, home.owner))
     return false;
   if (home.kind == Home::State) {
     auto state = updatedInPlace.find(updated);
@@ -442,26 +453,22 @@ LogicalResult HomeFinder::placeLaunch(LaunchOp op) {
 
 LogicalResult HomeFinder::placeConcatenation(lm::ConcatRowsOp op) {
   int64_t total = 0;
-  for (Value operand : op.getInputs())
+  Place first = placeOf(op.getInputs().front());
+  bool inPlace = true;
+  for (Value operand : op.getInputs()) {
+    Place place = placeOf(operand);
+    inPlace &= place.home == first.home && place.offset == first.offset + total;
     total += bytesOf(operand);
+  }
   if (total != bytesOf(op.getOutput()))
     return op.emitOpError() << "lays " << total << " bytes of operands into "
                             << bytesOf(op.getOutput()) << " of the result";
-  int64_t offset = 0;
-  Place first = placeOf(op.getInputs().front());
-  bool inPlace = llvm::all_of(op.getInputs(), [&](Value operand) {
-    Place place = placeOf(operand);
-    bool follows =
-        place.home == first.home && place.offset == first.offset + offset;
-    offset += bytesOf(operand);
-    return follows;
-  });
   if (inPlace) {
     settle(op.getOutput(), first);
     return success();
   }
   int whole = addHome(Home::Scratch, "", total);
-  offset = 0;
+  int64_t offset = 0;
   for (Value operand : op.getInputs()) {
     Place target{whole, offset};
     Place source = placeOf(operand);

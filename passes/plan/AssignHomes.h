@@ -24,7 +24,7 @@ namespace lmc::plan {
 struct Home {
   enum Kind {
     Scratch, // within this program
-    Saved,   // written by forward, read by backward
+    Saved,   // written by a program, read by later ones of its micro-batch
     State,
     Input,
     Output,
@@ -33,10 +33,11 @@ struct Home {
   Kind kind = Scratch;
   std::string name; // of the state, port or scalar; Saved: see owner
   int64_t bytes = 0;
-  int parent = -1;         // the home that this one was taken into
-  int64_t offset = 0;      // in the parent
-  int owner = -1;          // Saved, in backward: the index of forward's root
-  int64_t firstWrite = -1; // index of the first operation that writes it
+  int parent = -1;    // the home that this one was taken into
+  int64_t offset = 0; // in the parent
+  // Saved, in a reader: the program that writes it, and its root there.
+  int ownerProgram = -1, owner = -1;
+  int64_t firstWrite = -1;      // index of the first operation that writes it
   int64_t begin = -1, end = -1; // roots: first and last step that touches it
 };
 
@@ -63,7 +64,7 @@ struct ProgramHomes {
   RowSizes sizes;
   std::vector<Home> homes;
   std::vector<Step> steps;
-  llvm::StringMap<Place> saved; // forward: where each saved value lies
+  llvm::StringMap<Place> saved; // where each value that it saves lies
   unsigned numCopies = 0, numInPlace = 0;
 
   // The place in its root.
@@ -81,8 +82,11 @@ struct HomesContext {
   mlir::SymbolTable &symbols;
   // States that some program writes between a forward and its backward.
   const llvm::StringSet<> &unstableStates;
-  // Where forward put the saved values; null for forward itself.
-  const ProgramHomes *forward = nullptr;
+  // The programs before this one, and which of them saves what.
+  llvm::function_ref<const ProgramHomes &(int)> homesOf;
+  const llvm::StringMap<int> &savedBy;
+  // Whether a program behind this one reads that root of saved values.
+  llvm::function_ref<bool(int program, int root)> isReadLater;
 };
 
 mlir::FailureOr<ProgramHomes> findHomes(mlir::func::FuncOp function,

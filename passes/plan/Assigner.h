@@ -15,18 +15,20 @@
 
 namespace lmc::plan {
 
-struct Program {
+// Not Program: that name is the plan file's.
+struct AssignedProgram {
   mlir::func::FuncOp function;
   int64_t stage = 0, chunk = 0;
   int64_t slots = 1; // of the micro-batches that it is called for
   bool isPerMicroBatch = false;
   int64_t base = 0; // of its steps on the line of time
-  int forward = -1; // index of the program that saves what this one reads
+  // Indices of the programs that save what this one reads.
+  llvm::SmallSetVector<int, 2> savers;
   ProgramHomes homes;
   std::vector<SliceAttr> slices; // of the root homes, whole
 };
 
-struct Port {
+struct AssignedPort {
   mlir::Type type;
   int64_t microBatches = 1;
   int64_t offset = 0;
@@ -34,7 +36,7 @@ struct Port {
 };
 
 // Names in the order of their first appearance.
-using Ports = llvm::MapVector<llvm::StringRef, Port>;
+using Ports = llvm::MapVector<llvm::StringRef, AssignedPort>;
 
 class Assigner {
 public:
@@ -50,7 +52,7 @@ private:
   mlir::LogicalResult readSchedules();
   mlir::LogicalResult findAllHomes();
   mlir::LogicalResult collectPorts();
-  mlir::LogicalResult addPort(Program &program, Ports &ports,
+  mlir::LogicalResult addPort(AssignedProgram &program, Ports &ports,
                               llvm::StringRef name, mlir::Value value);
   bool fitsOneLineOfTime();
 
@@ -69,11 +71,12 @@ private:
                                    const StageBytes &bytes);
 
   void buildDeclarations();
-  void buildProgram(Program &program);
-  void buildRun(const Program &program, const Step &step, LaunchOp launch);
-  void buildCollective(const Program &program, const Step &step);
+  void buildProgram(AssignedProgram &program);
+  void buildRun(const AssignedProgram &program, const Step &step,
+                LaunchOp launch);
+  void buildCollective(const AssignedProgram &program, const Step &step);
   LinearAttr firstElement(int64_t elements);
-  SliceAttr sliceOf(const Program &program, const Step::Use &use);
+  SliceAttr sliceOf(const AssignedProgram &program, const Step::Use &use);
 
   LinearAttr linear(int64_t constant) {
     return LinearAttr::get(module.getContext(), constant);
@@ -86,7 +89,8 @@ private:
   mlir::ModuleOp module;
   mlir::SymbolTable symbols;
   mlir::OpBuilder builder;
-  std::vector<Program> programs; // in the order in which they are called first
+  std::vector<AssignedProgram>
+      programs; // in the order in which they are called first
   std::vector<std::vector<CallOp>> schedules;
   int64_t microBatches = 1, slots = 1, stages = 1;
   Ports inputs, outputs, scalars;

@@ -59,8 +59,11 @@ def Schedule : Pass<"plan-schedule", "::mlir::ModuleOp"> {
       infer, ... every other program is a schedule of its own, of one call
 
     In a pipeline every stage has its own, and `pipeline` says in which order
-    micro-batches pass: `1f1b` (at most as many under way as there are stages
-    from this one on) or `gpipe` (all forwards first).
+    micro-batches pass the chunks of the stages: `gpipe` (all forwards first),
+    `1f1b` (at most as many under way as there are stages from this one on),
+    `interleaved` (several chunks on a stage), `zb` (backwards in halves, the
+    weight halves where a stage would be idle), or the file of a schedule of
+    one's own (PipelineSchedule.h).
 
     A call's slot says which set of saved values it writes or reads. Slots are
     given out so that two micro-batches that are under way at the same time
@@ -102,7 +105,8 @@ def Schedule : Pass<"plan-schedule", "::mlir::ModuleOp"> {
            "Micro-batches of a step; 0 takes the module's lm.micro_batches, "
            "or 1">,
     Option<"pipeline", "pipeline", "std::string", "\"1f1b\"",
-           "Order of micro-batches in a pipeline: 1f1b or gpipe">,
+           "Order of micro-batches in a pipeline: gpipe, 1f1b, interleaved, "
+           "zb, or a file's name">,
   ];
   let statistics = [
     Statistic<"numCalls", "calls", "calls in all schedules">,

@@ -1,21 +1,20 @@
 // The pass Schedule: which programs run in a step, in which order.
 //
-// A strategy is a list of forwards and backwards for each pipeline stage, all
-// else follows from it. Three stages, four micro-batches, 1F1B:
-//
-//     stage 0   F0 F1 F2 B0 F3 B1 B2 B3
-//     stage 1   F0 F1 B0 F2 B1 F3 B2 B3
-//     stage 2   F0 B0 F1 B1 F2 B2 F3 B3
-//
-// A micro-batch holds a slot of a chunk's saved values from its forward to its
-// backward; the lowest free slot is taken.
+// PipelineSchedule says in which order a stage's chunks run their micro-batches
+// forward and backward; here the programs of these tasks are found, and slots
+// given out. A micro-batch holds a slot of a chunk's saved values from its
+// first call to its last one; the lowest free slot is taken.
+#include "dialects/dist/Dist.h"
 #include "dialects/lm/Lm.h"
 #include "dialects/plan/Plan.h"
 #include "passes/plan/Passes.h"
+#include "passes/plan/PipelineSchedule.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/BuiltinOps.h"
 #include "llvm/ADT/MapVector.h"
+#include "llvm/ADT/StringMap.h"
+#include "llvm/ADT/StringSet.h"
 
 namespace lmc::plan {
 #define GEN_PASS_DEF_SCHEDULE
@@ -24,6 +23,8 @@ namespace lmc::plan {
 
 using namespace mlir;
 using namespace lmc::plan;
+namespace dist = lmc::dist;
+namespace lm = lmc::lm;
 
 namespace {
 
@@ -44,56 +45,52 @@ struct StageSchedule {
 // stage.
 using Programs = llvm::MapVector<std::pair<StringRef, int64_t>, StringRef>;
 
-// A stage's part of a strategy.
-struct Work {
-  bool isBackward;
-  int64_t microBatch;
-};
-
-// GPipe, Huang et al. 2019: all forwards, then all backwards.
-SmallVector<Work> runGpipe(int64_t microBatches) {
-  SmallVector<Work> work;
-  for (bool isBackward : {false, true})
-    for (int64_t m = 0; m < microBatches; ++m)
-      work.push_back({isBackward, m});
-  return work;
-}
-
-// 1F1B, Narayanan et al. 2019 (PipeDream-Flush): as many forwards as there are
-// stages behind this one, then a forward and a backward in turns. At most
-// stages - stage micro-batches are under way.
-SmallVector<Work> runOneForwardOneBackward(int64_t stage, int64_t stages,
-                                           int64_t microBatches) {
-  SmallVector<Work> work;
-  int64_t ahead = std::min(microBatches, stages - 1 - stage);
-  for (int64_t m = 0; m < ahead; ++m)
-    work.push_back({false, m});
-  for (int64_t m = 0; m < microBatches; ++m) {
-    if (ahead + m < microBatches)
-      work.push_back({false, ahead + m});
-    work.push_back({true, m});
+// The programs of a task, in order. A chunk whose backward nobody waits for has
+// it whole: it runs as the weight half.
+SmallVector<StringRef, 2> programsOf(const Programs &programs,
+                                     const PipelineTask &task) {
+  SmallVector<StringRef, 2> kinds;
+  switch (task.work) {
+  case PipelineTask::Forward:
+    kinds = {"forward"};
+    break;
+  case PipelineTask::Backward:
+    kinds = {"backward", "backward_input", "backward_weight"};
+    break;
+  case PipelineTask::InputHalf:
+    kinds = {"backward_input"};
+    break;
+  case PipelineTask::WeightHalf:
+    kinds = {"backward_weight", "backward"};
+    break;
   }
-  return work;
+  SmallVector<StringRef, 2> names;
+  for (StringRef kind : kinds)
+    if (StringRef name = programs.lookup({kind, task.chunk}); !name.empty())
+      names.push_back(name);
+  return names;
 }
 
 StageSchedule trainStage(const Programs &programs, int64_t stage,
-                         ArrayRef<Work> work) {
+                         ArrayRef<PipelineTask> tasks) {
   StageSchedule schedule{"train", stage, {}};
-  for (const Work &each : work)
-    if (StringRef name =
-            programs.lookup({each.isBackward ? "backward" : "forward", stage});
-        !name.empty())
-      schedule.calls.push_back({name, each.microBatch, 0, stage});
+  for (const PipelineTask &task : tasks)
+    for (StringRef name : programsOf(programs, task))
+      schedule.calls.push_back({name, task.microBatch, 0, task.chunk});
   if (StringRef name = programs.lookup({"update", stage}); !name.empty())
     schedule.calls.push_back({name});
   return schedule;
 }
 
+// Micro-batches pass as they do in the forwards of training.
 StageSchedule evaluateStage(const Programs &programs, int64_t stage,
-                            int64_t microBatches) {
+                            ArrayRef<PipelineTask> tasks) {
   StageSchedule schedule{"evaluate", stage, {}};
-  for (int64_t m = 0; m < microBatches; ++m)
-    schedule.calls.push_back({programs.lookup({"evaluate", stage}), m});
+  for (const PipelineTask &task : tasks)
+    if (task.work == PipelineTask::Forward)
+      if (StringRef name = programs.lookup({"evaluate", task.chunk});
+          !name.empty())
+        schedule.calls.push_back({name, task.microBatch});
   if (StringRef name = programs.lookup({"evaluate_finish", stage});
       !name.empty())
     schedule.calls.push_back({name});
@@ -140,73 +137,70 @@ void build(OpBuilder &builder, Location loc, const StageSchedule &schedule) {
     builder.create<CallOp>(loc, call.program, call.microBatch, call.slot);
 }
 
+// What a program takes, in FLOPs: a kernel computes or waits for memory, of
+// which a byte takes as long as ten FLOPs on the CPUs of these years. Only
+// ratios matter.
+class Costs {
+public:
+  explicit Costs(ModuleOp module) : symbols(module) {}
+
+  double of(StringRef program) {
+    double cost = 0;
+    if (auto function = symbols.lookup<func::FuncOp>(program))
+      for (auto launch : function.getOps<LaunchOp>())
+        cost += ofKernel(launch.getKernel());
+    return cost;
+  }
+
+private:
+  double ofKernel(StringRef name) {
+    auto [known, isNew] = kernels.insert({name, 0});
+    auto kernel = symbols.lookup<KernelOp>(name);
+    if (!isNew || !kernel)
+      return known->second;
+    double flops = 0, bytes = 0;
+    kernel.getBody().walk([&](lm::Costed op) { flops += op.getFlops(); });
+    FunctionType type = kernel.getFunctionType();
+    for (TypeRange types : {type.getInputs(), type.getResults()})
+      for (Type each : types)
+        if (auto tensor = dyn_cast<RankedTensorType>(each);
+            tensor && tensor.hasStaticShape())
+          bytes += double(tensor.getNumElements()) *
+                   tensor.getElementTypeBitWidth() / 8;
+    return known->second = std::max(flops, 10 * bytes);
+  }
+
+  SymbolTable symbols;
+  llvm::StringMap<double> kernels;
+};
+
 struct SchedulePass : lmc::plan::impl::ScheduleBase<SchedulePass> {
   using ScheduleBase::ScheduleBase;
 
   void runOnOperation() override {
-    ModuleOp module = getOperation();
     Programs programs;
-    for (auto function : module.getOps<func::FuncOp>()) {
-      auto kind = function->getAttrOfType<StringAttr>(kProgramAttr);
-      if (!kind)
-        continue;
-      auto place = function->getAttrOfType<IntegerAttr>(
-          function->hasAttr(kChunkAttr) ? kChunkAttr : kStageAttr);
-      std::pair<StringRef, int64_t> key{kind.getValue(),
-                                        place ? place.getInt() : 0};
-      if (!programs.insert({key, function.getName()}).second) {
-        function.emitOpError() << "is a second program \"" << kind.getValue()
-                               << "\" beside @" << programs.lookup(key);
-        return signalPassFailure();
-      }
-    }
-    int64_t count = microBatches;
-    if (count == 0)
-      if (auto attr = module->getAttrOfType<IntegerAttr>("lm.micro_batches"))
-        count = attr.getInt();
-    if (count == 0)
-      count = 1;
-    if (count < 1) {
-      module.emitError() << "a step of " << count
-                         << " micro-batches; it needs at least 1";
+    FailureOr<PipelineShape> shape = readShape();
+    if (failed(shape) || failed(findPrograms(programs)))
       return signalPassFailure();
-    }
-
-    int64_t stages = 1;
-    if (auto attr = module->getAttrOfType<IntegerAttr>("dist.stages"))
-      stages = attr.getInt();
-    if (pipeline != "1f1b" && pipeline != "gpipe") {
-      module.emitError() << "pipeline schedule '" << pipeline
-                         << "' is unknown; help: 1f1b or gpipe";
+    FailureOr<PipelineSchedule> pipelined = makeSchedule(*shape, programs);
+    if (failed(pipelined))
       return signalPassFailure();
-    }
-    auto isThere = [&](StringRef kind, int64_t place) {
-      return programs.contains({kind, place});
-    };
     SmallVector<StageSchedule> schedules;
-    for (int64_t stage = 0; stage < stages; ++stage) {
-      if (isThere("forward", stage) || isThere("backward", stage) ||
-          isThere("update", stage))
-        schedules.push_back(
-            trainStage(programs, stage,
-                       pipeline == "gpipe" && stages > 1
-                           ? runGpipe(count)
-                           : runOneForwardOneBackward(stage, stages, count)));
-      if (isThere("evaluate", stage))
-        schedules.push_back(evaluateStage(programs, stage, count));
+    for (int64_t stage = 0; stage < shape->stages; ++stage) {
+      const auto &tasks = pipelined->stages[stage];
+      schedules.push_back(trainStage(programs, stage, tasks));
+      schedules.push_back(evaluateStage(programs, stage, tasks));
     }
-    for (auto &[key, name] : programs) {
-      StringRef program = name;
-      bool isCalled = llvm::any_of(schedules, [&](StageSchedule &schedule) {
-        for (const Call &call : schedule.calls)
-          if (call.program == program)
-            return true;
-        return false;
-      });
-      if (!isCalled)
+    llvm::erase_if(schedules, [](auto &each) { return each.calls.empty(); });
+    llvm::StringSet<> called;
+    for (StageSchedule &schedule : schedules)
+      for (const Call &call : schedule.calls)
+        called.insert(call.program);
+    for (auto &[key, name] : programs)
+      if (!called.contains(name))
         schedules.push_back({key.first, key.second, {{name}}});
-    }
 
+    ModuleOp module = getOperation();
     OpBuilder builder(module.getContext());
     builder.setInsertionPointToEnd(module.getBody());
     for (StageSchedule &schedule : schedules) {
@@ -215,6 +209,90 @@ struct SchedulePass : lmc::plan::impl::ScheduleBase<SchedulePass> {
       numCalls += schedule.calls.size();
       build(builder, module.getLoc(), schedule);
     }
+  }
+
+  LogicalResult findPrograms(Programs &programs) {
+    for (auto function : getOperation().getOps<func::FuncOp>()) {
+      auto kind = function->getAttrOfType<StringAttr>(kProgramAttr);
+      if (!kind)
+        continue;
+      auto place = function->getAttrOfType<IntegerAttr>(
+          function->hasAttr(kChunkAttr) ? kChunkAttr : kStageAttr);
+      std::pair<StringRef, int64_t> key{kind.getValue(),
+                                        place ? place.getInt() : 0};
+      if (!programs.insert({key, function.getName()}).second)
+        return function.emitOpError()
+               << "is a second program \"" << kind.getValue() << "\" beside @"
+               << programs.lookup(key);
+    }
+    return success();
+  }
+
+  FailureOr<PipelineShape> readShape() {
+    ModuleOp module = getOperation();
+    auto integer = [&](StringRef name, int64_t otherwise) {
+      auto attr = module->getAttrOfType<IntegerAttr>(name);
+      return attr ? attr.getInt() : otherwise;
+    };
+    PipelineShape shape;
+    shape.microBatches =
+        microBatches ? int64_t(microBatches) : integer("lm.micro_batches", 1);
+    if (shape.microBatches < 1)
+      return module.emitError() << "a step of " << shape.microBatches
+                                << " micro-batches; it needs at least 1";
+    shape.stages = integer(dist::kStagesAttr, 1);
+    int64_t chunks = integer(dist::kChunksAttr, shape.stages);
+    if (shape.stages < 1 || chunks < 1 || chunks % shape.stages != 0)
+      return module.emitError() << chunks << " chunks do not go evenly onto "
+                                << shape.stages << " stages";
+    shape.virtualStages = chunks / shape.stages;
+    return shape;
+  }
+
+  FailureOr<PipelineSchedule> makeSchedule(const PipelineShape &shape,
+                                           const Programs &programs) {
+    ModuleOp module = getOperation();
+    std::string complaint = checkSettings(pipeline, shape);
+    if (!complaint.empty())
+      return module.emitError(complaint);
+    if (pipeline == "gpipe" && shape.stages > 1)
+      return makeGpipe(shape);
+    if (pipeline == "interleaved")
+      return makeInterleaved(shape);
+    if (pipeline == "zb" && shape.stages > 1)
+      return makeZeroBubble(shape, costsOf(shape, programs));
+    if (isNamedSchedule(pipeline))
+      return makeOneForwardOneBackward(shape);
+    return readSchedule(shape);
+  }
+
+  std::vector<ChunkCost> costsOf(const PipelineShape &shape,
+                                 const Programs &programs) {
+    Costs costs(getOperation());
+    std::vector<ChunkCost> chunks;
+    for (int64_t chunk = 0; chunk < shape.chunks(); ++chunk) {
+      auto cost = [&](PipelineTask::Work work) {
+        double sum = 0;
+        for (StringRef name : programsOf(programs, {work, 0, chunk}))
+          sum += costs.of(name);
+        return sum;
+      };
+      chunks.push_back({cost(PipelineTask::Forward),
+                        cost(PipelineTask::InputHalf),
+                        cost(PipelineTask::WeightHalf)});
+    }
+    return chunks;
+  }
+
+  // Of the user's file.
+  FailureOr<PipelineSchedule> readSchedule(const PipelineShape &shape) {
+    ModuleOp module = getOperation();
+    std::string error;
+    std::optional<PipelineSchedule> schedule =
+        loadSchedule(pipeline, shape, error);
+    if (!schedule)
+      return module.emitError(error);
+    return *schedule;
   }
 };
 

@@ -187,7 +187,14 @@ def VerifyScheduled : Pass<"verify-scheduled", "::mlir::ModuleOp"> {
       (C1) a program is called by no schedule;
       (C2) a stage calls a program of another one;
       (C3) a backward runs without its forward before it, or in another slot;
-      (C4) a forward takes a slot whose micro-batch still waits for its backward.
+      (C4) a forward takes a slot whose micro-batch still waits for its
+           backward;
+      (C5) a weight half runs without its input half before it, or in another
+           slot;
+      (C6) a program is called twice for one micro-batch;
+      (C7) the stages wait for each other for ever;
+      (C8) a stage receives what was sent for another micro-batch;
+      (C9) what a stage sends is never received.
 
     **Before**
     ```mlir
@@ -203,7 +210,7 @@ def VerifyScheduled : Pass<"verify-scheduled", "::mlir::ModuleOp"> {
     **After**: unchanged.
 
     **Requires**: plan-schedule has run.
-    **Ensures**: (C1) to (C4).
+    **Ensures**: (C1) to (C9).
     **Leaves alone**: everything.
   }];
 }

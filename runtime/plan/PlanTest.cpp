@@ -230,6 +230,21 @@ TEST(PlanCheck, NamesWhatIsWrong) {
          p.mutable_states(0)->clear_boxes();
          p.mutable_states(0)->set_local_shape(0, 9);
        }},
+      {"its piece names mesh axis 7 of 1",
+       [](plan::Plan &p) {
+         p.mutable_states(0)->mutable_piece()->add_axes(7);
+       }},
+      {"its piece of 9 elements is not its slice of 32 bytes",
+       [](plan::Plan &p) {
+         p.mutable_states(0)->mutable_piece()->set_elements(9);
+       }},
+      {"its 32 bytes from element 9 on exceed 2 pieces of 8",
+       [](plan::Plan &p) {
+         auto *piece = p.mutable_states(0)->mutable_piece();
+         piece->add_axes(0);
+         piece->set_elements(8);
+         piece->set_offset(9);
+       }},
       {"no permutation",
        [](plan::Plan &p) {
          p.mutable_states(0)->mutable_boxes(0)->set_permutation(0, 0);

@@ -67,3 +67,49 @@ module @unmarked attributes {dist.chunks = 2 : i64, dist.stages = 2 : i64} {
     return %a : tensor<4xf32>
   }
 }
+
+// -----
+
+// With two chunks on each of two stages, the way from the last stage leads to
+// the first.
+// CHECK-LABEL: module @virtual
+// CHECK: func.func @f.1(
+// CHECK-SAME: plan.chunk = 1 : i64, plan.program = "f", plan.stage = 1 : i64
+// CHECK: dist.receive stage -1 channel 0
+// CHECK: dist.send {{.*}} stage -1 channel 1
+// CHECK: func.func @f.2(
+// CHECK-SAME: plan.chunk = 2 : i64, plan.program = "f", plan.stage = 0 : i64
+// CHECK: dist.receive stage 1 channel 1
+// CHECK: dist.send {{.*}} stage 1 channel 2
+module @virtual attributes {dist.chunks = 4 : i64, dist.stages = 2 : i64} {
+  func.func @f(%w: tensor<4xf32> {lm.state = @w}) -> (tensor<4xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    %a = math.exp %w {dist.chunk = 0} : tensor<4xf32>
+    %b = math.exp %a {dist.chunk = 1} : tensor<4xf32>
+    %c = math.exp %b {dist.chunk = 2} : tensor<4xf32>
+    %d = math.exp %c {dist.chunk = 3} : tensor<4xf32>
+    return %d : tensor<4xf32>
+  }
+}
+
+// -----
+
+module @skip attributes {dist.chunks = 4 : i64, dist.stages = 2 : i64} {
+  func.func @f(%w: tensor<4xf32> {lm.state = @w}) -> (tensor<4xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    %a = math.exp %w {dist.chunk = 0} : tensor<4xf32>
+    // expected-error @+1 {{of chunk 2 uses a value of chunk 0, which is on the same stage}}
+    %b = math.exp %a {dist.chunk = 2} : tensor<4xf32>
+    return %b : tensor<4xf32>
+  }
+}
+
+// -----
+
+module @shared attributes {dist.chunks = 4 : i64, dist.stages = 2 : i64} {
+  // expected-error @+1 {{chunks 0 and 2 of stage 0 both write @g}}
+  func.func @f(%w: tensor<4xf32> {lm.state = @w}, %g: tensor<4xf32> {lm.state = @g})
+      -> (tensor<4xf32> {lm.state = @g}, tensor<4xf32> {lm.state = @g}) attributes {plan.program = "f"} {
+    %a = lm.accumulate %g, %w {dist.chunk = 0} : tensor<4xf32>
+    %b = lm.accumulate %g, %w {dist.chunk = 2} : tensor<4xf32>
+    return %a, %b : tensor<4xf32>, tensor<4xf32>
+  }
+}

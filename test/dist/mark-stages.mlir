@@ -1,5 +1,6 @@
 // RUN: lmc-opt %s --split-input-file --dist-mark-stages=stages=2 | FileCheck %s
 // RUN: lmc-opt %s --split-input-file --dist-mark-stages | FileCheck %s --check-prefix=ONE
+// RUN: lmc-opt %s --split-input-file --dist-mark-stages="stages=2 virtual-stages=2" | FileCheck %s --check-prefix=VIRTUAL
 
 // The head is as dear as three blocks, so that the cut comes behind the third
 // of four; the mask of token weights crosses nothing.
@@ -12,6 +13,14 @@
 // ONE-LABEL: module @head
 // ONE-NOT: dist.chunk
 // ONE-NOT: block_end
+// Two chunks on each of two stages.
+// VIRTUAL-LABEL: module @head
+// VIRTUAL-SAME: dist.chunks = 4 : i64, dist.stages = 2 : i64
+// VIRTUAL: lm.linear {{.*}}dist.chunk = 0
+// VIRTUAL: lm.linear {{.*}}dist.chunk = 1
+// VIRTUAL: lm.linear {{.*}}dist.chunk = 2
+// VIRTUAL: lm.linear {{.*}}dist.chunk = 2
+// VIRTUAL: lm.linear {{.*}}dist.chunk = 3
 module @head {
   func.func @forward(%x: tensor<4x8xf32> {lm.input = "x"}, %w: tensor<8x8xf32> {lm.state = @w}, %h: tensor<8x24xf32> {lm.state = @h})
       -> (tensor<f32> {lm.output = "loss_sum"}) {

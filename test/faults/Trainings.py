@@ -38,18 +38,19 @@ def model(name):
 
 
 def ranks(mesh):
+    """Of a mesh with flags behind it, such as "dp=2 --zero=3"."""
     count = 1
-    for axis in filter(None, mesh.split(",")):
+    for axis in filter(None, mesh.partition(" ")[0].split(",")):
         count *= int(axis.split("=")[1])
     return count
 
 
 def compiled(folder, mesh="", micro=2, batch=4):
-    plan = folder / f"train-{mesh or 'one'}-{micro}.plan"
+    plan = folder / f"train-{mesh.replace(' ', '') or 'one'}-{micro}.plan"
     if not plan.exists():
         run(build / "bin/lmc", "compile", folder, "-o", plan, "--seq=32",
             f"--global-batch={batch}", f"--micro-batch={micro}",
-            *([f"--mesh={mesh}"] if mesh else []))
+            *(f"--mesh={mesh}".split() if mesh else []))
     return plan
 
 

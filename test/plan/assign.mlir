@@ -167,3 +167,93 @@ module @stages attributes {dist.stages = 2 : i64} {
     plan.call @f1 micro_batch 1 slot 0
   }
 }
+
+// -----
+
+// Three programs of a micro-batch: what the input half saves takes the bytes of
+// what had its last reader there (%b), not of what the weight half still reads
+// (%a), and is not written over its operand. Two micro-batches are under way.
+// CHECK-LABEL: module @halves
+// CHECK: plan.allocation @saved saved 256
+// CHECK: plan.program @forward
+// CHECK-NEXT: plan.run @twice (read @inputs[64 * micro_batch] 64, write @saved[[[A:.*128 \* slot]]] 64)
+// CHECK-NEXT: plan.run @twice (read @saved[[[A]]] 64, write @saved[[[B:.*128 \* slot]]] 64)
+// CHECK: plan.program @input
+// CHECK-NEXT: plan.run @twice (read @saved[[[B]]] 64, write @scratch[0] 64)
+// CHECK-NEXT: plan.run @twice (read @scratch[0] 64, write @saved[[[B]]] 64)
+// CHECK: plan.program @weight
+// CHECK-NEXT: plan.run @add (read @saved[[[A]]] 64, read @saved[[[B]]] 64, write @outputs
+module @halves attributes {lm.micro_batches = 2 : i64} {
+  plan.kernel @twice(%x: tensor<16xf32>) -> tensor<16xf32> attributes {kind = "flat", tied = array<i64: -1>} {
+    %y = arith.addf %x, %x : tensor<16xf32>
+    plan.yield %y : tensor<16xf32>
+  }
+  plan.kernel @add(%x: tensor<16xf32>, %y: tensor<16xf32>) -> tensor<16xf32> attributes {kind = "flat", tied = array<i64: -1>} {
+    %z = arith.addf %x, %y : tensor<16xf32>
+    plan.yield %z : tensor<16xf32>
+  }
+  func.func @forward(%x: tensor<16xf32> {lm.input = "x"}) -> (tensor<16xf32> {lm.saved = "a"}, tensor<16xf32> {lm.saved = "b"}) attributes {plan.program = "forward"} {
+    %a = plan.launch @twice(%x) : (tensor<16xf32>) -> tensor<16xf32>
+    %b = plan.launch @twice(%a) : (tensor<16xf32>) -> tensor<16xf32>
+    return %a, %b : tensor<16xf32>, tensor<16xf32>
+  }
+  func.func @input(%b: tensor<16xf32> {lm.saved = "b"}) -> (tensor<16xf32> {lm.saved = "d"}) attributes {plan.program = "backward_input"} {
+    %c = plan.launch @twice(%b) : (tensor<16xf32>) -> tensor<16xf32>
+    %d = plan.launch @twice(%c) : (tensor<16xf32>) -> tensor<16xf32>
+    return %d : tensor<16xf32>
+  }
+  func.func @weight(%a: tensor<16xf32> {lm.saved = "a"}, %d: tensor<16xf32> {lm.saved = "d"}) -> (tensor<16xf32> {lm.output = "z"}) attributes {plan.program = "backward_weight"} {
+    %z = plan.launch @add(%a, %d) : (tensor<16xf32>, tensor<16xf32>) -> tensor<16xf32>
+    return %z : tensor<16xf32>
+  }
+  plan.schedule "train" stage 0 {
+    plan.call @forward micro_batch 0 slot 0
+    plan.call @forward micro_batch 1 slot 1
+    plan.call @input micro_batch 0 slot 0
+    plan.call @input micro_batch 1 slot 1
+    plan.call @weight micro_batch 0 slot 0
+    plan.call @weight micro_batch 1 slot 1
+  }
+}
+
+// -----
+
+// A value that a later program reads is not overwritten in place, and one that
+// a program hands on stays where its writer put it.
+// CHECK-LABEL: module @later
+// CHECK: plan.program @input
+// CHECK-NEXT: plan.copy <@activations[[[A:.*]]] 64> to <@activations[[[T:.*]]] 64>
+// CHECK-NEXT: plan.run @inplace (read_write @activations[[[T]]] 64)
+// CHECK: plan.program @weight
+// CHECK-NEXT: plan.run @add (read @activations[[[A]]] 64, read @activations[[[T]]] 64,
+module @later {
+  plan.kernel @twice(%x: tensor<16xf32>) -> tensor<16xf32> attributes {kind = "flat", tied = array<i64: -1>} {
+    %y = arith.addf %x, %x : tensor<16xf32>
+    plan.yield %y : tensor<16xf32>
+  }
+  plan.kernel @inplace(%x: tensor<16xf32>) -> tensor<16xf32> attributes {kind = "flat", tied = array<i64: 0>} {
+    %y = arith.addf %x, %x : tensor<16xf32>
+    plan.yield %y : tensor<16xf32>
+  }
+  plan.kernel @add(%x: tensor<4x4xf32>, %y: tensor<16xf32>) -> tensor<16xf32> attributes {kind = "flat", tied = array<i64: -1>} {
+    plan.yield %y : tensor<16xf32>
+  }
+  func.func @forward(%x: tensor<16xf32> {lm.input = "x"}) -> (tensor<16xf32> {lm.saved = "a"}) attributes {plan.program = "forward"} {
+    %a = plan.launch @twice(%x) : (tensor<16xf32>) -> tensor<16xf32>
+    return %a : tensor<16xf32>
+  }
+  func.func @input(%a: tensor<16xf32> {lm.saved = "a"}) -> (tensor<4x4xf32> {lm.saved = "v"}, tensor<16xf32> {lm.saved = "d"}) attributes {plan.program = "backward_input"} {
+    %v = lm.reshape %a : tensor<16xf32> to tensor<4x4xf32>
+    %d = plan.launch @inplace(%a) : (tensor<16xf32>) -> tensor<16xf32>
+    return %v, %d : tensor<4x4xf32>, tensor<16xf32>
+  }
+  func.func @weight(%v: tensor<4x4xf32> {lm.saved = "v"}, %d: tensor<16xf32> {lm.saved = "d"}) -> (tensor<16xf32> {lm.output = "z"}) attributes {plan.program = "backward_weight"} {
+    %z = plan.launch @add(%v, %d) : (tensor<4x4xf32>, tensor<16xf32>) -> tensor<16xf32>
+    return %z : tensor<16xf32>
+  }
+  plan.schedule "train" stage 0 {
+    plan.call @forward micro_batch 0 slot 0
+    plan.call @input micro_batch 0 slot 0
+    plan.call @weight micro_batch 0 slot 0
+  }
+}

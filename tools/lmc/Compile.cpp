@@ -7,6 +7,7 @@
 #include "passes/Plugin.h"
 #include "passes/Register.h"
 #include "passes/emit/EmitPlan.h"
+#include "passes/plan/PipelineSchedule.h"
 #include "runtime/plan/PlanFile.h"
 #include "tools/lmc/Diagnostics.h"
 
@@ -102,6 +103,46 @@ int resolveBatch(const CompileSettings &settings, Resolved &resolved) {
   resolved.pipeline.microBatch = micro;
   resolved.pipeline.microBatches = global / (micro * dataRanks);
   return kDone;
+}
+
+// Chunks, and the order in which micro-batches pass them.
+int resolvePipeline(const CompileSettings &settings, Resolved &resolved) {
+  PipelineOptions &pipeline = resolved.pipeline;
+  pipeline.virtualStages = settings.virtualStages;
+  pipeline.stageBlocks.assign(settings.stages.begin(), settings.stages.end());
+  pipeline.pipelineSchedule = settings.pipelineSchedule;
+  if (pipeline.pipelineSchedule.empty())
+    pipeline.pipelineSchedule =
+        settings.virtualStages > 1 ? "interleaved" : "1f1b";
+  plan::PipelineShape shape{pipeline.mesh[0], pipeline.virtualStages,
+                            pipeline.microBatches};
+  if (shape.stages == 1 && shape.virtualStages > 1)
+    return printError(
+        "--virtual-stages=" + std::to_string(shape.virtualStages) +
+            " is given, but there is no pipeline",
+        "--mesh=pp=2, or no --virtual-stages");
+  if (int64_t rest = shape.microBatches % shape.stages;
+      rest != 0 && shape.virtualStages > 1 &&
+      pipeline.pipelineSchedule == "interleaved") {
+    int64_t unit = pipeline.globalBatch / shape.microBatches;
+    int64_t below = (shape.microBatches - rest) * unit;
+    return printError(
+        "the schedule interleaved takes micro-batches by " +
+            std::to_string(shape.stages) +
+            ", the number of stages; a step "
+            "has " +
+            std::to_string(shape.microBatches),
+        (below ? "--global-batch=" + std::to_string(below) + " or " : "") +
+            "--global-batch=" + std::to_string(below + shape.stages * unit));
+  }
+  std::string complaint = plan::checkSettings(pipeline.pipelineSchedule, shape);
+  pipeline.splitBackward = pipeline.pipelineSchedule == "zb";
+  if (complaint.empty() && !plan::isNamedSchedule(pipeline.pipelineSchedule))
+    if (auto own =
+            plan::loadSchedule(pipeline.pipelineSchedule, shape, complaint))
+      pipeline.splitBackward = own->isSplit();
+  auto [message, help] = llvm::StringRef(complaint).split("; help: ");
+  return complaint.empty() ? kDone : printError(message.str(), help.str());
 }
 
 // Every group of the TrainSpec has parameters, and `no_decay` no decay.
@@ -353,9 +394,8 @@ int lmc::compile(const CompileSettings &settings) {
                           std::to_string(ranks) + " ranks) is not supported",
                       "leave out --mesh: one rank");
   resolved.pipeline.zero = settings.zero;
-  resolved.pipeline.pipelineSchedule = settings.pipelineSchedule;
-  resolved.pipeline.stageBlocks.assign(settings.stages.begin(),
-                                       settings.stages.end());
+  if (int status = resolvePipeline(settings, resolved))
+    return status;
   frontend::ImportOptions importOptions;
   // Shapes are global until partition: one micro-batch of all data ranks.
   importOptions.batch = resolved.pipeline.microBatch *

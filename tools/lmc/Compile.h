@@ -16,11 +16,12 @@ struct CompileSettings {
   std::string targetCpus = "native"; // separated by commas
   std::string config;                // a TrainSpec
   std::string compileTo = "emit";
-  std::string dumpPhases; // a folder
-  std::string mesh;       // pp=2,dp=2,tp=2
-  int64_t zero = 0;
-  std::string pipelineSchedule = "1f1b"; // or gpipe
-  std::vector<int64_t> stages;           // blocks of each; empty: by cost
+  std::string dumpPhases;           // a folder
+  std::string mesh;                 // pp=2,dp=2,tp=2
+  int64_t zero = 0;                 // ZeRO's level on dp
+  std::string pipelineSchedule;     // empty: 1f1b, or interleaved
+  int64_t virtualStages = 1;        // chunks on each pipeline stage
+  std::vector<int64_t> stages;      // blocks of each chunk; empty: by cost
   int64_t globalBatch = 0;          // 0: as TrainSpec says, else micro-batch
   int64_t microBatch = 0;           // 0: the whole batch
   int64_t sequence = 0;             // 0: the model's longest

@@ -30,8 +30,13 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
                 "sizes of the mesh axes pp, dp, fsdp, cp, ep, tp that are not "
                 "1, e.g. pp=2,dp=2,tp=2");
   c->add_option("--pipeline-schedule", s.pipelineSchedule,
-                "order of micro-batches in a pipeline")
-      ->check(CLI::IsMember({"gpipe", "1f1b"}))
+                "order of micro-batches in a pipeline: gpipe, 1f1b, "
+                "interleaved (for virtual stages), zb, or a file (default: "
+                "1f1b, or interleaved)")
+      ->type_name("NAME|FILE");
+  c->add_option("--virtual-stages", s.virtualStages,
+                "model chunks on each pipeline stage")
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   c->add_option("--zero", s.zero,
                 "what is shared out over dp: moments (1), gradients too (2), "
@@ -39,8 +44,8 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
       ->check(CLI::Range(0, 3))
       ->capture_default_str();
   c->add_option("--stages", s.stages,
-                "blocks of each pipeline stage, e.g. 5,7 (default: stages of "
-                "equal cost)")
+                "blocks of each pipeline stage, e.g. 5,7; with virtual stages "
+                "of each chunk, in the model's order (default: equal cost)")
       ->delimiter(',')
       ->allow_extra_args(false);
   c->add_option("--global-batch", s.globalBatch,
@@ -149,7 +154,8 @@ int main(int argc, char **argv) {
   if (compile->parsed() && compileSettings.mode == "infer")
     for (const char *flag :
          {"--global-batch", "--micro-batch", "--seq", "--config", "--stages",
-          "--pipeline-schedule", "--zero", "--reset-at-document"})
+          "--pipeline-schedule", "--virtual-stages", "--zero",
+          "--reset-at-document"})
       if (compile->count(flag))
         return lmc::printError(std::string(flag) +
                                    " is for training, not for --mode=infer",
