@@ -159,20 +159,23 @@ int64_t scratchOf(const plan::Plan &plan, const plan::Program &program,
   return most;
 }
 
-// The slices of saved values that a program touches, each once and in order.
-std::vector<Use> savedUses(const plan::Plan &plan,
-                           const plan::Program &program) {
-  std::vector<Use> uses;
-  std::set<std::tuple<uint32_t, int64_t, int64_t, bool, bool>> known;
-  for (const plan::Instruction &instruction : program.instructions())
-    for (const Use &use : usesOf(instruction))
-      if (isIn(plan, *use.slice, plan::Allocation::SAVED) &&
-          known
-              .insert({use.slice->allocation(), use.slice->offset().constant(),
-                       use.slice->bytes(), use.reads, use.writes})
-              .second)
-        uses.push_back(use);
-  return uses;
+// The slices of saved values that a program touches, and where.
+struct SavedUse {
+  int instruction;
+  Use use;
+};
+std::vector<SavedUse> savedUses(const plan::Plan &plan,
+                                const plan::Program &program) {
+  std::vector<SavedUse> saved;
+  for (int i = 0; i < program.instructions_size(); ++i) {
+    std::vector<Use> uses = usesOf(program.instructions(i));
+    for (bool writes : {false, true})
+      for (const Use &use : uses)
+        if (isIn(plan, *use.slice, plan::Allocation::SAVED) &&
+            (writes ? use.writes : use.reads))
+          saved.push_back({i, {use.slice, !writes, writes}});
+  }
+  return saved;
 }
 
 } // namespace
@@ -205,37 +208,44 @@ StageMemory lmc::memoryOf(const plan::Plan &plan,
       memory.states[kind] += state.slice().bytes();
   }
 
-  std::map<uint32_t, std::pair<int64_t, std::vector<Use>>> programs;
+  std::map<uint32_t, std::pair<int64_t, std::vector<SavedUse>>> programs;
   std::map<uint32_t, LiveBytes> live;
   std::set<int64_t> slots;
-  for (int i = 0; i < schedule.calls_size(); ++i) {
-    const plan::Call &call = schedule.calls(i);
+  std::vector<int64_t> firstTime; // of each call; an instruction takes one
+  int64_t time = 0;
+  for (const plan::Call &call : schedule.calls()) {
+    const plan::Program &program = plan.programs(int(call.program()));
     auto [found, isNew] = programs.try_emplace(call.program());
     auto &[scratch, uses] = found->second;
     if (isNew) {
-      const plan::Program &program = plan.programs(int(call.program()));
       scratch = scratchOf(plan, program, schedule.stage());
       uses = savedUses(plan, program);
     }
     memory.calls.push_back({0, scratch});
     if (!uses.empty())
       slots.insert(call.slot());
-    for (const Use &use : uses) {
+    for (const auto &[instruction, use] : uses) {
       int64_t begin = offsetOf(plan, *use.slice, call, schedule.stage());
       int64_t end = begin + use.slice->bytes();
       LiveBytes &bytes = live[use.slice->allocation()];
-      // Here a value is alive through all of the call that writes it.
       if (use.reads)
-        bytes.read(begin, end, i);
-      if (use.writes)
-        bytes.write(begin, end, i);
+        bytes.read(begin, end, time + instruction);
+      else
+        bytes.write(begin, end, time + instruction);
     }
+    firstTime.push_back(time);
+    time += std::max(program.instructions_size(), 1);
   }
+  firstTime.push_back(time);
   memory.slots = int64_t(slots.size());
+  std::vector<int64_t> saved(static_cast<size_t>(time));
   for (auto &[allocation, bytes] : live) {
-    std::vector<int64_t> alive = bytes.finish(schedule.calls_size());
+    std::vector<int64_t> alive = bytes.finish(time);
     for (size_t i = 0; i < alive.size(); ++i)
-      memory.calls[i].saved += alive[i];
+      saved[i] += alive[i];
   }
+  for (size_t i = 0; i < memory.calls.size(); ++i)
+    memory.calls[i].saved = *std::max_element(saved.begin() + firstTime[i],
+                                              saved.begin() + firstTime[i + 1]);
   return memory;
 }

@@ -13,8 +13,9 @@
 namespace lmc {
 
 struct CallMemory {
-  int64_t saved = 0;   // of micro-batches under way
-  int64_t scratch = 0; // the most at one instruction
+  // The most at one instruction. Where one micro-batch at a time is under way,
+  // scratch lies among the saved values.
+  int64_t saved = 0, scratch = 0;
 };
 
 struct StageMemory {
