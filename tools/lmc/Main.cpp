@@ -1,4 +1,5 @@
 // lmc: the compiler's command line.
+#include "tools/lmc/Check.h"
 #include "tools/lmc/Compile.h"
 #include "tools/lmc/Diagnostics.h"
 #include "tools/lmc/Inspect.h"
@@ -7,9 +8,10 @@
 
 namespace {
 
-CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
+CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
+                     const char *name = "compile") {
   CLI::App *c =
-      app.add_subcommand("compile", "compile a model description to a plan");
+      app.add_subcommand(name, "compile a model description to a plan");
   c->add_option("model", s.model,
                 "ModelSpec (.textproto), Hugging Face folder or lm module "
                 "(.mlir)")
@@ -111,6 +113,26 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
   return c;
 }
 
+CLI::App *addCheck(CLI::App &app, lmc::CompileSettings &s, std::string &keep) {
+  CLI::App *c = addCompile(app, s, "check");
+  c->description("shrink a model, run it on the ranks of a mesh and on one, "
+                 "compare losses and gradients");
+  for (const char *flag :
+       {"--output", "--mode", "--max-tokens", "--max-sequences", "--max-length",
+        "--page-size", "--cache-pages", "--max-logits", "--compile-to",
+        "--dump-phases"})
+    c->remove_option(c->get_option(flag));
+  c->add_option("--keep", keep,
+                "leave plans, losses and gradients in this folder");
+  c->footer("Blocks, widths, vocabulary, samples and tokens are made few; "
+            "--seq, --micro-batch\nand --global-batch say how many. A module "
+            "in lm stays as it is. The ranks are\nthreads of one process.\n"
+            "Examples:\n"
+            "  lmc check examples/gpt-mini.textproto --mesh=pp=2,tp=2\n"
+            "  lmc check llama/ --mesh=dp=2,tp=2 --zero=3");
+  return c;
+}
+
 // What is wrong with the call; the exit status is the contract's.
 int reportParseError(CLI::App &app, const CLI::ParseError &error) {
   CLI::App *chosen = &app;
@@ -138,6 +160,9 @@ int main(int argc, char **argv) {
   app.require_subcommand(1);
   lmc::CompileSettings compileSettings;
   CLI::App *compile = addCompile(app, compileSettings);
+  lmc::CompileSettings checkSettings;
+  std::string keep;
+  CLI::App *check = addCheck(app, checkSettings, keep);
   std::string plan;
   bool json = false;
   CLI::App *inspect = app.add_subcommand(
@@ -163,6 +188,8 @@ int main(int argc, char **argv) {
                                "flags of inference");
   if (compile->parsed())
     return lmc::compile(compileSettings);
+  if (check->parsed())
+    return lmc::check(checkSettings, keep);
   if (inspect->parsed())
     return lmc::inspect(plan, json);
   return 2;
