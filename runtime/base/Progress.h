@@ -19,9 +19,19 @@ struct Progress {
   /// The one under way: program of the plan in the upper half, instruction of
   /// the program in the lower.
   std::atomic<uint64_t> position{0};
+  /// Those that began last, by their number from the start on, modulo `kept`.
+  static constexpr uint64_t kept = 4;
+  std::atomic<uint64_t> recent[kept] = {};
   /// What it got from other ranks in the instruction under way.
   std::atomic<uint64_t> exchanges{0};
   std::atomic<uint32_t> activity{Host};
+
+  void begin(uint64_t at) {
+    position.store(at, std::memory_order_relaxed);
+    recent[instructions.load(std::memory_order_relaxed) % kept].store(
+        at, std::memory_order_relaxed);
+    exchanges.store(0, std::memory_order_relaxed);
+  }
 
   /// Of a counter that one thread alone writes.
   static void count(std::atomic<uint64_t> &counter) {

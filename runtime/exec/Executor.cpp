@@ -193,9 +193,7 @@ Status Executor::runProgram(uint32_t index) {
     std::chrono::steady_clock::time_point start;
     if (options.profile)
       start = std::chrono::steady_clock::now();
-    progress.position.store(uint64_t(index) << 32 | op.instruction,
-                            std::memory_order_relaxed);
-    progress.exchanges.store(0, std::memory_order_relaxed);
+    progress.begin(uint64_t(index) << 32 | op.instruction);
     if (Status status = execute(program, op); !status.ok())
       return std::move(status).note(
           "in {}", describeInstruction(thePlan, index, op.instruction));

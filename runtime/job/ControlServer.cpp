@@ -239,6 +239,8 @@ bool ControlServer::handle(Connection &connection, const Frame &frame,
     rank.position = reader.number();
     rank.exchanges = reader.number();
     uint32_t activity = uint32_t(reader.number());
+    for (uint64_t &position : rank.before)
+      position = reader.number();
     if (instructions != rank.instructions || activity != rank.activity)
       lastMoved = now;
     rank.instructions = instructions;
@@ -427,6 +429,10 @@ Status ControlServer::judgeHang(int64_t now) {
 /// Adds where every rank was, the first 32 of them.
 Status ControlServer::withPositions(Status status) {
   std::lock_guard<std::mutex> lock(mutex);
+  auto inWords = [this](uint64_t position) {
+    return describe ? describe(position)
+                    : fmt::format("instruction {}", position & 0xffffffff);
+  };
   for (size_t rank = 0; rank < ranks.size() && rank < 32; ++rank) {
     const Rank &one = ranks[rank];
     if (one.instructions == 0)
@@ -435,10 +441,15 @@ Status ControlServer::withPositions(Status status) {
                         : one.activity == Progress::Waiting
                             ? "waiting in"
                             : "outside of instructions, last in";
-    status = std::move(status).note(
-        "rank {}: {} instructions done, {} {}", rank, one.instructions, doing,
-        describe ? describe(one.position)
-                 : fmt::format("instruction {}", one.position & 0xffffffff));
+    status =
+        std::move(status).note("rank {}: {} instructions done, {} {}", rank,
+                               one.instructions, doing, inWords(one.position));
+    std::string before;
+    for (uint64_t i = 0; i < std::size(one.before) && i < one.instructions; ++i)
+      if (one.before[i] != one.position)
+        before += (before.empty() ? "" : "; ") + inWords(one.before[i]);
+    if (!before.empty())
+      status = std::move(status).note("rank {}: before it, {}", rank, before);
   }
   return status;
 }

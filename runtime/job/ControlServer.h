@@ -97,6 +97,7 @@ private:
     int64_t lastSeen = 0;
     uint64_t instructions = 0, exchanges = 0, position = 0;
     uint32_t activity = Progress::Host;
+    uint64_t before[Progress::kept - 1] = {}; ///< positions, the latest first
     std::pair<uint64_t, uint64_t> advance() const {
       return {instructions, exchanges};
     }

@@ -232,10 +232,14 @@ void Job::loop() {
     if (now - lastBeat >= heartbeatMs) {
       lastBeat = now;
       Writer writer;
-      writer.number(theProgress.instructions.load(std::memory_order_relaxed))
+      uint64_t done = theProgress.instructions.load(std::memory_order_relaxed);
+      writer.number(done)
           .number(theProgress.position.load(std::memory_order_relaxed))
           .number(theProgress.exchanges.load(std::memory_order_relaxed))
           .number(theProgress.activity.load(std::memory_order_relaxed));
+      for (uint64_t back = 1; back < Progress::kept; ++back)
+        writer.number(theProgress.recent[(done - back) % Progress::kept].load(
+            std::memory_order_relaxed));
       stream.send(HeartbeatFrame, writer.take());
     }
     (void)stream.flush();

@@ -249,11 +249,15 @@ TEST(ControlPlane, AHungInstructionIsNamedAndSlowComputeIsNot) {
     Progress &progress = job.progress();
     bool slow = job.rank() == 1;
     progress.activity = slow ? Progress::Instruction : Progress::Waiting;
-    progress.position = slow ? 9 : 10;
+    if (!slow)
+      progress.begin(10);
     // Longer than the timeout in all, but a little further now and then.
     for (int i = 1; i <= 8; ++i) {
-      if (slow)
+      if (slow) {
+        progress.begin(uint64_t(i));
         progress.instructions = uint64_t(i);
+        progress.begin(uint64_t(i) + 1);
+      }
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
     EXPECT_FALSE(job.over());
@@ -265,6 +269,10 @@ TEST(ControlPlane, AHungInstructionIsNamedAndSlowComputeIsNot) {
         << job.verdict().message();
     EXPECT_NE(job.verdict().toString().find(
                   "rank 1: 8 instructions done, in place 9"),
+              std::string::npos)
+        << job.verdict().toString();
+    EXPECT_NE(job.verdict().toString().find(
+                  "rank 1: before it, place 8; place 7; place 6"),
               std::string::npos)
         << job.verdict().toString();
   });
