@@ -2,9 +2,10 @@
 // its code and needs no compiler: the runtime's reader, its checker and sums.
 #include "tools/lmc/Inspect.h"
 
-#include "tools/lmc/InspectStep.h"
+#include "tools/lmc/InspectHtml.h"
 
 #include "runtime/base/Log.h"
+#include "runtime/base/MappedFile.h"
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFacts.h"
 #include "runtime/plan/PlanFile.h"
@@ -234,14 +235,23 @@ void print(const Json &d) {
 
 } // namespace
 
-int lmc::inspect(const std::string &path, bool json) {
+int lmc::inspect(const std::string &path, bool json, const std::string &html) {
   runtime::StatusOr<plan::Plan> plan = runtime::readPlanFile(path);
   if (!plan.ok())
     return runtime::report(plan.status());
   if (runtime::Status status = runtime::checkPlan(*plan); !status.ok())
     return runtime::report(std::move(status).prepend(path));
-  Json description = describe(*plan);
   StepFacts step = factsOfStep(*plan);
+  if (!html.empty()) {
+    if (runtime::Status status = runtime::refuseInputAsOutput(html, {path});
+        !status.ok())
+      return runtime::report(status);
+    std::string name = path.substr(path.rfind('/') + 1);
+    runtime::Status status =
+        runtime::writeWholeFile(html, htmlPage(*plan, step, name));
+    return status.ok() ? 0 : runtime::report(status);
+  }
+  Json description = describe(*plan);
   if (!step.stages.empty())
     description["step"] = describeStep(*plan, step);
   bool wrote = true;

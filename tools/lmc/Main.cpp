@@ -164,11 +164,19 @@ int main(int argc, char **argv) {
   std::string keep;
   CLI::App *check = addCheck(app, checkSettings, keep);
   std::string plan;
+  std::string html;
   bool json = false;
   CLI::App *inspect = app.add_subcommand(
-      "inspect", "print what a plan holds: parameters, FLOPs, bytes, kernels");
+      "inspect", "print what a plan holds: parameters, FLOPs, bytes, kernels, "
+                 "what a step exchanges");
   inspect->add_option("plan", plan, "the plan file")->required();
   inspect->add_flag("--json", json, "as JSON");
+  inspect
+      ->add_option("--html", html,
+                   "write a page with the schedule, the memory of each stage "
+                   "over a step and the shardings, instead of printing")
+      ->type_name("FILE")
+      ->excludes("--json");
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success &request) {
@@ -191,6 +199,6 @@ int main(int argc, char **argv) {
   if (check->parsed())
     return lmc::check(checkSettings, keep);
   if (inspect->parsed())
-    return lmc::inspect(plan, json);
+    return lmc::inspect(plan, json, html);
   return 2;
 }
