@@ -86,7 +86,6 @@ Json lmc::describeStep(const plan::Plan &plan, const StepFacts &facts) {
     stages.push_back({{"stage", i},
                       {"peak_bytes", stage.memory.allocated},
                       {"bytes_by_allocation", allocations},
-                      {"bytes_by_state", stage.memory.states},
                       {"saved_slots", stage.memory.slots},
                       {"saved_peak_bytes", mostSaved(stage.memory)},
                       {"busy_seconds", facts.times.stages[i].busy},

@@ -4,10 +4,8 @@
 #include "runtime/plan/PlanFacts.h"
 
 #include <algorithm>
-#include <cctype>
 #include <iterator>
 #include <set>
-#include <tuple>
 
 using namespace lmc;
 
@@ -192,22 +190,6 @@ StageMemory lmc::memoryOf(const plan::Plan &plan,
         allocation.contents() != plan::Allocation::SCRATCH)
       memory.fixed += bytes;
   }
-  std::map<std::string, std::set<std::tuple<uint32_t, int64_t, int64_t>>>
-      states; // those of a bucket name the same piece
-  for (const plan::State &state : plan.states()) {
-    if (!runtime::isOnStage(state, schedule.stage()))
-      continue;
-    std::string kind = plan::State::Kind_Name(state.kind());
-    for (char &c : kind)
-      c = char(std::tolower(static_cast<unsigned char>(c)));
-    if (states[kind]
-            .insert({state.slice().allocation(),
-                     offsetOf(plan, state.slice(), {}, schedule.stage()),
-                     state.slice().bytes()})
-            .second)
-      memory.states[kind] += state.slice().bytes();
-  }
-
   std::map<uint32_t, std::pair<int64_t, std::vector<SavedUse>>> programs;
   std::map<uint32_t, LiveBytes> live;
   std::set<int64_t> slots;

@@ -6,8 +6,6 @@
 
 #include "runtime/plan/plan.pb.h"
 
-#include <map>
-#include <string>
 #include <vector>
 
 namespace lmc {
@@ -23,9 +21,6 @@ struct StageMemory {
   int64_t fixed = 0;     // of it, what is neither saved nor scratch
   int64_t slots = 0;     // micro-batches whose saved values have a place
   std::vector<CallMemory> calls; // as in the schedule
-  // Bytes of states by kind ("parameter", "moment", ...), padding within a
-  // piece of a bucket counted.
-  std::map<std::string, int64_t> states;
 };
 
 StageMemory memoryOf(const plan::Plan &plan, const plan::Schedule &schedule);
