@@ -189,7 +189,8 @@ void Assigner::packApart() {
                                  ? 0
                                  : savedBytes[program.stage] - int64_t(room)) +
                                 largestLiveBytes(alive));
-    fillGaps(blocks, std::move(placed), room);
+    if (room > 0)
+      fillGaps(blocks, std::move(placed), room);
     std::vector<ArenaBlock> others;
     for (auto [number, block] : llvm::zip(numbers, blocks)) {
       if (block.offset < 0) {

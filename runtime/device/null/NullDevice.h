@@ -14,9 +14,13 @@ namespace lmc::runtime {
 class NullDevice final : public Device {
 public:
   std::string_view name() const override { return "null"; }
-  Status allocate(const std::vector<AllocationRequest> &) override {
+  Status allocate(const std::vector<AllocationRequest> &requests) override {
+    for (const AllocationRequest &request : requests)
+      askedBytes += request.bytes;
     return Status();
   }
+  /// What a device that holds something would have allocated.
+  int64_t allocatedBytes() const { return askedBytes; }
   std::byte *base(uint32_t) const override { return nullptr; }
   StatusOr<std::vector<KernelHandle>>
   loadKernels(const std::vector<CodeObject> &,
@@ -34,6 +38,9 @@ public:
   Status synchronize() override { return Status(); }
   void parallelHost(HostWork, void *, int64_t) override {}
   bool hostAccessible() const override { return false; }
+
+private:
+  int64_t askedBytes = 0;
 };
 
 } // namespace lmc::runtime
