@@ -213,6 +213,9 @@ OwningOpRef<ModuleOp> importSpec(ModelSpec &spec, const SourceMap &sources,
   bool good = checkSpec(spec, sources, findings);
   if (failed(report(findings, file, context)) || !good)
     return {};
+  shrinkSpec(spec, options.shrink);
+  if (options.shrink.blocks > 0 && options.sequence == 0)
+    options.sequence = shrunkSequence(spec, options.shrink);
   if (failed(checkOptions(spec, sources, file, options, context)))
     return {};
   CheckpointNaming naming = spec.checkpoint_naming();

@@ -8,6 +8,8 @@
 #ifndef LMC_FRONTEND_IMPORT_H
 #define LMC_FRONTEND_IMPORT_H
 
+#include "frontend/Shrink.h"
+
 #include "mlir/IR/BuiltinOps.h"
 #include "mlir/IR/MLIRContext.h"
 #include "mlir/IR/OwningOpRef.h"
@@ -33,6 +35,8 @@ struct ImportOptions {
   bool resetAtDocument = false;
   // An unknown key of a config.json is an error.
   bool strict = false;
+  // A smaller model of the same architecture; not of an .mlir file.
+  ShrinkOptions shrink;
 };
 
 // Reads a ModelSpec (.textproto), a folder with a config.json (or that file),

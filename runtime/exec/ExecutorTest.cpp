@@ -5,6 +5,7 @@
 #include "runtime/device/null/NullDevice.h"
 #include "runtime/exec/BigramPlanForTest.h"
 #include "runtime/plan/PlanCheck.h"
+#include "runtime/plan/PlanFacts.h"
 #include "runtime/plan/StepTime.h"
 
 #include <cmath>
@@ -101,6 +102,36 @@ TEST(Executor, KeepsPaceOnTheNullDevice) {
   EXPECT_TRUE((*executor)->run((*executor)->findSchedule("train")).ok());
   EXPECT_GE(std::chrono::steady_clock::now() - start,
             std::chrono::milliseconds(50));
+}
+
+// What a rank allocates is what the plan says of its stage, to the byte.
+TEST(Executor, AllocatesWhatThePlanSays) {
+  plan::Plan plan;
+  plan.mutable_mesh()->add_axes()->set_name("pp");
+  plan.mutable_mesh()->mutable_axes(0)->set_size(2);
+  for (auto [name, memory] :
+       {std::pair("scratch", plan::DEVICE), {"staging", plan::HOST}}) {
+    plan::Allocation *allocation = plan.add_allocations();
+    allocation->set_name(name);
+    allocation->set_memory(memory);
+    allocation->set_bytes(1 << 20);
+  }
+  plan::Allocation &last = *plan.mutable_allocations(1);
+  last.add_stage_bytes(1 << 20);
+  last.add_stage_bytes(1 << 12);
+  int64_t whole = 0;
+  for (const plan::Allocation &allocation : plan.allocations())
+    whole += allocation.bytes();
+  for (int rank : {0, 1}) {
+    NullDevice device;
+    auto executor = Executor::create(plan, device, nullptr, rank, {});
+    ASSERT_TRUE(executor.ok()) << executor.status().toString();
+    EXPECT_EQ(device.allocatedBytes(),
+              whole - last.bytes() + last.stage_bytes(rank));
+  }
+  EXPECT_EQ(allocatedBytes(plan, plan::DEVICE) +
+                allocatedBytes(plan, plan::HOST),
+            whole);
 }
 
 TEST(Executor, GroupsFollowTheMesh) {

@@ -235,6 +235,8 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
                                                 text("model", settings.model)};
   if (!p.train)
     cameFrom.push_back(text("page_size", std::to_string(settings.pageSize)));
+  if (p.mesh[0] > 1)
+    cameFrom.push_back(text("pipeline_schedule", p.pipelineSchedule));
   if (std::string loaded = plugins.describe(); !loaded.empty())
     cameFrom.push_back(text("plugins", loaded));
   if (!settings.passes.empty())
@@ -399,8 +401,10 @@ int lmc::compile(const CompileSettings &settings) {
   // Shapes are global until partition: one micro-batch of all data ranks.
   importOptions.batch = resolved.pipeline.microBatch *
                         resolved.pipeline.mesh[1] * resolved.pipeline.mesh[2];
-  importOptions.sequence =
-      settings.sequence ? settings.sequence : resolved.train.sequence();
+  importOptions.sequence = settings.sequence       ? settings.sequence
+                           : settings.shrinkBlocks ? 0
+                                                   : resolved.train.sequence();
+  importOptions.shrink = {settings.shrinkBlocks, settings.shrinkDivisor};
   importOptions.train = resolved.pipeline.train;
   if (!importOptions.train && settings.maxLength)
     importOptions.sequence = settings.maxLength;

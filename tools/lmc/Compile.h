@@ -36,6 +36,8 @@ struct CompileSettings {
   int64_t maxLogits = 0;            // rows of logits of a step; 0: up to 128
   std::vector<std::string> plugins; // paths
   std::vector<std::string> passes;  // after-PHASE:PASS
+  int64_t shrinkBlocks = 0;         // see frontend/Shrink.h
+  int64_t shrinkDivisor = 1;
   bool resetAtDocument = false;
   bool strict = false;
   bool noCache = false;

@@ -2,11 +2,13 @@
 // its code and needs no compiler: the runtime's reader, its checker and sums.
 #include "tools/lmc/Inspect.h"
 
+#include "tools/lmc/InspectHtml.h"
+
 #include "runtime/base/Log.h"
+#include "runtime/base/MappedFile.h"
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFacts.h"
 #include "runtime/plan/PlanFile.h"
-#include "runtime/plan/StepTime.h"
 
 #include <nlohmann/json.hpp>
 
@@ -136,8 +138,6 @@ Json describe(const plan::Plan &plan) {
                          {"flops", flops},
                          {"bytes_moved", bytesMoved}});
   }
-  // In a pipeline, how much longer a step takes than its busiest stage works.
-  runtime::StepTime step = runtime::timeStep(plan, "train");
   Json code = Json::array();
   for (const plan::Code &object : plan.code())
     code.push_back({{"target_cpu", object.target_cpu()},
@@ -157,7 +157,6 @@ Json describe(const plan::Plan &plan) {
           {"memory", describeMemory(plan)},
           {"code", code},
           {"schedules", schedules},
-          {"bubble", step.bubble()},
           {"programs", programs},
           {"kernels", describeKernels(plan)}};
 }
@@ -211,13 +210,14 @@ void print(const Json &d) {
 
   fmt::print("\n{:<16} {:>6} {:>12} {:>12}\n", "schedule", "calls", "FLOPs",
              "bytes moved");
+  bool hasStages =
+      d["schedules"].size() > 0 && d["schedules"].back()["stage"] != 0;
   for (const Json &schedule : d["schedules"])
     fmt::print("{:<16} {:>6} {:>12} {:>12}\n",
-               schedule["name"].get<std::string>(), schedule["calls"].dump(),
-               flopsText(schedule["flops"]),
+               schedule["name"].get<std::string>() +
+                   (hasStages ? ", stage " + schedule["stage"].dump() : ""),
+               schedule["calls"].dump(), flopsText(schedule["flops"]),
                bytesText(schedule["bytes_moved"]));
-  if (double bubble = d["bubble"]; bubble > 0)
-    fmt::print("bubble: {:.1f} % of the busiest stage's work\n", 100 * bubble);
 
   fmt::print("\n{:<16} {:>8} {:>7} {:>11} {:>12} {:>12}\n", "program",
              "launches", "copies", "collectives", "FLOPs", "bytes moved");
@@ -235,21 +235,35 @@ void print(const Json &d) {
 
 } // namespace
 
-int lmc::inspect(const std::string &path, bool json) {
+int lmc::inspect(const std::string &path, bool json, const std::string &html) {
   runtime::StatusOr<plan::Plan> plan = runtime::readPlanFile(path);
   if (!plan.ok())
     return runtime::report(plan.status());
   if (runtime::Status status = runtime::checkPlan(*plan); !status.ok())
     return runtime::report(std::move(status).prepend(path));
+  StepFacts step = factsOfStep(*plan);
+  if (!html.empty()) {
+    if (runtime::Status status = runtime::refuseInputAsOutput(html, {path});
+        !status.ok())
+      return runtime::report(status);
+    std::string name = path.substr(path.rfind('/') + 1);
+    runtime::Status status =
+        runtime::writeWholeFile(html, htmlPage(*plan, step, name));
+    return status.ok() ? 0 : runtime::report(status);
+  }
   Json description = describe(*plan);
+  if (!step.stages.empty())
+    description["step"] = describeStep(*plan, step);
   bool wrote = true;
   // fmt throws what a write to a full disk or a closed pipe meets.
   try {
     if (json)
       fmt::print("{}\n", description.dump(2, ' ', false,
                                           Json::error_handler_t::replace));
-    else
+    else {
       print(description);
+      printStep(*plan, step);
+    }
   } catch (const std::system_error &) {
     wrote = false;
   }

@@ -287,7 +287,8 @@ CommandBody addTrainCommand(CLI::App &app) {
       ->group("Log");
   command
       ->add_flag("--profile", o.profile,
-                 "Measure every kernel and print a table at the end")
+                 "Measure every kernel and print a table at the end; count "
+                 "what each rank exchanges in a step")
       ->group("Log");
 
   flags->nproc =

@@ -44,6 +44,13 @@ public:
     }
     return Status();
   }
+  /// What it was asked for, whether or not it has addresses for it.
+  int64_t allocatedBytes() const {
+    int64_t bytes = 0;
+    for (auto [address, size] : blocks)
+      bytes += int64_t(size);
+    return bytes;
+  }
   std::byte *base(uint32_t block) const override {
     return static_cast<std::byte *>(blocks[block].first);
   }
