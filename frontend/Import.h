@@ -49,6 +49,12 @@ mlir::OwningOpRef<mlir::ModuleOp> importModel(llvm::StringRef path,
 mlir::LogicalResult readTrainSpec(llvm::StringRef path, TrainSpec &spec,
                                   mlir::MLIRContext &context);
 
+// Adds the rules of a ShardingSpec text proto to `module`, one dist.rule for
+// each dim that a rule splits. `strategy` is a file, or the name of one of the
+// strategies that the compiler brings along: megatron, megatron-sp.
+mlir::LogicalResult addShardingRules(llvm::StringRef strategy,
+                                     mlir::ModuleOp module);
+
 } // namespace lmc::frontend
 
 #endif // LMC_FRONTEND_IMPORT_H

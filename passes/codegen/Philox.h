@@ -14,10 +14,10 @@ public:
   Philox(LoopBuilder &b, mlir::Value seedLow, mlir::Value seedHigh,
          mlir::Value step, mlir::Value id);
 
-  // The number of one element, of `lanes` elements from `element` on, or the
-  // four words of 64 elements from a 64-aligned one.
+  // The number of one element, of the elements of a vector of i64, or the four
+  // words of 64 elements from a 64-aligned one.
   mlir::Value uniform(mlir::Value element);
-  mlir::Value uniforms(mlir::Value element);
+  mlir::Value uniforms(mlir::Value elements);
   llvm::SmallVector<mlir::Value, 4> alignedWords(mlir::Value element);
   mlir::Value toUniform(mlir::Value word); // i32 to [0, 1)
 

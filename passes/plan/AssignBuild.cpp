@@ -56,7 +56,12 @@ SliceAttr Assigner::sliceOf(const AssignedProgram &program,
 
 // The index of a tensor's first element among those of the whole step: data
 // ranks have one run of samples behind the other, micro-batches in order.
-LinearAttr Assigner::firstElement(int64_t elements) {
+LinearAttr Assigner::firstElement(lm::RandomUniformOp random) {
+  auto type = cast<RankedTensorType>(random.getType());
+  SmallVector<int64_t> whole(type.getShape());
+  if (random.getWhole())
+    whole.assign(random.getWhole()->begin(), random.getWhole()->end());
+  int64_t elements = lm::product(whole);
   LinearAttr first = linear(0);
   if (microBatches > 1)
     first = first.plus(elements, kMicroBatch);
@@ -67,6 +72,18 @@ LinearAttr Assigner::firstElement(int64_t elements) {
       continue;
     first = first.plus(stride, ("coordinate." + axis).str());
     stride *= mesh.getSize(axis);
+  }
+  // A part of a sample begins where its rank says, the last axis of a dim
+  // counting single parts.
+  for (int64_t dim = 1; random.getAxes() && dim < type.getRank(); ++dim) {
+    stride =
+        lm::product(ArrayRef(whole).drop_front(dim + 1)) * type.getDimSize(dim);
+    for (Attribute axis :
+         llvm::reverse(cast<ArrayAttr>((*random.getAxes())[dim]))) {
+      StringRef name = cast<StringAttr>(axis).getValue();
+      first = first.plus(stride, ("coordinate." + name).str());
+      stride *= mesh.getSize(name);
+    }
   }
   return first;
 }
@@ -94,14 +111,13 @@ void Assigner::buildRun(const AssignedProgram &program, const Step &step,
     integers.push_back(rows);
   }
   if (auto ids = launch.getRandomIds()) {
-    SmallVector<int64_t> elements;
+    SmallVector<LinearAttr> firsts;
     kernel.getBody().walk([&](lm::RandomUniformOp random) {
-      elements.push_back(
-          cast<RankedTensorType>(random.getType()).getNumElements());
+      firsts.push_back(firstElement(random));
     });
-    for (auto [id, count] : llvm::zip(*ids, elements)) {
+    for (auto [id, first] : llvm::zip(*ids, firsts)) {
       integers.push_back(linear(id));
-      integers.push_back(firstElement(count));
+      integers.push_back(first);
     }
   }
   builder.create<RunOp>(

@@ -79,7 +79,7 @@ private:
   void buildRun(const AssignedProgram &program, const Step &step,
                 LaunchOp launch);
   void buildCollective(const AssignedProgram &program, const Step &step);
-  LinearAttr firstElement(int64_t elements);
+  LinearAttr firstElement(lm::RandomUniformOp random);
   SliceAttr sliceOf(const AssignedProgram &program, const Step::Use &use);
 
   LinearAttr linear(int64_t constant) {

@@ -323,7 +323,8 @@ int writePlan(ModuleOp module, const CompileSettings &settings) {
 
 // Writing the plan over what it is made of would destroy somebody's work.
 int checkOutput(const CompileSettings &settings) {
-  llvm::SmallVector<std::string> inputs = {settings.model, settings.config};
+  llvm::SmallVector<std::string> inputs = {settings.model, settings.config,
+                                           settings.sharding};
   inputs.append(settings.plugins.begin(), settings.plugins.end());
   // Of a Hugging Face folder.
   llvm::SmallString<128> config(settings.model);
@@ -421,6 +422,14 @@ int lmc::compile(const CompileSettings &settings) {
     return kWrongInput;
   if (resolved.pipeline.train)
     resolved.pipeline.sequence = sequenceOf(*module);
+  std::string strategy = settings.sharding;
+  if (strategy.empty())
+    strategy = settings.sequenceParallel ? "megatron-sp" : "megatron";
+  bool isSharded = countRanks(resolved.pipeline) > 1 ||
+                   !settings.sharding.empty() || settings.sequenceParallel;
+  if (resolved.pipeline.train && isSharded &&
+      failed(frontend::addShardingRules(strategy, *module)))
+    return kWrongInput;
   if (int status = checkGroups(*module, resolved.train))
     return status;
   setAttributes(*module, settings, resolved, plugins);

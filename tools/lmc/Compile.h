@@ -16,8 +16,10 @@ struct CompileSettings {
   std::string targetCpus = "native"; // separated by commas
   std::string config;                // a TrainSpec
   std::string compileTo = "emit";
-  std::string dumpPhases;           // a folder
-  std::string mesh;                 // pp=2,dp=2,tp=2
+  std::string dumpPhases; // a folder
+  std::string mesh;       // pp=2,dp=2,tp=2
+  std::string sharding;   // a ShardingSpec, or a strategy's name
+  bool sequenceParallel = false;
   int64_t zero = 0;                 // ZeRO's level on dp
   std::string pipelineSchedule;     // empty: 1f1b, or interleaved
   int64_t virtualStages = 1;        // chunks on each pipeline stage

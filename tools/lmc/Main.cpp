@@ -31,6 +31,13 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
   c->add_option("--mesh", s.mesh,
                 "sizes of the mesh axes pp, dp, fsdp, cp, ep, tp that are not "
                 "1, e.g. pp=2,dp=2,tp=2");
+  auto *sharding = c->add_option(
+      "--sharding", s.sharding,
+      "a ShardingSpec: which axes split which tensors (default: megatron)");
+  c->add_flag("--sequence-parallel", s.sequenceParallel,
+              "tokens over tp between the layers that it splits: "
+              "--sharding=megatron-sp")
+      ->excludes(sharding);
   c->add_option("--pipeline-schedule", s.pipelineSchedule,
                 "order of micro-batches in a pipeline: gpipe, 1f1b, "
                 "interleaved (for virtual stages), zb, or a file (default: "
@@ -188,7 +195,7 @@ int main(int argc, char **argv) {
     for (const char *flag :
          {"--global-batch", "--micro-batch", "--seq", "--config", "--stages",
           "--pipeline-schedule", "--virtual-stages", "--zero",
-          "--reset-at-document"})
+          "--reset-at-document", "--sharding", "--sequence-parallel"})
       if (compile->count(flag))
         return lmc::printError(std::string(flag) +
                                    " is for training, not for --mode=infer",
