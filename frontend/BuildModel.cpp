@@ -27,7 +27,8 @@ Value ModelBuilder::dropout(Value x, Value rate, const std::string &name,
   if (!rate)
     return x;
   return builder.create<lm::DropoutOp>(loc, x.getType(), x, rate, seedLow,
-                                       seedHigh, step, stableId(name));
+                                       seedHigh, step, stableId(name),
+                                       /*whole=*/nullptr, /*axes=*/nullptr);
 }
 
 Value ModelBuilder::embed() {

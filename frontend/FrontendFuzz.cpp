@@ -6,6 +6,7 @@
 #include "frontend/Families.h"
 #include "frontend/HuggingFace.h"
 #include "frontend/Rotary.h"
+#include "frontend/ShardingSpec.pb.h"
 #include "frontend/SpecCheck.h"
 #include "frontend/SpecText.h"
 #include "frontend/TrainSpec.pb.h"
@@ -22,15 +23,20 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   Findings findings;
   ModelSpec spec;
   TrainSpec training;
-  switch (data[0] % 3) {
+  ShardingSpec sharding;
+  switch (data[0] % 4) {
   case 0:
     parseSpecText(text, spec, sources, findings);
     break;
   case 1:
     readHuggingFaceConfig(text, spec, sources, data[0] & 128, findings);
     break;
-  default:
+  case 2:
     parseSpecText(text, training, sources, findings);
+    return 0;
+  default:
+    if (parseSpecText(text, sharding, sources, findings))
+      checkShardingSpec(sharding, sources, findings);
     return 0;
   }
   if (findings.hasErrors() || !checkSpec(spec, sources, findings))

@@ -4,10 +4,12 @@
 #include "frontend/BuildModel.h"
 #include "frontend/HuggingFace.h"
 #include "frontend/Json.h"
+#include "frontend/ShardingSpec.pb.h"
 #include "frontend/SpecCheck.h"
 #include "frontend/SpecText.h"
 #include "frontend/TrainSpec.pb.h"
 
+#include "dialects/dist/Dist.h"
 #include "dialects/lm/Lm.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
@@ -211,6 +213,9 @@ OwningOpRef<ModuleOp> importSpec(ModelSpec &spec, const SourceMap &sources,
   bool good = checkSpec(spec, sources, findings);
   if (failed(report(findings, file, context)) || !good)
     return {};
+  shrinkSpec(spec, options.shrink);
+  if (options.shrink.blocks > 0 && options.sequence == 0)
+    options.sequence = shrunkSequence(spec, options.shrink);
   if (failed(checkOptions(spec, sources, file, options, context)))
     return {};
   CheckpointNaming naming = spec.checkpoint_naming();
@@ -239,6 +244,17 @@ OwningOpRef<ModuleOp> importSpec(ModelSpec &spec, const SourceMap &sources,
                                     StringAttr::get(&context, config));
   return module;
 }
+
+//===----------------------------------------------------------------------===//
+// A strategy
+//===----------------------------------------------------------------------===//
+
+struct Strategy {
+  StringLiteral name, text;
+};
+constexpr Strategy kStrategies[] = {
+#include "frontend/Strategies.inc"
+};
 
 } // namespace
 
@@ -289,6 +305,47 @@ LogicalResult readTrainSpec(StringRef path, TrainSpec &spec,
   if (parseSpecText(buffer->getBuffer(), spec, sources, findings))
     checkTrainSpec(spec, sources, findings);
   return report(findings, path, context);
+}
+
+LogicalResult addShardingRules(StringRef strategy, ModuleOp module) {
+  MLIRContext &context = *module.getContext();
+  context.loadDialect<dist::DistDialect>();
+  std::unique_ptr<llvm::MemoryBuffer> buffer;
+  StringRef text;
+  for (const Strategy &known : kStrategies)
+    if (known.name == strategy)
+      text = known.text;
+  if (text.empty()) {
+    buffer = readFile(strategy, kMaxSpecBytes, context);
+    if (!buffer)
+      return failure();
+    text = buffer->getBuffer();
+  }
+  ShardingSpec spec;
+  SourceMap sources;
+  Findings findings;
+  if (parseSpecText(text, spec, sources, findings))
+    checkShardingSpec(spec, sources, findings);
+  if (failed(report(findings, strategy, context)))
+    return failure();
+  OpBuilder b = OpBuilder::atBlockBegin(module.getBody());
+  auto list = [&](const auto &texts) {
+    SmallVector<StringRef> views(texts.begin(), texts.end());
+    return b.getStrArrayAttr(views);
+  };
+  for (const Rule &rule : spec.rule())
+    for (const Split &split : rule.split()) {
+      auto [kind, patterns] =
+          rule.parameter_size() ? std::pair("parameter", &rule.parameter())
+          : rule.input_size()   ? std::pair("input", &rule.input())
+                                : std::pair("activation", &rule.activation());
+      b.create<dist::RuleOp>(
+          placeIn(strategy, sources.of(split), context), kind, list(*patterns),
+          split.dim(), list(split.axis()),
+          rule.has_operation() ? b.getStringAttr(rule.operation()) : nullptr,
+          rule.priority(), rule.if_present());
+    }
+  return success();
 }
 
 } // namespace lmc::frontend

@@ -8,6 +8,8 @@
 #ifndef LMC_FRONTEND_IMPORT_H
 #define LMC_FRONTEND_IMPORT_H
 
+#include "frontend/Shrink.h"
+
 #include "mlir/IR/BuiltinOps.h"
 #include "mlir/IR/MLIRContext.h"
 #include "mlir/IR/OwningOpRef.h"
@@ -33,6 +35,8 @@ struct ImportOptions {
   bool resetAtDocument = false;
   // An unknown key of a config.json is an error.
   bool strict = false;
+  // A smaller model of the same architecture; not of an .mlir file.
+  ShrinkOptions shrink;
 };
 
 // Reads a ModelSpec (.textproto), a folder with a config.json (or that file),
@@ -44,6 +48,12 @@ mlir::OwningOpRef<mlir::ModuleOp> importModel(llvm::StringRef path,
 // Reads a TrainSpec text proto. Fails after a diagnostic through `context`.
 mlir::LogicalResult readTrainSpec(llvm::StringRef path, TrainSpec &spec,
                                   mlir::MLIRContext &context);
+
+// Adds the rules of a ShardingSpec text proto to `module`, one dist.rule for
+// each dim that a rule splits. `strategy` is a file, or the name of one of the
+// strategies that the compiler brings along: megatron, megatron-sp.
+mlir::LogicalResult addShardingRules(llvm::StringRef strategy,
+                                     mlir::ModuleOp module);
 
 } // namespace lmc::frontend
 

@@ -61,6 +61,44 @@ Location ModelBuilder::at(StringRef name,
   return NameLoc::get(builder.getStringAttr(name), line);
 }
 
+// What the dims of a parameter are called; nothing for a plugin's.
+static std::vector<StringRef> dimNames(Role role, bool narrowTable) {
+  switch (role) {
+  case Role::TokenTable:
+    return {"V", narrowTable ? "E" : "D"};
+  case Role::TokenProjection:
+    return {"E", "D"};
+  case Role::PositionTable:
+    return {"P", "D"};
+  case Role::NormWeight:
+  case Role::NormBias:
+  case Role::OutBias:
+  case Role::DownBias:
+    return {"D"};
+  case Role::QkvWeight:
+    return {"D", "G", "S", "K"};
+  case Role::QkvBias:
+    return {"G", "S", "K"};
+  case Role::OutWeight:
+    return {"G", "R", "K", "D"};
+  case Role::GateWeight:
+  case Role::UpWeight:
+    return {"D", "F"};
+  case Role::GateBias:
+  case Role::UpBias:
+    return {"F"};
+  case Role::DownWeight:
+    return {"F", "D"};
+  case Role::HeadWeight:
+    return {"D", "V"};
+  case Role::HeadBias:
+    return {"V"};
+  case Role::Other:
+    return {};
+  }
+  return {};
+}
+
 Value ModelBuilder::argument(Type type, StringRef attribute,
                              mlir::Attribute value, Location loc) {
   NamedAttribute named(builder.getStringAttr(attribute), value);
@@ -103,12 +141,19 @@ void ModelBuilder::addInputs() {
     pages = input("pages", i32({options.maxSequences, pagesPerSequence()}));
     return;
   }
-  tokens = input("tokens", i32({B, T}));
-  targets = input("targets", i32({B, T}));
-  tokenWeights = input("token_weights", f32({B, T}));
-  positions = input("positions", i32({B, T}));
+  auto perToken = [&](StringRef name, Type type) {
+    Value value = input(name, type);
+    NamedAttrList list(argumentAttributes.back());
+    list.append(lm::kDimsAttr, builder.getStrArrayAttr({"B", "T"}));
+    argumentAttributes.back() = list.getDictionary(&context);
+    return value;
+  };
+  tokens = perToken("tokens", i32({B, T}));
+  targets = perToken("targets", i32({B, T}));
+  tokenWeights = perToken("token_weights", f32({B, T}));
+  positions = perToken("positions", i32({B, T}));
   if (options.resetAtDocument)
-    segments = input("segments", i32({B, T}));
+    segments = perToken("segments", i32({B, T}));
 
   double embedding = spec.dropout().embedding();
   double residual = spec.dropout().residual();
@@ -186,6 +231,8 @@ Value ModelBuilder::parameter(Role role, const std::string &name, Shape shape,
       scope.prefix.empty() ? IntegerAttr()
                            : builder.getI64IntegerAttr(scope.block),
       boxesOf(use));
+  if (auto names = dimNames(role, spec.has_embedding_width()); !names.empty())
+    op->setAttr(lm::kDimsAttr, builder.getStrArrayAttr(names));
   return argument(op.getTensorType(), lm::kStateAttr,
                   FlatSymbolRefAttr::get(&context, name), loc);
 }

@@ -10,6 +10,7 @@ namespace lmc::frontend {
 
 class ModelSpec;
 class TrainSpec;
+class ShardingSpec;
 class Rotary;
 class Attention;
 
@@ -21,6 +22,11 @@ bool checkSpec(ModelSpec &spec, const SourceMap &sources, Findings &findings);
 // Checks every number of `spec`.
 bool checkTrainSpec(const TrainSpec &spec, const SourceMap &sources,
                     Findings &findings);
+
+// Checks that every rule says what it is for. What it names is looked up
+// where the model and the mesh are known.
+bool checkShardingSpec(const ShardingSpec &spec, const SourceMap &sources,
+                       Findings &findings);
 
 // The number of elements of a head that turn.
 int64_t rotaryWidth(const Rotary &rotary, int64_t headDim);

@@ -85,6 +85,8 @@ static void addShard(OpPassManager &manager, const PipelineOptions &options) {
   mark.sizes = options.mesh;
   manager.addPass(dist::createMarkShardings(mark));
   manager.addPass(dist::createPropagateShardings());
+  // Where a value lies otherwise than it is needed, an operation says so.
+  manager.addPass(dist::createInsertReshards());
 }
 
 // Partition: from here on, shapes are one rank's.

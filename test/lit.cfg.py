@@ -30,6 +30,8 @@ config.substitutions.append(("%source", config.lmc_source))
 # %exits 4 COMMAND: the command has to end with this exit status.
 config.substitutions.append(
     ("%exits", "python3 " + os.path.join(config.lmc_source, "test/exits.py")))
+config.substitutions.append(
+    ("%plugins", os.path.join(config.lmc_build, "lib")))
 config.substitutions.append(("%examples",
                              os.path.join(config.lmc_source, "examples")))
 config.substitutions.append(("%goldens",

@@ -94,6 +94,33 @@ SmallVector<StringRef> ShardingAttr::getPartialAxes() const {
   return namesOf(getPartial());
 }
 
+LogicalResult MarkAttr::verify(function_ref<InFlightDiagnostic()> emitError,
+                               int64_t result, int64_t dim, ArrayAttr axes,
+                               int64_t priority, StringAttr origin) {
+  if (result < 0 || dim < 0 || priority < 0)
+    return emitError() << "marks dim " << dim << " of result " << result
+                       << " with priority " << priority
+                       << "; none may be negative (C1)";
+  return success();
+}
+
+LogicalResult RuleOp::verify() {
+  if (getKind() != "parameter" && getKind() != "input" &&
+      getKind() != "activation")
+    return emitOpError() << "is for a '" << getKind()
+                         << "', expected 'parameter', 'input' or "
+                            "'activation' (C1)";
+  if (getPatterns().empty() || getAxes().empty())
+    return emitOpError("needs a pattern and an axis (C2)");
+  if (getProducer() && getKind() != "activation")
+    return emitOpError() << "names the producer '" << *getProducer()
+                         << "', but a " << getKind() << " has none (C3)";
+  if (int64_t(getPriority()) < 0)
+    return emitOpError() << "has the priority " << int64_t(getPriority())
+                         << "; 0 is the first (C4)";
+  return success();
+}
+
 LogicalResult AllReduceOp::verify() {
   if (getKind() != "sum" && getKind() != "max")
     return emitOpError() << "kind is '" << getKind()
@@ -155,6 +182,29 @@ LogicalResult AllGatherOp::verify() {
 LogicalResult ReduceScatterOp::verify() {
   // C1, C2, C3
   return verifyPieces(*this, getAxes(), getDim(), getOutput(), getInput());
+}
+
+// all_to_all C1
+LogicalResult AllToAllOp::verify() {
+  if (getAxes().empty())
+    return emitOpError("names no axis (C1)");
+  return success();
+}
+
+void AllToAllOp::getEffects(Effects &effects) {
+  addEffects(getAxes(), effects);
+}
+
+LogicalResult ReshardOp::verify() {
+  size_t numDims = cast<RankedTensorType>(getInput().getType()).getRank();
+  for (ShardingAttr sharding : {getFrom(), getTo()})
+    if (sharding.getDims().size() != numDims)
+      return emitOpError() << "has a sharding of " << sharding.getDims().size()
+                           << " dims, the tensor has " << numDims << " (C1)";
+  for (Attribute axis : getTo().getPartial())
+    if (!llvm::is_contained(getFrom().getPartial(), axis))
+      return emitOpError() << "makes a value partial on " << axis << " (C2)";
+  return success();
 }
 
 void SendOp::getEffects(Effects &effects) {

@@ -21,6 +21,16 @@ namespace lmc::dist {
 
 inline constexpr llvm::StringLiteral kMeshAttr = "dist.mesh";
 inline constexpr llvm::StringLiteral kShardingAttr = "dist.sharding";
+// Of an operation, from propagation to partition: the shardings of its results;
+// the axes that split each factor of its sharding rule; for each dim of each
+// result (of a state: for each dim), the mark that its axes come from.
+inline constexpr llvm::StringLiteral kShardingsAttr = "dist.shardings";
+inline constexpr llvm::StringLiteral kFactorsAttr = "dist.factors";
+inline constexpr llvm::StringLiteral kOriginsAttr = "dist.origins";
+// Of a state, an argument or an operation: a list of #dist.mark.
+inline constexpr llvm::StringLiteral kMarksAttr = "dist.marks";
+// Of an argument: it lies as its marks say, and no axis is added to them.
+inline constexpr llvm::StringLiteral kClosedAttr = "dist.closed";
 // Of an operation of a program that is not cut yet: the model chunk that it
 // belongs to. Chunk c runs on pipeline stage c mod (number of stages).
 inline constexpr llvm::StringLiteral kChunkAttr = "dist.chunk";
@@ -36,7 +46,8 @@ inline constexpr llvm::StringLiteral kBucketOffsetAttr = "dist.bucket_offset";
 
 // A collective: every member of the group formed by its `axes` takes part.
 inline bool isCollective(mlir::Operation *op) {
-  return llvm::isa_and_nonnull<AllReduceOp, AllGatherOp, ReduceScatterOp>(op);
+  return llvm::isa_and_nonnull<AllReduceOp, AllGatherOp, ReduceScatterOp,
+                               AllToAllOp>(op);
 }
 inline mlir::ArrayAttr axesOf(mlir::Operation *collective) {
   return collective->getAttrOfType<mlir::ArrayAttr>("axes");

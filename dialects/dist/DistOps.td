@@ -57,6 +57,58 @@ def Dist_ShardingAttr : Dist_Attr<"Sharding", "sharding"> {
   }];
 }
 
+def Dist_MarkAttr : Dist_Attr<"Mark", "mark"> {
+  let summary = "axes that a strategy gives to a dim";
+  let description = [{
+    Stands in the list `dist.marks` of a state, an argument or an operation;
+    `result` says which result of the operation is meant. Marks of a lower
+    priority are propagated before those of a higher one are looked at.
+    `origin` says where the mark comes from.
+
+    Constraints: (C1) result, dim and priority are not negative.
+
+    ```mlir
+    #dist.mark<result 0 dim 1 over ["tp"] priority 0 from "megatron:14">
+    ```
+  }];
+  let parameters = (ins "int64_t":$result, "int64_t":$dim,
+                    "::mlir::ArrayAttr":$axes, "int64_t":$priority,
+                    "::mlir::StringAttr":$origin);
+  let assemblyFormat = [{
+    `<` `result` $result `dim` $dim `over` $axes `priority` $priority `from`
+    $origin `>`
+  }];
+  let genVerifyDecl = 1;
+}
+
+def Dist_RuleOp : Op<Dist_Dialect, "rule"> {
+  let summary = "one rule of a sharding strategy";
+  let description = [{
+    Says which mesh axes split the dim called `dim` of every tensor that one
+    of the patterns matches: of `parameter`s and `input`s by their names, of
+    `activation`s, which are results in the forward, by the names of their
+    layers and, with `producer`, of their operations. A dim is called by its
+    letter (`lm.dims`), or by its number. `if_present`: that nothing matches is
+    no surprise.
+
+    Exists from import to shard.
+
+    Constraints: (C1) the kind is one of these three; (C2) there is a pattern
+    and an axis; (C3) only a rule for activations names a producer; (C4) the
+    priority is not negative.
+
+    ```mlir
+    dist.rule "parameter" ["*.attn*.qkv.weight"] dim "G" over ["tp"]
+    dist.rule "activation" ["*"] dim "T" over ["tp"] {producer = "lm.*_norm", priority = 1 : i64}
+    ```
+  }];
+  let arguments = (ins StrAttr:$kind, StrArrayAttr:$patterns, StrAttr:$dim,
+      StrArrayAttr:$axes, OptionalAttr<StrAttr>:$producer,
+      DefaultValuedAttr<I64Attr, "0">:$priority, UnitAttr:$if_present);
+  let assemblyFormat = "$kind $patterns `dim` $dim `over` $axes attr-dict";
+  let hasVerifier = 1;
+}
+
 def Dist_AllReduceOp : Op<Dist_Dialect, "all_reduce",
     [DeclareOpInterfaceMethods<MemoryEffectsOpInterface>,
      AllTypesMatch<["input", "output"]>]> {
@@ -119,6 +171,51 @@ def Dist_ReduceScatterOp : Dist_Resharding<"reduce_scatter"> {
     %y = dist.reduce_scatter %x dim 0 over ["fsdp"] : tensor<128xf32> to tensor<64xf32>
     ```
   }];
+}
+
+def Dist_AllToAllOp : Op<Dist_Dialect, "all_to_all",
+    [DeclareOpInterfaceMethods<MemoryEffectsOpInterface>,
+     AllTypesMatch<["input", "output"]>]> {
+  let summary = "piece i of every member goes to member i";
+  let description = [{
+    Pieces lie along dim 0, in rank order before and after.
+
+    Constraints: (C1) at least one axis.
+
+    ```mlir
+    %y = dist.all_to_all %x over ["tp"] : tensor<2x128xf32>
+    ```
+  }];
+  let arguments = (ins AnyRankedTensor:$input, ArrayAttr:$axes);
+  let results = (outs AnyRankedTensor:$output);
+  let assemblyFormat = "$input `over` $axes attr-dict `:` type($input)";
+  let hasVerifier = 1;
+}
+
+def Dist_ReshardOp : Op<Dist_Dialect, "reshard",
+    [Pure, AllTypesMatch<["input", "output"]>]> {
+  let summary = "the same tensor, lying otherwise";
+  let description = [{
+    Exists between shard and partition, where shapes are global: which
+    collectives make `to` of `from` is the cheapest path over slice,
+    all_gather, reduce_scatter, all_reduce and all_to_all
+    (passes/dist/ReshardPath.h), and `bytes` is its price: what each rank
+    receives.
+
+    Constraints: (C1) both shardings have as many dims as the tensor; (C2) the
+    value becomes partial on no axis.
+
+    ```mlir
+    %y = dist.reshard %x from <[[], []], ["tp"]> to <[["tp"], []], []> bytes 64 : tensor<4x8xf32>
+    ```
+  }];
+  let arguments = (ins AnyRankedTensor:$input, Dist_ShardingAttr:$from,
+                   Dist_ShardingAttr:$to, I64Attr:$bytes);
+  let results = (outs AnyRankedTensor:$output);
+  let assemblyFormat = [{
+    $input `from` $from `to` $to `bytes` $bytes attr-dict `:` type($input)
+  }];
+  let hasVerifier = 1;
 }
 
 class Dist_Transfer<string mnemonic> : Op<Dist_Dialect, mnemonic,

@@ -36,6 +36,10 @@ inline constexpr llvm::StringLiteral kDefaultAttr = "lm.default";
 inline constexpr llvm::StringLiteral kSizeAttr = "lm.size";
 inline constexpr llvm::StringLiteral kSizesAttr = "lm.sizes";
 
+// Of a parameter or an argument: what its dims are called, ["V", "D"]. A name
+// follows its factor through the operations.
+inline constexpr llvm::StringLiteral kDimsAttr = "lm.dims";
+
 // Of an operation of @forward: a block of the model ends with it, so that a
 // pipeline may be cut behind it.
 inline constexpr llvm::StringLiteral kBlockEndAttr = "lm.block_end";
@@ -46,6 +50,10 @@ inline constexpr llvm::StringLiteral kAtOnceAttr = "lm.at_once";
 
 // Number of elements of the dims [begin, end).
 int64_t product(llvm::ArrayRef<int64_t> shape);
+
+// The sharding rule of `op`: its own, or that of an elementwise operation; none
+// if it takes no part (a constant, a return).
+std::optional<ShardingRule> ruleOf(mlir::Operation *op);
 
 // The rule of an operation that treats all elements alike: one factor per dim.
 ShardingRule elementwiseRule(mlir::Operation *op);

@@ -180,7 +180,8 @@ LogicalResult DropoutOp::buildBackward(OpBuilder &builder,
   // The same mask, drawn again.
   Value dInput = builder.create<DropoutOp>(
       getLoc(), getInput().getType(), resultGradients[0], getRate(),
-      getSeedLow(), getSeedHigh(), getStep(), getIdAttr());
+      getSeedLow(), getSeedHigh(), getStep(), getIdAttr(), getWholeAttr(),
+      getAxesAttr());
   gradients.append({dInput, Value(), Value(), Value(), Value()});
   return success();
 }

@@ -63,7 +63,8 @@ LogicalResult DropoutOp::decompose(OpBuilder &builder, Results &results) {
   auto type = typeOf(getInput());
   Value uniform = builder.create<RandomUniformOp>(
       getLoc(), RankedTensorType::get(type.getShape(), builder.getF32Type()),
-      getSeedLow(), getSeedHigh(), getStep(), getIdAttr());
+      getSeedLow(), getSeedHigh(), getStep(), getIdAttr(), getWholeAttr(),
+      getAxesAttr());
   Value rate = m.broadcastScalar(getRate(), type);
   Value kept = m.compare(arith::CmpFPredicate::OGE, uniform, rate);
   Value one = m.constant(type, 1.0);

@@ -143,9 +143,15 @@ def Lm_RandomUniformOp : Lm_Primitive<"random_uniform",
     The id is not there in a kernel that takes it as an integer at run time,
     so that kernels of different layers are equal, with the e of its first
     element, so that neither micro-batch nor rank shows.
+
+    Where a dim behind the first is split, `whole` is the shape of which the
+    tensor is a part (the leading dim as it is here), and `axes` has the mesh
+    axes that split each dim.
   }];
   let arguments = (ins Lm_IntScalar:$seedLow, Lm_IntScalar:$seedHigh,
-                   Lm_IntScalar:$step, OptionalAttr<I64Attr>:$id);
+                   Lm_IntScalar:$step, OptionalAttr<I64Attr>:$id,
+                   OptionalAttr<DenseI64ArrayAttr>:$whole,
+                   OptionalAttr<ArrayAttr>:$axes);
   let results = (outs TensorOf<[F32]>:$output);
   let assemblyFormat = "operands attr-dict `:` functional-type(operands, results)";
 }
@@ -198,8 +204,8 @@ def Lm_EmbeddingOp : Lm_Primitive<"embedding", [Differentiable, Shardable]> {
     Constraints: (C1) result shape is indices' followed by the table's
     trailing dims.
   }];
-  let arguments = (ins Lm_Float:$table, Lm_Index:$indices);
-  let results = (outs Lm_Float:$output);
+  let arguments = (ins AnyRankedTensor:$table, Lm_Index:$indices);
+  let results = (outs AnyRankedTensor:$output);
   let assemblyFormat =
       "$table `,` $indices attr-dict `:` functional-type(operands, results)";
   let hasVerifier = 1;
@@ -315,11 +321,13 @@ def Lm_DropoutOp : Lm_Layer<"dropout",
   let summary = "zero elements at random, scale the others by 1/(1 - rate)";
   let description = [{
     An element is kept where `lm.random_uniform` with the same seed, step and
-    id is at least `rate`. The backward draws the same numbers again.
+    id is at least `rate`. The backward draws the same numbers again. `whole`
+    and `axes` are those of `lm.random_uniform`.
   }];
   let arguments = (ins Lm_Float:$input, Lm_Scalar:$rate,
       Lm_IntScalar:$seedLow, Lm_IntScalar:$seedHigh, Lm_IntScalar:$step,
-      I64Attr:$id);
+      I64Attr:$id, OptionalAttr<DenseI64ArrayAttr>:$whole,
+      OptionalAttr<ArrayAttr>:$axes);
   let results = (outs Lm_Float:$output);
   let assemblyFormat = "operands attr-dict `:` functional-type(operands, results)";
 }

@@ -1,6 +1,8 @@
 // Shardable and Costed: the factors of each operation and its FLOPs.
 #include "dialects/lm/Lm.h"
 
+#include "mlir/Dialect/Arith/IR/Arith.h"
+
 using namespace mlir;
 using namespace lmc::lm;
 
@@ -88,7 +90,25 @@ ShardingRule lmc::lm::elementwiseRule(Operation *op) {
   return rule;
 }
 
-ShardingRule AccumulateOp::getShardingRule() { return elementwiseRule(*this); }
+std::optional<ShardingRule> lmc::lm::ruleOf(Operation *op) {
+  if (auto shardable = dyn_cast<Shardable>(op))
+    return shardable.getShardingRule();
+  if (op->getNumResults() == 0 || op->getNumOperands() == 0 ||
+      !(op->hasTrait<OpTrait::Elementwise>() ||
+        op->hasTrait<OpTrait::SameOperandsAndResultType>()))
+    return std::nullopt;
+  ShardingRule rule = elementwiseRule(op);
+  if (isa<arith::AddFOp, arith::SubFOp>(op))
+    rule.sumOperands = {0, 1};
+  return rule;
+}
+
+// The accumulator is partial as what is added to it.
+ShardingRule AccumulateOp::getShardingRule() {
+  ShardingRule rule = elementwiseRule(*this);
+  rule.sumOperands = {1};
+  return rule;
+}
 ShardingRule DropoutOp::getShardingRule() { return elementwiseRule(*this); }
 ShardingRule AdamwUpdateOp::getShardingRule() { return elementwiseRule(*this); }
 ShardingRule RandomUniformOp::getShardingRule() {
@@ -116,7 +136,10 @@ ShardingRule ReduceOp::getShardingRule() {
     if (!reduced)
       output.push_back(factor[0]);
   }
-  return b.operand(input).result(output).finish();
+  ShardingRule rule = b.operand(input).result(output).finish();
+  if (getKind() == "sum")
+    rule.sumOperands = {0};
+  return rule;
 }
 
 ShardingRule ContractOp::getShardingRule() {

@@ -44,6 +44,11 @@ struct ShardingRule {
   int64_t indexOperand = -1;
   int64_t indexFactor = -1;
 
+  // The operands that a sum passes through together: f(a1 + a2, b1 + b2) =
+  // f(a1, b1) + f(a2, b2). Where all of them are partial alike, so are the
+  // results. None for most operations.
+  Dims sumOperands;
+
   int64_t addFactor(int64_t size, Kind kind = Kind::Parallel) {
     factors.push_back({size, kind});
     return static_cast<int64_t>(factors.size()) - 1;

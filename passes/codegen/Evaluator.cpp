@@ -343,25 +343,74 @@ Value Evaluator::computeGather(lm::EmbeddingOp op, Level level) {
   return b.select(valid, loaded, b.zeros(loaded.getType()));
 }
 
+// The runs of a random tensor: of each dim that is split, from the last to the
+// first, the elements of one index of the dims before it; in the tensor that
+// has the later ones whole, and with this one whole, too.
+static SmallVector<std::pair<int64_t, int64_t>> runsOf(lm::RandomUniformOp op) {
+  SmallVector<std::pair<int64_t, int64_t>> runs;
+  if (!op.getWhole())
+    return runs;
+  ArrayRef<int64_t> whole = *op.getWhole();
+  ArrayRef<int64_t> shape = cast<RankedTensorType>(op.getType()).getShape();
+  int64_t inner = 1;
+  for (size_t dim = shape.size(); dim-- > 1;) {
+    if (shape[dim] != whole[dim])
+      runs.push_back({shape[dim] * inner, whole[dim] * inner});
+    inner *= whole[dim];
+  }
+  return runs;
+}
+
+// The index of an element, or of several, in the tensor of which this one is a
+// part. The offset of the part itself comes with the first element.
+Value Evaluator::inWhole(lm::RandomUniformOp op, Value element) {
+  OpBuilder &builder = b.builder;
+  auto number = [&](int64_t value) -> Value {
+    auto type = dyn_cast<VectorType>(element.getType());
+    return type ? b.splat(b.i64(value), type.getNumElements()) : b.i64(value);
+  };
+  for (auto [run, stride] : runsOf(op)) {
+    Value index = builder.create<arith::DivUIOp>(b.loc, element, number(run));
+    Value gap =
+        builder.create<arith::MulIOp>(b.loc, index, number(stride - run));
+    element = builder.create<arith::AddIOp>(b.loc, element, gap);
+  }
+  return element;
+}
+
 Value Evaluator::computeRandom(lm::RandomUniformOp op, Level level) {
   Value seedLow = get(op.getSeedLow(), Level::Kernel);
   Value seedHigh = get(op.getSeedHigh(), Level::Kernel);
   Value step = get(op.getStep(), Level::Kernel);
   if (!seedLow || !seedHigh || !step)
     return {};
-  auto [id, first] = givenOfRandom.lookup(op);
+  Value id = givenOfRandom.lookup(op).first;
+  Value first = givenOfRandom.lookup(op).second;
   if (op.getId())
     id = b.i64(*op.getId());
   Philox philox(b, seedLow, seedHigh, step, id);
   Value element = indexAlong(Interval{1, body.elements});
-  if (first)
-    element = b.add(element, first);
+  auto fromFirst = [&](Value at) -> Value {
+    if (!first)
+      return at;
+    bool isVector = isa<VectorType>(at.getType());
+    return b.builder.create<arith::AddIOp>(b.loc, at,
+                                           isVector ? b.splat(first) : first);
+  };
   if (level != Level::Vector)
-    return philox.uniform(element);
-  if (quarter < 0 || b.lanes != 16)
-    return philox.uniforms(element);
+    return philox.uniform(fromFirst(inWhole(op, element)));
+  // Runs of whole 64s keep neighbours together, and 64-aligned.
+  auto runs = runsOf(op);
+  bool together = runs.empty() || runs.front().first % 64 == 0;
+  if (quarter < 0 || b.lanes != 16 || !together) {
+    Type i64s = b.vectorOf(b.builder.getI64Type());
+    Value lane = b.builder.create<arith::ExtSIOp>(b.loc, i64s, b.iota32());
+    Value elements =
+        b.builder.create<arith::AddIOp>(b.loc, b.splat(element), lane);
+    return philox.uniforms(fromFirst(inWhole(op, elements)));
+  }
   auto &words = randomWords[op];
   if (quarter == 0)
-    words = philox.alignedWords(element);
+    words = philox.alignedWords(fromFirst(inWhole(op, element)));
   return philox.toUniform(words[quarter]);
 }

@@ -81,6 +81,7 @@ private:
   mlir::Value computeAccumulate(lm::AccumulateOp op, Level level);
   mlir::Value computeIota(lm::IotaOp op, Level level);
   mlir::Value computeGather(lm::EmbeddingOp op, Level level);
+  mlir::Value inWhole(lm::RandomUniformOp op, mlir::Value element);
   mlir::Value computeRandom(lm::RandomUniformOp op, Level level);
   mlir::Value load(mlir::Value value, mlir::Value pointer, Level level,
                    mlir::Value extraMask = {});

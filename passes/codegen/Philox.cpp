@@ -100,13 +100,10 @@ Value Philox::uniform(Value element) {
   return toUniform(pick(rounds(b.toI32(block), highOf(b, block)), which));
 }
 
-Value Philox::uniforms(Value element) {
+Value Philox::uniforms(Value index) {
   OpBuilder &builder = b.builder;
-  Type i64s = b.vectorOf(b.builder.getI64Type());
   Type i32s = b.vectorOf(b.builder.getI32Type());
   auto splat64 = [&](int64_t value) { return b.splat(b.i64(value)); };
-  Value lane = builder.create<arith::ExtSIOp>(b.loc, i64s, b.iota32());
-  Value index = builder.create<arith::AddIOp>(b.loc, b.splat(element), lane);
   Value block = builder.create<arith::AddIOp>(
       b.loc,
       builder.create<arith::ShLIOp>(

@@ -14,11 +14,11 @@ public:
   Philox(LoopBuilder &b, mlir::Value seedLow, mlir::Value seedHigh,
          mlir::Value step, mlir::Value id);
 
-  // The number of one element, of `lanes` elements from `element` on, or the
-  // four words of 64 elements from a 64-aligned one: word w is that of the
-  // `lanes` elements from 16 w + `part` on.
+  // The number of one element, of the elements of a vector of i64, or the four
+  // words of 64 elements from a 64-aligned one: word w is that of the `lanes`
+  // elements from 16 w + `part` on.
   mlir::Value uniform(mlir::Value element);
-  mlir::Value uniforms(mlir::Value element);
+  mlir::Value uniforms(mlir::Value elements);
   llvm::SmallVector<mlir::Value, 4> alignedWords(mlir::Value element,
                                                  int64_t part = 0);
   mlir::Value toUniform(mlir::Value word); // i32 to [0, 1)

@@ -1,7 +1,16 @@
-// The strategy: which few tensors are marked. Propagation does the rest.
+// A strategy's rules, matched against the model: which few tensors are marked.
+// Propagation does the rest.
+//
+// Dims have names: a parameter's and an input's are given (`lm.dims`), and a
+// name follows its factor, so that an activation's are known as well:
+//
+//     linear  x[B,T,D], w[D,F]  ->  y[B,T,F]
 #include "passes/dist/Passes.h"
 
 #include "passes/dist/ShardingTable.h"
+
+#include "llvm/ADT/ScopeExit.h"
+#include "llvm/Support/GlobPattern.h"
 
 namespace lmc::dist {
 #define GEN_PASS_DEF_MARKSHARDINGS
@@ -16,31 +25,268 @@ namespace {
 
 constexpr llvm::StringLiteral kAxes[] = {"pp", "dp", "fsdp", "cp", "ep", "tp"};
 
-// A parameter whose name ends so has `dim` split over tp.
-struct ColumnRule {
-  llvm::StringLiteral suffix;
-  unsigned dim;
+using Names = SmallVector<StringRef, 6>; // of dims; "" where there is none
+
+Names namesOf(Attribute dims, size_t count) {
+  Names names(count);
+  if (auto list = dyn_cast_or_null<ArrayAttr>(dims))
+    for (auto [name, each] : llvm::zip(names, list))
+      name = cast<StringAttr>(each).getValue();
+  return names;
+}
+
+int64_t rankOf(Value value) {
+  return cast<RankedTensorType>(value.getType()).getRank();
+}
+
+// The names of the dims of every value of a program's forward.
+class DimNames {
+public:
+  explicit DimNames(func::FuncOp function) {
+    for (BlockArgument argument : function.getArguments())
+      names[argument] =
+          namesOf(function.getArgAttr(argument.getArgNumber(), lm::kDimsAttr),
+                  rankOf(argument));
+  }
+  void follow(Operation *op) {
+    std::optional<lm::ShardingRule> rule = lm::ruleOf(op);
+    SmallVector<StringRef> factors(rule ? rule->factors.size() : 0);
+    for (unsigned i = 0; rule && i < rule->operands.size(); ++i)
+      for (auto [dim, factor] : llvm::enumerate(rule->operands[i]))
+        if (factor >= 0 && factors[factor].empty())
+          factors[factor] = of(op->getOperand(i))[dim];
+    for (auto [i, result] : llvm::enumerate(op->getResults())) {
+      Names &mine = names[result];
+      mine.resize(rankOf(result));
+      for (size_t dim = 0; rule && dim < mine.size(); ++dim)
+        if (int64_t factor = rule->results[i][dim]; factor >= 0)
+          mine[dim] = factors[factor];
+    }
+  }
+  Names of(Value value) const { return names.lookup(value); }
+
+private:
+  llvm::DenseMap<Value, Names> names;
 };
-constexpr ColumnRule kColumns[] = {
-    {"wte.weight", 0},      // vocabulary
-    {"head.weight", 1},     // vocabulary
-    {"attn.qkv.weight", 1}, // key/value heads
-    {"mlp.up.weight", 1},   // inner width
-    {"mlp.gate.weight", 1},
+
+// The name of the layer that an operation comes from.
+StringRef layerOf(Operation *op) {
+  auto name = op->getLoc()->findInstanceOf<NameLoc>();
+  return name ? name.getName().getValue() : StringRef();
+}
+
+class RuleMatcher {
+public:
+  RuleMatcher(RuleOp rule, MeshAttr mesh) : rule(rule), mesh(mesh) {}
+
+  // Fails for an axis that the mesh lacks and for what is no pattern.
+  LogicalResult read();
+  LogicalResult matchParameter(Operation *state, StringRef name,
+                               RankedTensorType type);
+  LogicalResult matchInput(func::FuncOp function, unsigned index);
+  LogicalResult matchResults(Operation *op, const DimNames &names);
+  bool isFor(StringRef kind) { return rule.getKind() == kind; }
+  // Rules whose axes all have size 1 have nothing to say.
+  bool isActive() const { return !axes.empty(); }
+  void warnIfUnused();
+  int64_t getNumMarked() const { return marked; }
+
+private:
+  bool matches(StringRef name) const {
+    return llvm::any_of(patterns, [&](const llvm::GlobPattern &pattern) {
+      return pattern.match(name);
+    });
+  }
+  // The dim that the rule means, -1 if there is none.
+  int64_t dimIn(const Names &names);
+  LogicalResult checkSize(StringRef name, int64_t size, Location at);
+  MarkAttr makeMark(int64_t result, int64_t dim);
+  std::string placeOfRule();
+
+  RuleOp rule;
+  MeshAttr mesh;
+  std::vector<llvm::GlobPattern> patterns;
+  std::optional<llvm::GlobPattern> operation;
+  SmallVector<Attribute> axes; // of more than one rank
+  int64_t parts = 1;
+  int64_t marked = 0;
 };
+
+LogicalResult RuleMatcher::read() {
+  for (Attribute axis : rule.getAxes()) {
+    StringRef name = cast<StringAttr>(axis).getValue();
+    if (!llvm::is_contained(mesh.getAxes(), axis) || name == "pp") {
+      InFlightDiagnostic error = rule.emitError()
+                                 << "axis '" << name << "' splits no tensors";
+      error.attachNote() << "help: "
+                         << (name == "pp" ? "--stages cuts a pipeline"
+                                          : "axes are dp, fsdp, cp, ep, tp");
+      return error;
+    }
+    if (int64_t size = mesh.getSize(name); size > 1) {
+      axes.push_back(axis);
+      parts *= size;
+    }
+  }
+  auto parse = [&](StringRef text) -> FailureOr<llvm::GlobPattern> {
+    llvm::Expected<llvm::GlobPattern> pattern = llvm::GlobPattern::create(text);
+    if (!pattern)
+      return rule.emitError()
+             << "'" << text
+             << "' is no pattern: " << llvm::toString(pattern.takeError());
+    return *pattern;
+  };
+  for (Attribute text : rule.getPatterns()) {
+    auto pattern = parse(cast<StringAttr>(text).getValue());
+    if (failed(pattern))
+      return failure();
+    patterns.push_back(*pattern);
+  }
+  if (!rule.getProducer())
+    return success();
+  auto pattern = parse(*rule.getProducer());
+  if (failed(pattern))
+    return failure();
+  operation = *pattern;
+  return success();
+}
+
+int64_t RuleMatcher::dimIn(const Names &names) {
+  int64_t number = 0;
+  if (!rule.getDim().getAsInteger(10, number))
+    return number >= 0 && number < int64_t(names.size()) ? number : -1;
+  auto found = llvm::find(names, rule.getDim());
+  return found == names.end() ? -1 : found - names.begin();
+}
+
+std::string RuleMatcher::placeOfRule() {
+  auto place = dyn_cast<FileLineColLoc>(rule.getLoc());
+  return place ? (place.getFilename().getValue() + ":" + Twine(place.getLine()))
+                     .str()
+               : "an unknown place";
+}
+
+// The vocabulary is padded; whatever else does not divide is refused.
+LogicalResult RuleMatcher::checkSize(StringRef name, int64_t size,
+                                     Location at) {
+  auto vocabulary =
+      rule->getParentOfType<ModuleOp>()->getAttrOfType<IntegerAttr>(
+          "lm.vocabulary");
+  if (size % parts == 0 || (vocabulary && vocabulary.getInt() == size))
+    return success();
+  InFlightDiagnostic error = emitError(at) << "dim " << rule.getDim() << " of "
+                                           << name << ", of size " << size
+                                           << ", cannot be split into " << parts
+                                           << " equal parts over axis ";
+  llvm::interleave(
+      axes, error,
+      [&](Attribute axis) { error << cast<StringAttr>(axis).getValue(); },
+      ", ");
+  error.attachNote(rule.getLoc())
+      << "the rule at " << placeOfRule() << " asks for it";
+  error.attachNote() << "help: choose a size of the axis that divides " << size;
+  return error;
+}
+
+MarkAttr RuleMatcher::makeMark(int64_t result, int64_t dim) {
+  ++marked;
+  Builder b(rule.getContext());
+  return MarkAttr::get(rule.getContext(), result, dim, b.getArrayAttr(axes),
+                       rule.getPriority(), b.getStringAttr(placeOfRule()));
+}
+
+// `marks` and one more.
+ArrayAttr append(Attribute marks, MarkAttr mark) {
+  SmallVector<Attribute> list;
+  if (auto old = dyn_cast_or_null<ArrayAttr>(marks))
+    llvm::append_range(list, old);
+  list.push_back(mark);
+  return ArrayAttr::get(mark.getContext(), list);
+}
+
+LogicalResult RuleMatcher::matchParameter(Operation *state, StringRef name,
+                                          RankedTensorType type) {
+  int64_t dim = dimIn(namesOf(state->getAttr(lm::kDimsAttr), type.getRank()));
+  if (!matches(name) || dim < 0)
+    return success();
+  if (failed(checkSize(name, type.getDimSize(dim), state->getLoc())))
+    return failure();
+  state->setAttr(kMarksAttr,
+                 append(state->getAttr(kMarksAttr), makeMark(0, dim)));
+  return success();
+}
+
+LogicalResult RuleMatcher::matchInput(func::FuncOp function, unsigned index) {
+  auto name = function.getArgAttrOfType<StringAttr>(index, lm::kInputAttr);
+  auto type = cast<RankedTensorType>(function.getArgument(index).getType());
+  if (!name || !matches(name.getValue()))
+    return success();
+  int64_t dim =
+      dimIn(namesOf(function.getArgAttr(index, lm::kDimsAttr), type.getRank()));
+  if (dim < 0)
+    return success();
+  if (failed(checkSize(name, type.getDimSize(dim),
+                       function.getArgument(index).getLoc())))
+    return failure();
+  function.setArgAttr(
+      index, kMarksAttr,
+      append(function.getArgAttr(index, kMarksAttr), makeMark(0, dim)));
+  return success();
+}
+
+LogicalResult RuleMatcher::matchResults(Operation *op, const DimNames &names) {
+  if (!matches(layerOf(op)) ||
+      (operation && !operation->match(op->getName().getStringRef())))
+    return success();
+  for (auto [index, result] : llvm::enumerate(op->getResults())) {
+    int64_t dim = dimIn(names.of(result));
+    if (dim < 0)
+      continue;
+    int64_t size = cast<RankedTensorType>(result.getType()).getDimSize(dim);
+    std::string name =
+        layerOf(op).str() + " (" + op->getName().getStringRef().str() + ")";
+    if (failed(checkSize(name, size, op->getLoc())))
+      return failure();
+    op->setAttr(kMarksAttr,
+                append(op->getAttr(kMarksAttr), makeMark(index, dim)));
+  }
+  return success();
+}
+
+void RuleMatcher::warnIfUnused() {
+  if (marked > 0 || !isActive() || rule.getIfPresent())
+    return;
+  std::string all;
+  for (Attribute pattern : rule.getPatterns())
+    all += (all.empty() ? "'" : ", '") +
+           cast<StringAttr>(pattern).getValue().str() + "'";
+  InFlightDiagnostic warning = rule.emitWarning()
+                               << "no " << rule.getKind() << " with a dim "
+                               << rule.getDim() << " matches " << all;
+  if (rule.getProducer())
+    warning << " and comes from '" << *rule.getProducer() << "'";
+}
 
 struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
   using MarkShardingsBase::MarkShardingsBase;
 
   void runOnOperation() override {
+    if (failed(run()))
+      signalPassFailure();
+  }
+
+  LogicalResult run() {
     ModuleOp module = getOperation();
+    SmallVector<RuleOp> rules(module.getOps<RuleOp>());
+    auto eraseRules = llvm::make_scope_exit([&] {
+      for (RuleOp rule : rules)
+        rule.erase();
+    });
     if (sizes.empty())
-      return;
-    if (sizes.size() != std::size(kAxes)) {
-      module.emitError() << "needs " << std::size(kAxes) << " axis sizes, has "
-                         << sizes.size();
-      return signalPassFailure();
-    }
+      return success();
+    if (sizes.size() != std::size(kAxes))
+      return module.emitError() << "needs " << std::size(kAxes)
+                                << " axis sizes, has " << sizes.size();
     Builder b(&getContext());
     auto mesh =
         MeshAttr::getChecked([&] { return module.emitError(); }, &getContext(),
@@ -48,43 +294,90 @@ struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
                                  std::begin(kAxes), std::end(kAxes))),
                              b.getDenseI64ArrayAttr(sizes));
     if (!mesh)
-      return signalPassFailure();
+      return failure();
+    std::vector<RuleMatcher> matchers;
+    for (RuleOp rule : rules) {
+      matchers.emplace_back(rule, mesh);
+      if (failed(matchers.back().read()))
+        return failure();
+    }
     if (mesh.getNumRanks() == 1)
-      return;
+      return success();
     module->setAttr(kMeshAttr, mesh);
-    if (mesh.getSize("tp") > 1)
-      for (auto parameter : module.getOps<lm::ParameterOp>())
-        markParameter(parameter);
-    if (mesh.getSize("dp") * mesh.getSize("fsdp") > 1)
-      for (auto function : module.getOps<func::FuncOp>())
-        markInputs(function, mesh);
-  }
-
-  void markParameter(lm::ParameterOp parameter) {
-    for (const ColumnRule &rule : kColumns) {
-      if (!parameter.getSymName().ends_with(rule.suffix))
-        continue;
-      DimAxes dims(parameter.getTensorType().getRank());
-      if (rule.dim >= dims.size())
-        continue;
-      dims[rule.dim].push_back("tp");
-      parameter->setAttr(kShardingAttr, makeSharding(&getContext(), dims));
-      ++numMarked;
+    for (RuleMatcher &matcher : matchers)
+      if (matcher.isActive() && matcher.isFor("parameter"))
+        for (auto parameter : module.getOps<lm::ParameterOp>())
+          if (failed(matcher.matchParameter(parameter, parameter.getSymName(),
+                                            parameter.getTensorType())))
+            return failure();
+    for (auto function : module.getOps<func::FuncOp>())
+      if (failed(markProgram(function, matchers, mesh)))
+        return failure();
+    for (RuleMatcher &matcher : matchers) {
+      matcher.warnIfUnused();
+      numMarked += matcher.getNumMarked();
     }
+    return success();
   }
 
-  void markInputs(func::FuncOp function, MeshAttr mesh) {
+  LogicalResult markProgram(func::FuncOp function,
+                            MutableArrayRef<RuleMatcher> matchers,
+                            MeshAttr mesh) {
     for (unsigned i = 0, e = function.getNumArguments(); i < e; ++i) {
-      auto type = cast<RankedTensorType>(function.getArgument(i).getType());
-      if (!function.getArgAttr(i, lm::kInputAttr) || type.getRank() == 0)
+      if (!function.getArgAttr(i, lm::kInputAttr))
         continue;
-      DimAxes dims(type.getRank());
-      for (StringRef axis : {"dp", "fsdp"})
-        if (mesh.getSize(axis) > 1)
-          dims[0].push_back(axis);
-      function.setArgAttr(i, kShardingAttr, makeSharding(&getContext(), dims));
-      ++numMarked;
+      for (RuleMatcher &matcher : matchers)
+        if (matcher.isActive() && matcher.isFor("input") &&
+            failed(matcher.matchInput(function, i)))
+          return failure();
+      function.setArgAttr(i, kClosedAttr, UnitAttr::get(&getContext()));
+      if (failed(checkInput(function, i, mesh)))
+        return failure();
     }
+    bool isWanted = llvm::any_of(matchers, [](RuleMatcher &matcher) {
+      return matcher.isActive() && matcher.isFor("activation");
+    });
+    if (!isWanted || function.isExternal())
+      return success();
+    DimNames names(function);
+    for (Operation &op : function.getBody().front().without_terminator()) {
+      if (isa<lm::BeginBackwardOp>(op))
+        break;
+      names.follow(&op);
+      for (RuleMatcher &matcher : matchers)
+        if (matcher.isActive() && matcher.isFor("activation") &&
+            failed(matcher.matchResults(&op, names)))
+          return failure();
+    }
+    return success();
+  }
+
+  // Every data rank is handed its own samples, whole.
+  LogicalResult checkInput(func::FuncOp function, unsigned index,
+                           MeshAttr mesh) {
+    if (cast<RankedTensorType>(function.getArgument(index).getType())
+            .getRank() == 0)
+      return success();
+    SmallVector<Attribute> data, others;
+    Builder b(&getContext());
+    for (StringRef axis : {"dp", "fsdp"})
+      if (mesh.getSize(axis) > 1)
+        data.push_back(b.getStringAttr(axis));
+    SmallVector<Attribute> samples;
+    if (auto marks = function.getArgAttrOfType<ArrayAttr>(index, kMarksAttr))
+      for (MarkAttr mark : marks.getAsRange<MarkAttr>())
+        llvm::append_range(mark.getDim() == 0 ? samples : others,
+                           mark.getAxes());
+    if (samples == data && others.empty())
+      return success();
+    InFlightDiagnostic error =
+        emitError(function.getArgument(index).getLoc())
+        << "input " << function.getArgAttr(index, lm::kInputAttr)
+        << " must be split by samples over the data axes, and by nothing else: "
+           "every data rank is handed its own samples";
+    error.attachNote() << "help: rule { input: \"*\" split { dim: \"B\" axis: "
+                          "\"dp\" axis: \"fsdp\" } }";
+    return error;
   }
 };
 

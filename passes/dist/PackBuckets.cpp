@@ -377,10 +377,11 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
   }
 
   // What the members of a bucket have in common: the block (or they are alone),
-  // the chunks that use them, the optimizer's group, the axes that split them,
-  // those their gradients are partial on, and the element type.
+  // the chunks that use them, whether the backward's input half (where it
+  // has one) makes their gradients, the optimizer's group, the axes that split
+  // them, those their gradients are partial on, and the element type.
   using Key =
-      std::tuple<std::string, std::set<int64_t>, std::string,
+      std::tuple<std::string, std::set<int64_t>, bool, std::string,
                  std::set<std::string>, std::vector<std::string>, const void *>;
 
   void formBuckets() {
@@ -390,11 +391,17 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
       if (state.getKind() == "accumulator" && state.getParameter())
         accumulatorOf[state.getParameterAttr()] = state;
     llvm::DenseMap<Attribute, std::set<int64_t>> chunksOf;
+    llvm::DenseSet<Attribute> madeEarly;
     for (auto function : module.getOps<func::FuncOp>()) {
       auto chunk = function->getAttrOfType<IntegerAttr>(plan::kChunkAttr);
+      auto kind = function->getAttrOfType<StringAttr>(plan::kProgramAttr);
+      StringRef program = kind ? kind.getValue() : "";
       for (unsigned i = 0, e = function.getNumArguments(); i < e; ++i)
-        if (Attribute state = function.getArgAttr(i, lm::kStateAttr))
+        if (Attribute state = function.getArgAttr(i, lm::kStateAttr)) {
           chunksOf[state].insert(chunk ? chunk.getInt() : 0);
+          if (program == "backward_input")
+            madeEarly.insert(state);
+        }
     }
     for (auto parameter : module.getOps<lm::ParameterOp>()) {
       auto symbol = FlatSymbolRefAttr::get(parameter.getSymNameAttr());
@@ -414,11 +421,14 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
                 member.accumulator->getAttrOfType<ShardingAttr>(kShardingAttr))
           for (StringRef axis : sharding.getPartialAxes())
             partial.push_back(axis.str());
+      bool isEarly =
+          member.accumulator && madeEarly.contains(FlatSymbolRefAttr::get(
+                                    member.accumulator.getSymNameAttr()));
       std::string group =
           member.accumulator ? parameter.getGroup().str() : "frozen";
       Bucket &bucket =
-          buckets[{block, chunksOf.lookup(symbol), group, split, partial,
-                   member.type.getElementType().getAsOpaquePointer()}];
+          buckets[{block, chunksOf.lookup(symbol), isEarly, group, split,
+                   partial, member.type.getElementType().getAsOpaquePointer()}];
       bucket.members.push_back(member);
     }
     for (auto &[key, bucket] : buckets)

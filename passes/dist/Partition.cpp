@@ -1,15 +1,11 @@
-// Local shapes and collectives. What is partial is followed in program order:
-// a product over a sharded factor makes its result partial; sums pass through
-// additions; anywhere else the value is all-reduced, once, behind its producer.
-//
-// Accumulators may stay partial: the step's end sums them over the axes that
-// are noted in their sharding.
+// Local shapes and collectives: every value becomes one rank's part of it,
+// every reshard the collectives of its path, indices count from the rank's
+// first row. What goes where was settled before; this pass decides nothing.
 #include "passes/dist/Passes.h"
 
 #include "passes/dist/LocalIndex.h"
+#include "passes/dist/LowerReshard.h"
 #include "passes/dist/ShardingTable.h"
-
-#include "llvm/ADT/SetVector.h"
 
 namespace lmc::dist {
 #define GEN_PASS_DEF_PARTITION
@@ -22,298 +18,87 @@ using namespace lmc::dist;
 
 namespace {
 
-using Kind = lm::ShardingRule::Kind;
-using PartialAxes = llvm::SmallSetVector<StringRef, 2>;
-
-// A sum passes through: f(a1 + a2, b1 + b2) = f(a1, b1) + f(a2, b2).
-bool isLinear(Operation *op) {
-  if (auto reduce = dyn_cast<lm::ReduceOp>(op))
-    return reduce.getKind() == "sum";
-  return isa<arith::AddFOp, arith::SubFOp, lm::AccumulateOp>(op);
-}
-
 class ProgramPartition {
 public:
-  ProgramPartition(func::FuncOp function, MeshAttr mesh,
-                   const StateIndex &states,
-                   llvm::DenseMap<Attribute, PartialAxes> &statePartial)
-      : function(function), mesh(mesh), states(states),
-        statePartial(statePartial) {}
+  ProgramPartition(func::FuncOp function, MeshAttr mesh)
+      : function(function), mesh(mesh) {}
 
   LogicalResult run();
-  int64_t getNumAllReduces() const { return allReduces; }
+  int64_t getNumReshards() const { return reshards; }
 
 private:
-  LogicalResult readShardings();
   LogicalResult visit(Operation *op);
+  DimAxes dimsOf(Value value);
   LogicalResult placeRandom(lm::Drawing op);
-  LogicalResult checkOperand(Operation *op, unsigned index,
-                             const lm::ShardingRule &rule,
-                             ArrayRef<Axes> factorAxes);
-  LogicalResult checkWhole(Operation *op);
-  LogicalResult finishResults();
-  void findFilled();
-  Value reduced(Value value, StringRef kind, const PartialAxes &axes);
-  LogicalResult localize(Value value);
-  // A copy: asking for another value may move the entries.
-  PartialAxes partialOf(Value value) const { return partial.lookup(value); }
+  void noteIndices(Operation *op);
+  void shiftIndexOperand(Operation *op);
+  LogicalResult localize(Value value, const DimAxes &dims);
 
   func::FuncOp function;
   MeshAttr mesh;
-  const StateIndex &states;
-  llvm::DenseMap<Attribute, PartialAxes> &statePartial;
-  llvm::DenseMap<Value, DimAxes> dims;
-  llvm::DenseMap<Value, PartialAxes> partial;
-  llvm::DenseMap<Value, Value> reducedValue;
-  llvm::DenseSet<Attribute> filled;
-  int64_t allReduces = 0;
+  // Of an operation with indices into a sharded factor.
+  struct Indices {
+    int64_t operand = 0;
+    Axes axes;
+    int64_t localSize = 0; // of the factor
+  };
+  llvm::DenseMap<Operation *, Indices> indicesOf;
+  int64_t reshards = 0;
 };
 
-LogicalResult ProgramPartition::readShardings() {
-  for (BlockArgument argument : function.getArguments()) {
+// How a value lies, while the shardings are there.
+DimAxes ProgramPartition::dimsOf(Value value) {
+  if (auto argument = dyn_cast<BlockArgument>(value)) {
     auto sharding = function.getArgAttrOfType<ShardingAttr>(
         argument.getArgNumber(), kShardingAttr);
-    DimAxes &axes = dims[argument];
-    axes.resize(cast<RankedTensorType>(argument.getType()).getRank());
-    if (sharding)
-      axes = readDims(sharding);
+    return sharding ? readDims(sharding) : DimAxes();
   }
-  for (Operation &op : function.getBody().front()) {
-    auto shardings = op.getAttrOfType<ArrayAttr>(kShardingsAttr);
-    for (auto [index, result] : llvm::enumerate(op.getResults()))
-      if (shardings)
-        dims[result] = readDims(cast<ShardingAttr>(shardings[index]));
-      else
-        dims[result].resize(cast<RankedTensorType>(result.getType()).getRank());
-    op.removeAttr(kShardingsAttr);
-  }
-  return success();
+  auto result = cast<OpResult>(value);
+  auto list = result.getOwner()->getAttrOfType<ArrayAttr>(kShardingsAttr);
+  return list ? readDims(cast<ShardingAttr>(list[result.getResultNumber()]))
+              : DimAxes();
 }
 
-// `value` with its sum (or maximum) taken over `axes`.
-Value ProgramPartition::reduced(Value value, StringRef kind,
-                                const PartialAxes &axes) {
-  Value &known = reducedValue[value];
-  if (known)
-    return known;
-  OpBuilder b(function.getContext());
-  b.setInsertionPointAfterValue(value);
-  auto op = b.create<AllReduceOp>(value.getLoc(), value.getType(),
-                                  b.getStringAttr(kind), value,
-                                  b.getStrArrayAttr(axes.getArrayRef()),
-                                  /*tied=*/UnitAttr());
-  DimAxes axesOfDims = dims[value]; // a new entry may move the others
-  dims[op.getOutput()] = std::move(axesOfDims);
-  ++allReduces;
-  return known = op.getOutput();
-}
-
-LogicalResult ProgramPartition::checkOperand(Operation *op, unsigned index,
-                                             const lm::ShardingRule &rule,
-                                             ArrayRef<Axes> factorAxes) {
-  for (auto [dim, factor] : llvm::enumerate(rule.operands[index])) {
-    if (factor < 0)
-      continue;
-    const Axes &have = dims[op->getOperand(index)][dim];
-    if (have == factorAxes[factor])
-      continue;
-    auto list = [](const Axes &axes) {
-      return axes.empty() ? std::string("no axis") : llvm::join(axes, ", ");
-    };
-    return op->emitOpError()
-           << "needs dim " << dim << " of operand " << index << " split by "
-           << list(factorAxes[factor]) << ", but it is split by " << list(have)
-           << "; this reshard is not supported";
-  }
-  return success();
-}
-
-// An operation without a rule computes right on whole tensors alone.
-LogicalResult ProgramPartition::checkWhole(Operation *op) {
-  if (op->getNumOperands() == 0 || op->hasTrait<OpTrait::IsTerminator>())
-    return success();
-  auto axesOf = [&](Value value) {
-    Axes axes;
-    for (const Axes &each : dims.lookup(value))
-      llvm::append_range(axes, each);
-    return axes;
-  };
-  for (ValueRange values :
-       {ValueRange(op->getOperands()), ValueRange(op->getResults())})
-    for (Value value : values)
-      if (Axes axes = axesOf(value); !axes.empty())
-        return op->emitOpError()
-               << "has no sharding rule, and one of its tensors is split by "
-               << llvm::join(axes, ", ")
-               << "; help: implement Shardable, or give an elementwise "
-                  "operation the trait SameOperandsAndResultType";
-  return success();
-}
-
-// Random numbers are counted in the tensor of the whole step: data ranks share
-// out samples, and a part of a sample has to know what it is a part of.
+// While shapes are global: random numbers are counted in the tensor of the
+// whole step. Data ranks share out samples, and a part of a sample has to know
+// what it is a part of.
 LogicalResult ProgramPartition::placeRandom(lm::Drawing op) {
+  Value value = op.getDrawnFor();
+  DimAxes dims = dimsOf(value);
   Axes data;
   for (StringRef axis : {"dp", "fsdp"})
     if (mesh.getSize(axis) > 1)
       data.push_back(axis);
-  Value value = op.getDrawnFor();
-  bool takesParts = !isa<lm::RandomUniformOp, lm::DropoutOp>(op);
-  Builder b(op->getContext());
-  SmallVector<int64_t> whole(
-      cast<RankedTensorType>(value.getType()).getShape());
-  SmallVector<Attribute> axesOfDims;
+  if (dims.empty() || dims[0] != data)
+    return op->emitOpError()
+           << "draws random numbers for a tensor whose samples are split by "
+           << (dims.empty() || dims[0].empty() ? "no axis"
+                                               : llvm::join(dims[0], ", "))
+           << ", not by the data axes; help: set this dropout rate to 0";
   bool isPart = false;
-  for (auto [dim, axes] : llvm::enumerate(dims[value])) {
-    Axes split;
-    for (StringRef axis : axes)
-      if (mesh.getSize(axis) > 1)
-        split.push_back(axis);
-    if (dim == 0 ? split != data : !split.empty() && !takesParts)
-      return op->emitOpError()
-             << "draws random numbers for a tensor whose dim " << dim
-             << " is split by "
-             << (split.empty() ? "no axis" : llvm::join(split, ", "))
-             << "; samples split by the data axes are supported; help: set "
-                "this dropout rate to 0";
-    if (dim == 0)
-      whole[dim] = localSize(whole[dim], split, mesh);
+  SmallVector<int64_t> whole;
+  SmallVector<Attribute> axes;
+  Builder b(op->getContext());
+  auto shape = cast<RankedTensorType>(value.getType()).getShape();
+  for (auto [dim, split] : llvm::enumerate(dims)) {
     isPart |= dim > 0 && !split.empty();
-    axesOfDims.push_back(b.getStrArrayAttr(split));
+    whole.push_back(dim ? shape[dim] : localSize(shape[dim], split, mesh));
+    axes.push_back(b.getStrArrayAttr(split));
   }
   if (isPart) {
     op->setAttr("whole", b.getDenseI64ArrayAttr(whole));
-    op->setAttr("axes", b.getArrayAttr(axesOfDims));
+    op->setAttr("axes", b.getArrayAttr(axes));
   }
   return success();
 }
 
-LogicalResult ProgramPartition::visit(Operation *op) {
-  if (auto send = dyn_cast<SendOp>(op)) {
-    if (PartialAxes axes = partialOf(send.getInput()); !axes.empty())
-      send.getInputMutable().assign(reduced(send.getInput(), "sum", axes));
-    return success();
-  }
-  if (isa<ReceiveOp>(op))
-    return success();
-  std::optional<lm::ShardingRule> rule = ruleOf(op);
-  if (!rule) {
-    if (failed(checkWhole(op)))
-      return failure();
-    for (OpOperand &operand : op->getOpOperands())
-      if (!partialOf(operand.get()).empty() &&
-          !op->hasTrait<OpTrait::IsTerminator>())
-        operand.set(reduced(operand.get(), "sum", partialOf(operand.get())));
-    return success();
-  }
-  SmallVector<Axes> factorAxes(rule->factors.size());
-  auto gather = [&](auto range, ArrayRef<lm::ShardingRule::Dims> lists) {
-    for (auto [value, factors] : llvm::zip(range, lists))
-      for (auto [dim, factor] : llvm::enumerate(factors))
-        if (factor >= 0 && rule->factors[factor].kind != Kind::Replicated &&
-            factorAxes[factor].empty())
-          factorAxes[factor] = dims[value][dim];
-  };
-  gather(op->getOperands(), rule->operands);
-  gather(op->getResults(), rule->results);
-  for (unsigned i = 0; i < rule->operands.size(); ++i)
-    if (failed(checkOperand(op, i, *rule, factorAxes)))
-      return failure();
-  if (auto random = dyn_cast<lm::Drawing>(op);
-      random && random.draws() && failed(placeRandom(random)))
-    return failure();
-
-  // Partial operands pass through a sum if all of them are partial alike. An
-  // accumulator is partial as what is added to it.
-  PartialAxes passed;
-  SmallVector<OpOperand *> needed;
-  for (OpOperand &operand : op->getOpOperands())
-    if (!isa<lm::AccumulateOp>(op) || operand.getOperandNumber() == 1)
-      needed.push_back(&operand);
-  bool alike = isLinear(op) && llvm::all_of(needed, [&](OpOperand *operand) {
-                 const PartialAxes &axes = partialOf(operand->get());
-                 const PartialAxes &first = partialOf(needed.front()->get());
-                 return axes.getArrayRef() == first.getArrayRef();
-               });
-  if (alike)
-    passed = partialOf(needed.front()->get());
-  else
-    for (OpOperand *operand : needed)
-      if (PartialAxes axes = partialOf(operand->get()); !axes.empty())
-        operand->set(reduced(operand->get(), "sum", axes));
-  if (rule->indexOperand >= 0 && !factorAxes[rule->indexFactor].empty()) {
-    OpBuilder b(op);
-    OpOperand &operand = op->getOpOperand(rule->indexOperand);
-    const Axes &axes = factorAxes[rule->indexFactor];
-    Value old = operand.get();
-    int64_t size = rule->factors[rule->indexFactor].size;
-    Operation *before = op->getPrevNode();
-    operand.set(shiftIndices(b, op->getLoc(), function, old, axes,
-                             localSize(size, axes, mesh), mesh));
-    // The new operations lie as the indices do.
-    Operation *made = before ? before->getNextNode() : &op->getBlock()->front();
-    for (; made != op; made = made->getNextNode())
-      for (Value result : made->getResults())
-        dims[result] = cast<RankedTensorType>(result.getType()).getRank() == 0
-                           ? DimAxes()
-                           : dims[old];
-  }
-  PartialAxes sums(passed), maxima;
-  for (auto [factor, axes] : llvm::zip(rule->factors, factorAxes)) {
-    if (factor.kind == Kind::Sum)
-      sums.insert(axes.begin(), axes.end());
-    if (factor.kind == Kind::Max)
-      maxima.insert(axes.begin(), axes.end());
-  }
-  for (Value result : op->getResults())
-    partial[result] = sums;
-  if (maxima.empty())
-    return success();
-  for (Value result : op->getResults()) {
-    Value maximum = reduced(result, "max", maxima);
-    result.replaceAllUsesExcept(maximum, maximum.getDefiningOp());
-  }
-  return success();
-}
-
-// The accumulators that the program adds to.
-void ProgramPartition::findFilled() {
-  for (BlockArgument argument : function.getArguments())
-    if (llvm::any_of(argument.getUses(), [](OpOperand &use) {
-          return isa<lm::AccumulateOp>(use.getOwner()) &&
-                 use.getOperandNumber() == 0;
-        }))
-      filled.insert(
-          function.getArgAttr(argument.getArgNumber(), lm::kStateAttr));
-}
-
-LogicalResult ProgramPartition::finishResults() {
-  Operation *terminator = function.getBody().front().getTerminator();
-  for (OpOperand &operand : terminator->getOpOperands()) {
-    Attribute state =
-        function.getResultAttr(operand.getOperandNumber(), lm::kStateAttr);
-    PartialAxes axes = partialOf(operand.get());
-    auto owned = dyn_cast_or_null<lm::StateOp>(states.lookup(state));
-    if (owned && owned.getKind() == "accumulator" && filled.contains(state)) {
-      auto [found, isNew] = statePartial.try_emplace(state, axes);
-      if (!isNew && found->second.getArrayRef() != axes.getArrayRef())
-        return function.emitError()
-               << "two programs leave " << state << " partial on other axes";
-      continue;
-    }
-    if (!axes.empty())
-      operand.set(reduced(operand.get(), "sum", axes));
-  }
-  return success();
-}
-
-LogicalResult ProgramPartition::localize(Value value) {
+LogicalResult ProgramPartition::localize(Value value, const DimAxes &dims) {
   auto type = cast<RankedTensorType>(value.getType());
   SmallVector<int64_t> shape(type.getShape());
   auto vocabulary =
       function->getParentOfType<ModuleOp>()->getAttrOfType<IntegerAttr>(
           "lm.vocabulary");
-  for (auto [size, axes] : llvm::zip(shape, dims[value])) {
+  for (auto [size, axes] : llvm::zip(shape, dims)) {
     int64_t local = localSize(size, axes, mesh);
     bool mayPad = vocabulary && vocabulary.getInt() == size;
     int64_t parts = 1;
@@ -335,25 +120,76 @@ LogicalResult ProgramPartition::localize(Value value) {
   return success();
 }
 
+// While shapes are global: a rule tells the size of a factor by them.
+void ProgramPartition::noteIndices(Operation *op) {
+  std::optional<lm::ShardingRule> rule = lm::ruleOf(op);
+  auto factors = op->getAttrOfType<ArrayAttr>(kFactorsAttr);
+  if (!rule || !factors || rule->indexOperand < 0)
+    return;
+  Indices indices;
+  indices.operand = rule->indexOperand;
+  for (Attribute axis : cast<ArrayAttr>(factors[rule->indexFactor]))
+    indices.axes.push_back(cast<StringAttr>(axis).getValue());
+  indices.localSize =
+      localSize(rule->factors[rule->indexFactor].size, indices.axes, mesh);
+  if (!indices.axes.empty())
+    indicesOf[op] = indices;
+}
+
+// Indices into a sharded factor count from the rank's first row.
+void ProgramPartition::shiftIndexOperand(Operation *op) {
+  auto found = indicesOf.find(op);
+  if (found == indicesOf.end())
+    return;
+  OpBuilder b(op);
+  const Indices &indices = found->second;
+  OpOperand &operand = op->getOpOperand(indices.operand);
+  operand.set(shiftIndices(b, op->getLoc(), function, operand.get(),
+                           indices.axes, indices.localSize, mesh));
+}
+
+LogicalResult ProgramPartition::visit(Operation *op) {
+  if (auto reshard = dyn_cast<ReshardOp>(op)) {
+    OpBuilder b(op);
+    FailureOr<Value> local =
+        lowerReshard(b, function, reshard, reshard.getInput(), mesh);
+    if (failed(local))
+      return failure();
+    reshard.replaceAllUsesWith(*local);
+    reshard.erase();
+    ++reshards;
+    return success();
+  }
+  auto shardings = op->getAttrOfType<ArrayAttr>(kShardingsAttr);
+  shiftIndexOperand(op);
+  for (auto [index, result] : llvm::enumerate(op->getResults()))
+    if (shardings && failed(localize(result, readDims(cast<ShardingAttr>(
+                                                 shardings[index])))))
+      return failure();
+  for (StringRef spent : {kShardingsAttr, kFactorsAttr, kOriginsAttr})
+    op->removeAttr(spent);
+  return success();
+}
+
 LogicalResult ProgramPartition::run() {
-  if (failed(readShardings()))
-    return failure();
   SmallVector<Operation *> ops;
   for (Operation &op : function.getBody().front())
     ops.push_back(&op);
-  findFilled();
+  for (Operation *op : ops) {
+    noteIndices(op);
+    auto random = dyn_cast<lm::Drawing>(op);
+    if (random && random.draws() && op->hasAttr(kShardingsAttr) &&
+        failed(placeRandom(random)))
+      return failure();
+  }
+  for (BlockArgument argument : function.getArguments())
+    if (auto sharding = function.getArgAttrOfType<ShardingAttr>(
+            argument.getArgNumber(), kShardingAttr))
+      if (failed(localize(argument, readDims(sharding))))
+        return failure();
   for (Operation *op : ops)
     if (failed(visit(op)))
       return failure();
-  if (failed(finishResults()))
-    return failure();
-  for (BlockArgument argument : function.getArguments())
-    if (failed(localize(argument)))
-      return failure();
-  for (Operation &op : function.getBody().front())
-    for (Value result : op.getResults())
-      if (failed(localize(result)))
-        return failure();
   Operation *terminator = function.getBody().front().getTerminator();
   function.setFunctionType(FunctionType::get(
       function.getContext(), function.getBody().front().getArgumentTypes(),
@@ -369,20 +205,14 @@ struct Partition : lmc::dist::impl::PartitionBase<Partition> {
     auto mesh = module->getAttrOfType<MeshAttr>(kMeshAttr);
     if (!mesh)
       return;
-    StateIndex states(module);
-    llvm::DenseMap<Attribute, PartialAxes> statePartial;
     for (auto function : module.getOps<func::FuncOp>()) {
-      ProgramPartition program(function, mesh, states, statePartial);
+      ProgramPartition program(function, mesh);
       if (failed(program.run()))
         return signalPassFailure();
-      numAllReduces += program.getNumAllReduces();
+      numReshards += program.getNumReshards();
     }
-    for (auto &[state, axes] : statePartial) {
-      Operation *op = states.lookup(state);
-      auto sharding = op->getAttrOfType<ShardingAttr>(kShardingAttr);
-      op->setAttr(kShardingAttr, makeSharding(&getContext(), readDims(sharding),
-                                              axes.getArrayRef()));
-    }
+    for (Operation &op : *module.getBody())
+      op.removeAttr(kOriginsAttr);
   }
 };
 

@@ -89,27 +89,29 @@ def CutStages : Pass<"dist-cut-stages", "::mlir::ModuleOp"> {
 }
 
 def MarkShardings : Pass<"dist-mark-shardings", "::mlir::ModuleOp"> {
-  let summary = "mark parameters and inputs as the strategy says";
+  let summary = "match a strategy's rules against the model";
   let description = [{
-    Sets the mesh and the few shardings that a strategy starts from: samples
-    of every input over dp and fsdp; with tensor parallelism, Megatron's
-    columns: the vocabulary of the token table and of an untied head, the
-    key/value heads of attention's input, the inner width of an MLP. All else
-    follows by propagation. Shoeybi et al., "Megatron-LM".
+    Sets the mesh, and the marks that the strategy starts from: each
+    `dist.rule` gives axes to a dim of the parameters, inputs or activations
+    that it matches. All else follows by propagation. Axes of one rank are
+    left out; an input gets no axes beyond its marks.
 
-    Requires: parameters named as the frontend names them.
-    Ensures: `dist.mesh` on the module, `dist.sharding` on what is marked.
-    Leaves alone: everything if the mesh has one rank.
+    Requires: `dist.rule` operations; `lm.dims` where they call dims by name.
+    Ensures: `dist.mesh` on the module, `dist.marks` on what is marked, no
+    `dist.rule`. A dim that its axes do not divide is refused, save the
+    vocabulary, which is padded; so are inputs that are not split by samples
+    over the data axes.
+    Leaves alone: everything but the rules if the mesh has one rank.
 
     **Before** `--dist-mark-shardings=sizes=1,1,1,1,1,2`
     ```mlir
-    lm.parameter @h.0.mlp.up.weight : tensor<8x32xf32> {initialization = {kind = "zeros"}}
+    dist.rule "parameter" ["*.mlp*.up.weight"] dim "F" over ["tp"]
+    lm.parameter @h.0.mlp.up.weight : tensor<8x32xf32> {initialization = {kind = "zeros"}, lm.dims = ["D", "F"]}
     ```
     **After**
     ```mlir
     module attributes {dist.mesh = #dist.mesh<["pp", "dp", "fsdp", "cp", "ep", "tp"], [1, 1, 1, 1, 1, 2]>} {
-      lm.parameter @h.0.mlp.up.weight : tensor<8x32xf32>
-          {dist.sharding = #dist.sharding<[[], ["tp"]], []>, initialization = {kind = "zeros"}}
+      lm.parameter @h.0.mlp.up.weight : tensor<8x32xf32> {dist.marks = [#dist.mark<result 0 dim 1 over ["tp"] priority 0 from "<stdin>:1">], initialization = {kind = "zeros"}, lm.dims = ["D", "F"]}
     }
     ```
   }];
@@ -127,13 +129,19 @@ def PropagateShardings : Pass<"dist-propagate-shardings", "::mlir::ModuleOp"> {
     Carries the marked shardings through the factors of every operation
     (`Shardable`) until nothing changes: an axis on one dim of a factor goes to
     all dims of that factor, unless the value or the operation uses the axis
-    elsewhere. A parameter, its moments and its gradient share one sharding.
+    elsewhere. Marks come in rounds, by priority; an axis that an operation
+    could give to two factors serves the one of the earlier mark. A parameter,
+    its moments and its gradient share one sharding.
     An operation that can be sharded on a factor only as primitives is
     rewritten then; a loss over a sharded vocabulary gets its targets shifted
     and its padding masked.
 
-    Requires: `dist.mesh`. Ensures: `dist.sharding` on arguments and states,
-    `dist.shardings` on operations. Leaves alone: types.
+    Requires: `dist.mesh`; `dist.marks`, or a `dist.sharding`, which counts as
+    a mark of priority 0.
+    Ensures: `dist.sharding` on arguments and states; on operations
+    `dist.shardings`, what their results should be, `dist.factors`, the axes
+    that split each factor, and `dist.origins`, the marks that these come from.
+    Leaves alone: types.
 
     **Before**
     ```mlir
@@ -147,7 +155,7 @@ def PropagateShardings : Pass<"dist-propagate-shardings", "::mlir::ModuleOp"> {
     ```
     **After**
     ```mlir
-    %y = lm.linear %x, %w {dist.shardings = [#dist.sharding<[[], ["tp"]], []>]} : (tensor<4x8xf32>, tensor<8x6xf32>) -> tensor<4x6xf32>
+    %y = lm.linear %x, %w {dist.factors = [[], [], ["tp"]], dist.origins = [["", "given"]], dist.shardings = [#dist.sharding<[[], ["tp"]], []>]} : (tensor<4x8xf32>, tensor<8x6xf32>) -> tensor<4x6xf32>
     ...
     ```
   }];
@@ -159,20 +167,66 @@ def PropagateShardings : Pass<"dist-propagate-shardings", "::mlir::ModuleOp"> {
     "::mlir::arith::ArithDialect", "::mlir::math::MathDialect"];
 }
 
+def InsertReshards : Pass<"dist-insert-reshards", "::mlir::ModuleOp"> {
+  let summary = "make every change of a value's sharding explicit";
+  let description = [{
+    Follows in program order how each value lies: an operation over a split
+    factor that is summed makes its results partial, a sum passes through
+    additions. Where a value lies otherwise than it should, or than an operation
+    needs it, a `dist.reshard` is inserted, once for each way it is needed, with
+    its price: the bytes that each rank receives on the cheapest path.
+    Maxima are taken at once.
+
+    Requires: `dist.shardings` and `dist.factors` from
+    `dist-propagate-shardings`.
+    Ensures: `dist.shardings` and `dist.factors` say how results lie and how
+    operations are split; an accumulator may stay partial, its `dist.sharding`
+    then names the axes. What no path leads to, because padding would have to
+    move, is refused with the sizes.
+    Leaves alone: modules without `dist.mesh`; shapes, which are global.
+
+    **Before**
+    ```mlir
+    module attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+      func.func @f(%x: tensor<4x6xf32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>},
+                   %w: tensor<6x8xf32> {dist.sharding = #dist.sharding<[["tp"], []], []>})
+          -> (tensor<4x8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+        %y = lm.linear %x, %w {dist.factors = [[], ["tp"], []], dist.shardings = [#dist.sharding<[[], []], []>]}
+            : (tensor<4x6xf32>, tensor<6x8xf32>) -> tensor<4x8xf32>
+        return %y : tensor<4x8xf32>
+      }
+    }
+    ```
+    **After**
+    ```mlir
+    ...
+    %part = lm.linear %x, %w {dist.factors = [[], ["tp"], []], dist.shardings = [#dist.sharding<[[], []], ["tp"]>]} : (tensor<4x6xf32>, tensor<6x8xf32>) -> tensor<4x8xf32>
+    %y = dist.reshard %part from <[[], []], ["tp"]> to <[[], []], []> bytes 128 {dist.shardings = [#dist.sharding<[[], []], []>]} : tensor<4x8xf32>
+    return %y : tensor<4x8xf32>
+    ...
+    ```
+  }];
+  let statistics = [
+    Statistic<"numReshards", "reshards", "reshards inserted">,
+    Statistic<"numBytes", "bytes", "that a rank receives in one run of each "
+              "program">
+  ];
+  let dependentDialects = ["::lmc::dist::DistDialect"];
+}
+
 def Partition : Pass<"dist-partition", "::mlir::ModuleOp"> {
   let summary = "from global shapes to one rank's shapes and collectives";
   let description = [{
-    Gives every value its local shape and makes reductions explicit: a value
-    that is partial on an axis is all-reduced where it is first used by an
-    operation through which a sum does not pass. Accumulators may stay
-    partial; their sharding then names the axes. Indices into a sharded dim are shifted to the
+    Gives every value its local shape. A reshard becomes the collectives of its
+    path; along a dim that is not the first, pieces are permuted before or
+    behind (LowerReshard.h). Indices into a sharded dim are shifted to the
     rank's first row.
 
     A dim that its axes do not divide is padded if it is the vocabulary, else
     refused with the sizes.
 
-    Requires: shardings from `dist-propagate-shardings`.
-    Ensures: local shapes, `dist.all_reduce` where needed, no `dist.shardings`.
+    Requires: shardings from `dist-insert-reshards`.
+    Ensures: local shapes, collectives, no `dist.shardings`, no `dist.reshard`.
     Leaves alone: modules without `dist.mesh`.
 
     **Before**
@@ -181,8 +235,9 @@ def Partition : Pass<"dist-partition", "::mlir::ModuleOp"> {
       func.func @f(%x: tensor<4x6xf32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>},
                    %w: tensor<6x8xf32> {dist.sharding = #dist.sharding<[["tp"], []], []>})
           -> (tensor<4x8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
-        %y = lm.linear %x, %w {dist.shardings = [#dist.sharding<[[], []], []>]}
+        %part = lm.linear %x, %w {dist.shardings = [#dist.sharding<[[], []], ["tp"]>]}
             : (tensor<4x6xf32>, tensor<6x8xf32>) -> tensor<4x8xf32>
+        %y = dist.reshard %part from <[[], []], ["tp"]> to <[[], []], []> bytes 128 : tensor<4x8xf32>
         return %y : tensor<4x8xf32>
       }
     }
@@ -196,7 +251,7 @@ def Partition : Pass<"dist-partition", "::mlir::ModuleOp"> {
     ```
   }];
   let statistics = [
-    Statistic<"numAllReduces", "all-reduces", "all-reduces made">
+    Statistic<"numReshards", "reshards", "reshards turned to collectives">
   ];
   let dependentDialects = ["::lmc::dist::DistDialect", "::lmc::lm::LmDialect",
     "::mlir::arith::ArithDialect"];

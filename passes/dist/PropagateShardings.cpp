@@ -7,13 +7,17 @@
 //     %z = linear %g[B,F], %v[F,D]    F is summed: v's dim 0 gets tp, and z is
 //                                     partial on tp (Partition sees to that)
 //
-// One algorithm for all operations: they differ in their rules only.
+// One algorithm for all operations: they differ in their rules only. Marks come
+// in rounds, by priority: an axis that an earlier round gave to a factor of an
+// operation stays there, so that a later one cannot take it to another factor.
+// Every axis of a dim remembers the mark that it came from.
 #include "passes/dist/Passes.h"
 
 #include "passes/dist/LocalIndex.h"
 #include "passes/dist/ShardingTable.h"
 
 #include <limits>
+#include <set>
 
 namespace lmc::dist {
 #define GEN_PASS_DEF_PROPAGATESHARDINGS
@@ -32,9 +36,23 @@ int64_t rankOf(Value value) {
   return cast<RankedTensorType>(value.getType()).getRank();
 }
 
-bool usesAxis(const DimAxes &dims, StringRef axis) {
+// What splits a dim, and why.
+struct DimSplit {
+  Axes axes;
+  int64_t priority = 0;
+  StringAttr origin;
+};
+using Splits = SmallVector<DimSplit, 6>;
+
+bool usesAxis(const Splits &splits, StringRef axis) {
+  return llvm::any_of(splits, [&](const DimSplit &split) {
+    return llvm::is_contained(split.axes, axis);
+  });
+}
+
+bool overlaps(const Axes &a, const Axes &b) {
   return llvm::any_of(
-      dims, [&](const Axes &axes) { return llvm::is_contained(axes, axis); });
+      a, [&](StringRef axis) { return llvm::is_contained(b, axis); });
 }
 
 class Propagation {
@@ -42,54 +60,119 @@ public:
   Propagation(ModuleOp module) : module(module), states(module) {}
 
   void seed();
-  void runToFixpoint();
-  // Rewrites operations that are sharded on a factor they cannot keep whole.
-  // True if there was one: propagation has to go on.
-  FailureOr<bool> decomposeSharded();
+  LogicalResult run();
   int64_t write();
   int64_t getNumConflicts() const { return conflicts; }
 
 private:
-  DimAxes &dimsOf(Value value) {
-    DimAxes &dims = values[value];
-    dims.resize(rankOf(value));
-    return dims;
+  // A mark whose round has not come.
+  struct Pending {
+    Value value; // or, where it is null,
+    Operation *state = nullptr;
+    MarkAttr mark;
+  };
+
+  Splits &splitsOf(Value value) {
+    Splits &splits = values[value];
+    splits.resize(rankOf(value));
+    return splits;
   }
-  DimAxes &dimsOf(Operation *state) {
-    DimAxes &dims = stateDims[state];
-    dims.resize(getStateType(state).getRank());
-    return dims;
+  Splits &splitsOf(Operation *state) {
+    Splits &splits = stateSplits[state];
+    splits.resize(getStateType(state).getRank());
+    return splits;
   }
   static RankedTensorType getStateType(Operation *state) {
     if (auto parameter = dyn_cast<lm::ParameterOp>(state))
       return parameter.getTensorType();
     return cast<lm::StateOp>(state).getTensorType();
   }
+  void addMarks(Attribute marks, ValueRange results, Operation *state);
+  Splits given(ShardingAttr sharding);
+  void applyMarks(int64_t priority);
+  void runToFixpoint();
+  // Rewrites operations that are sharded on a factor they cannot keep whole.
+  // True if there was one: propagation has to go on.
+  FailureOr<bool> decomposeSharded();
   // Calls `visit(value, state)` for every argument and result tied to one.
   void forEachTied(llvm::function_ref<void(Value, Operation *)> visit);
   // What is sent and what is received on one channel lie alike.
   bool unifyTransfers();
-  bool unify(DimAxes &a, DimAxes &b);
+  bool unify(Splits &a, Splits &b);
+  void forEachDim(Operation *op, const lm::ShardingRule &rule,
+                  llvm::function_ref<void(Value, unsigned, int64_t)> visit);
+  Splits chooseFactors(Operation *op, const lm::ShardingRule &rule,
+                       int64_t *dropped = nullptr);
   bool carry(Operation *op);
   void maskLoss(lm::CrossEntropyOp loss, func::FuncOp function,
                 ArrayRef<StringRef> axes);
 
   ModuleOp module;
   StateIndex states;
-  llvm::DenseMap<Value, DimAxes> values;
-  llvm::DenseMap<Operation *, DimAxes> stateDims;
+  llvm::DenseMap<Value, Splits> values;
+  llvm::DenseMap<Operation *, Splits> stateSplits;
+  llvm::DenseSet<Value> closed; // gets nothing beyond its marks
+  SmallVector<Pending> pending;
   int64_t conflicts = 0;
 };
 
+// A sharding that stands there already counts as a mark of priority 0.
+Splits Propagation::given(ShardingAttr sharding) {
+  Splits splits;
+  auto origin = StringAttr::get(module.getContext(), "given");
+  for (const Axes &axes : readDims(sharding))
+    splits.push_back({axes, 0, axes.empty() ? StringAttr() : origin});
+  return splits;
+}
+
+void Propagation::addMarks(Attribute marks, ValueRange results,
+                           Operation *state) {
+  if (auto list = dyn_cast_or_null<ArrayAttr>(marks))
+    for (MarkAttr mark : list.getAsRange<MarkAttr>())
+      pending.push_back(
+          {state ? Value() : results[mark.getResult()], state, mark});
+}
+
 void Propagation::seed() {
-  for (Operation &op : *module.getBody())
+  for (Operation &op : *module.getBody()) {
+    if (!isa<lm::ParameterOp, lm::StateOp>(op))
+      continue;
     if (auto sharding = op.getAttrOfType<ShardingAttr>(kShardingAttr))
-      stateDims[&op] = readDims(sharding);
-  for (auto function : module.getOps<func::FuncOp>())
-    for (unsigned i = 0, e = function.getNumArguments(); i < e; ++i)
+      stateSplits[&op] = given(sharding);
+    addMarks(op.removeAttr(kMarksAttr), {}, &op);
+  }
+  for (auto function : module.getOps<func::FuncOp>()) {
+    for (BlockArgument argument : function.getArguments()) {
+      unsigned i = argument.getArgNumber();
       if (auto sharding =
               function.getArgAttrOfType<ShardingAttr>(i, kShardingAttr))
-        values[function.getArgument(i)] = readDims(sharding);
+        values[argument] = given(sharding);
+      addMarks(function.removeArgAttr(i, kMarksAttr), argument, nullptr);
+      if (function.removeArgAttr(i, kClosedAttr))
+        closed.insert(argument);
+    }
+    for (Operation &op : function.getBody().front())
+      addMarks(op.removeAttr(kMarksAttr), op.getResults(), nullptr);
+  }
+}
+
+// Gives the marks of one round to dims that are free.
+void Propagation::applyMarks(int64_t priority) {
+  for (const Pending &each : pending) {
+    if (each.mark.getPriority() != priority)
+      continue;
+    Splits &splits = each.value ? splitsOf(each.value) : splitsOf(each.state);
+    Axes axes;
+    for (Attribute axis : each.mark.getAxes())
+      axes.push_back(cast<StringAttr>(axis).getValue());
+    size_t dim = each.mark.getDim();
+    if (dim >= splits.size() || !splits[dim].axes.empty() ||
+        llvm::any_of(axes,
+                     [&](StringRef axis) { return usesAxis(splits, axis); }))
+      ++conflicts;
+    else
+      splits[dim] = {axes, priority, each.mark.getOrigin()};
+  }
 }
 
 void Propagation::forEachTied(
@@ -113,66 +196,91 @@ bool Propagation::unifyTransfers() {
   bool changed = false;
   module.walk([&](ReceiveOp receive) {
     if (Value value = sent.lookup(receive.getChannel())) {
-      dimsOf(value); // a new entry may move the others
-      DimAxes &mine = dimsOf(receive.getOutput());
-      changed |= unify(dimsOf(value), mine);
+      splitsOf(value); // a new entry may move the others
+      Splits &mine = splitsOf(receive.getOutput());
+      changed |= unify(splitsOf(value), mine);
     }
   });
   return changed;
 }
 
 // Fills what one side lacks from the other. True if something changed.
-bool Propagation::unify(DimAxes &a, DimAxes &b) {
+bool Propagation::unify(Splits &a, Splits &b) {
   bool changed = false;
   for (auto [x, y] : llvm::zip(a, b)) {
-    if (x.empty() == y.empty())
+    if (x.axes.empty() == y.axes.empty())
       continue;
-    (x.empty() ? x : y) = x.empty() ? y : x;
+    (x.axes.empty() ? x : y) = x.axes.empty() ? y : x;
     changed = true;
   }
   return changed;
 }
 
+void Propagation::forEachDim(
+    Operation *op, const lm::ShardingRule &rule,
+    llvm::function_ref<void(Value, unsigned, int64_t)> visit) {
+  auto visitAll = [&](auto range, ArrayRef<lm::ShardingRule::Dims> lists) {
+    for (auto [value, dims] : llvm::zip(range, lists))
+      for (auto [dim, factor] : llvm::enumerate(dims))
+        if (factor >= 0)
+          visit(value, dim, factor);
+  };
+  visitAll(op->getOperands(), rule.operands);
+  visitAll(op->getResults(), rule.results);
+}
+
+// The axes that split each factor of `op`, of all that its tensors have. An
+// axis serves one factor: the one of the earlier priority, then the one that
+// the operands name first.
+Splits Propagation::chooseFactors(Operation *op, const lm::ShardingRule &rule,
+                                  int64_t *dropped) {
+  Splits wanted(rule.factors.size()), chosen(rule.factors.size());
+  SmallVector<int64_t> order;
+  forEachDim(op, rule, [&](Value value, unsigned dim, int64_t factor) {
+    const DimSplit &split = splitsOf(value)[dim];
+    DimSplit &best = wanted[factor];
+    if (rule.factors[factor].kind == Kind::Replicated || split.axes.empty())
+      return;
+    if (best.axes.empty())
+      order.push_back(factor);
+    if (best.axes.empty() || split.priority < best.priority ||
+        (split.priority == best.priority &&
+         split.axes.size() > best.axes.size()))
+      best = split;
+  });
+  SmallVector<std::tuple<int64_t, size_t, int64_t>> byPriority;
+  for (auto [index, factor] : llvm::enumerate(order))
+    byPriority.push_back({wanted[factor].priority, index, factor});
+  llvm::sort(byPriority);
+  for (const auto &[priority, index, chosenFactor] : byPriority) {
+    int64_t factor = chosenFactor; // lambdas capture no binding
+    bool isFree = llvm::none_of(chosen, [&](const DimSplit &other) {
+      return overlaps(wanted[factor].axes, other.axes);
+    });
+    if (isFree)
+      chosen[factor] = wanted[factor];
+    else if (dropped)
+      ++*dropped;
+  }
+  return chosen;
+}
+
 // Carries axes between the dims of one operation's factors.
 bool Propagation::carry(Operation *op) {
-  std::optional<lm::ShardingRule> rule = ruleOf(op);
+  std::optional<lm::ShardingRule> rule = lm::ruleOf(op);
   if (!rule)
     return false;
-  SmallVector<Axes> factorAxes(rule->factors.size());
-  auto forEachDim =
-      [&](llvm::function_ref<void(DimAxes &, unsigned, int64_t)> visit) {
-        auto visitAll = [&](auto range,
-                            ArrayRef<lm::ShardingRule::Dims> lists) {
-          for (auto [value, dims] : llvm::zip(range, lists))
-            for (auto [dim, factor] : llvm::enumerate(dims))
-              if (factor >= 0)
-                visit(dimsOf(value), dim, factor);
-        };
-        visitAll(op->getOperands(), rule->operands);
-        visitAll(op->getResults(), rule->results);
-      };
-  forEachDim([&](DimAxes &dims, unsigned dim, int64_t factor) {
-    if (rule->factors[factor].kind == Kind::Replicated ||
-        dims[dim].size() <= factorAxes[factor].size())
-      return;
-    // An axis serves one factor of an operation.
-    for (auto [other, axes] : llvm::enumerate(factorAxes))
-      if (static_cast<int64_t>(other) != factor)
-        for (StringRef axis : dims[dim])
-          if (llvm::is_contained(axes, axis)) {
-            ++conflicts;
-            return;
-          }
-    factorAxes[factor] = dims[dim];
-  });
+  Splits factors = chooseFactors(op, *rule);
   bool changed = false;
-  forEachDim([&](DimAxes &dims, unsigned dim, int64_t factor) {
-    const Axes &axes = factorAxes[factor];
-    if (axes.empty() || !dims[dim].empty() ||
-        llvm::any_of(axes,
-                     [&](StringRef axis) { return usesAxis(dims, axis); }))
+  forEachDim(op, *rule, [&](Value value, unsigned dim, int64_t factor) {
+    const DimSplit &from = factors[factor];
+    Splits &splits = splitsOf(value);
+    if (from.axes.empty() || !splits[dim].axes.empty() ||
+        closed.contains(value) || llvm::any_of(from.axes, [&](StringRef axis) {
+          return usesAxis(splits, axis);
+        }))
       return;
-    dims[dim] = axes;
+    splits[dim] = from;
     changed = true;
   });
   return changed;
@@ -182,7 +290,7 @@ void Propagation::runToFixpoint() {
   for (bool changed = true; changed;) {
     changed = false;
     forEachTied([&](Value value, Operation *state) {
-      changed |= unify(dimsOf(value), dimsOf(state));
+      changed |= unify(splitsOf(value), splitsOf(state));
     });
     changed |= unifyTransfers();
     for (auto function : module.getOps<func::FuncOp>()) {
@@ -193,6 +301,24 @@ void Propagation::runToFixpoint() {
         changed |= carry(&op);
     }
   }
+}
+
+LogicalResult Propagation::run() {
+  std::set<int64_t> rounds{0};
+  for (const Pending &each : pending)
+    rounds.insert(each.mark.getPriority());
+  for (int64_t round : rounds) {
+    applyMarks(round);
+    for (;;) {
+      runToFixpoint();
+      FailureOr<bool> again = decomposeSharded();
+      if (failed(again))
+        return failure();
+      if (!*again)
+        break;
+    }
+  }
+  return success();
 }
 
 // A loss over a sharded vocabulary: targets count from the rank's first
@@ -235,15 +361,15 @@ FailureOr<bool> Propagation::decomposeSharded() {
   llvm::DenseMap<Operation *, Axes> axesOf;
   for (auto function : module.getOps<func::FuncOp>())
     for (Operation &op : function.getBody().front()) {
-      std::optional<lm::ShardingRule> rule = ruleOf(&op);
+      std::optional<lm::ShardingRule> rule = lm::ruleOf(&op);
       if (!rule)
         continue;
       for (auto [operand, dims] : llvm::zip(op.getOperands(), rule->operands))
         for (auto [dim, factor] : llvm::enumerate(dims))
           if (factor >= 0 && rule->factors[factor].kind == Kind::Decompose &&
-              !dimsOf(operand)[dim].empty() && !axesOf.contains(&op)) {
+              !splitsOf(operand)[dim].axes.empty() && !axesOf.contains(&op)) {
             sharded.push_back(&op);
-            axesOf[&op] = dimsOf(operand)[dim];
+            axesOf[&op] = splitsOf(operand)[dim].axes;
           }
     }
   for (Operation *op : sharded) {
@@ -257,8 +383,14 @@ FailureOr<bool> Propagation::decomposeSharded() {
     SmallVector<Value> results;
     if (failed(lowerable.decompose(builder, results)))
       return failure();
-    for (Value result : op->getResults())
-      values.erase(result);
+    for (auto [old, result] : llvm::zip(op->getResults(), results)) {
+      Splits splits = splitsOf(old);
+      values.erase(old);
+      values[result] = std::move(splits);
+      for (Pending &each : pending)
+        if (each.value == old)
+          each.value = result;
+    }
     op->replaceAllUsesWith(results);
     op->erase();
   }
@@ -267,27 +399,57 @@ FailureOr<bool> Propagation::decomposeSharded() {
 
 int64_t Propagation::write() {
   MLIRContext *context = module.getContext();
+  Builder b(context);
   int64_t sharded = 0;
-  auto attribute = [&](const DimAxes &dims) {
+  auto sharding = [&](const Splits &splits) {
+    DimAxes dims;
+    for (const DimSplit &split : splits)
+      dims.push_back(split.axes);
     if (llvm::any_of(dims, [](const Axes &axes) { return !axes.empty(); }))
       ++sharded;
     return makeSharding(context, dims);
   };
+  // For people: what each dim's axes come from.
+  bool isSplit = false;
+  auto origins = [&](const Splits &splits) {
+    SmallVector<Attribute> list;
+    for (const DimSplit &split : splits) {
+      list.push_back(split.origin ? split.origin : b.getStringAttr(""));
+      isSplit |= bool(split.origin);
+    }
+    return b.getArrayAttr(list);
+  };
+  auto setOrigins = [&](Operation *op, ArrayAttr list) {
+    if (std::exchange(isSplit, false))
+      op->setAttr(kOriginsAttr, list);
+  };
   for (Operation &op : *module.getBody())
-    if (isa<lm::ParameterOp, lm::StateOp>(op))
-      op.setAttr(kShardingAttr,
-                 attribute(dimsOf(states.speaker(FlatSymbolRefAttr::get(
-                     SymbolTable::getSymbolName(&op))))));
+    if (isa<lm::ParameterOp, lm::StateOp>(op)) {
+      const Splits &splits = splitsOf(states.speaker(
+          FlatSymbolRefAttr::get(SymbolTable::getSymbolName(&op))));
+      op.setAttr(kShardingAttr, sharding(splits));
+      setOrigins(&op, origins(splits));
+    }
   for (auto function : module.getOps<func::FuncOp>()) {
     for (BlockArgument argument : function.getArguments())
       function.setArgAttr(argument.getArgNumber(), kShardingAttr,
-                          attribute(dimsOf(argument)));
+                          sharding(splitsOf(argument)));
     for (Operation &op : function.getBody().front()) {
-      SmallVector<Attribute> shardings;
-      for (Value result : op.getResults())
-        shardings.push_back(attribute(dimsOf(result)));
-      if (!shardings.empty())
-        op.setAttr(kShardingsAttr, ArrayAttr::get(context, shardings));
+      if (std::optional<lm::ShardingRule> rule = lm::ruleOf(&op)) {
+        SmallVector<Attribute> factors;
+        for (const DimSplit &factor : chooseFactors(&op, *rule, &conflicts))
+          factors.push_back(b.getStrArrayAttr(factor.axes));
+        op.setAttr(kFactorsAttr, b.getArrayAttr(factors));
+      }
+      SmallVector<Attribute> shardings, from;
+      for (Value result : op.getResults()) {
+        shardings.push_back(sharding(splitsOf(result)));
+        from.push_back(origins(splitsOf(result)));
+      }
+      if (shardings.empty())
+        continue;
+      op.setAttr(kShardingsAttr, b.getArrayAttr(shardings));
+      setOrigins(&op, b.getArrayAttr(from));
     }
   }
   return sharded;
@@ -303,14 +465,8 @@ struct PropagateShardings
       return;
     Propagation propagation(module);
     propagation.seed();
-    for (;;) {
-      propagation.runToFixpoint();
-      FailureOr<bool> again = propagation.decomposeSharded();
-      if (failed(again))
-        return signalPassFailure();
-      if (!*again)
-        break;
-    }
+    if (failed(propagation.run()))
+      return signalPassFailure();
     numSharded += propagation.write();
     numConflicts += propagation.getNumConflicts();
   }

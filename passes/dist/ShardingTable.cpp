@@ -21,16 +21,6 @@ DimAxes lmc::dist::readDims(ShardingAttr sharding) {
   return dims;
 }
 
-std::optional<lm::ShardingRule> lmc::dist::ruleOf(Operation *op) {
-  if (auto shardable = dyn_cast<lm::Shardable>(op))
-    return shardable.getShardingRule();
-  if (op->getNumResults() > 0 && op->getNumOperands() > 0 &&
-      (op->hasTrait<OpTrait::Elementwise>() ||
-       op->hasTrait<OpTrait::SameOperandsAndResultType>()))
-    return lm::elementwiseRule(op);
-  return std::nullopt;
-}
-
 StateIndex::StateIndex(ModuleOp module) {
   for (Operation &op : *module.getBody())
     if (isa<lm::ParameterOp, lm::StateOp>(op))

@@ -10,11 +10,7 @@
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/BuiltinOps.h"
 
-#include <optional>
-
 namespace lmc::dist {
-
-inline constexpr llvm::StringLiteral kShardingsAttr = "dist.shardings";
 
 using Axes = llvm::SmallVector<llvm::StringRef, 1>;
 using DimAxes = llvm::SmallVector<Axes, 6>;
@@ -22,10 +18,6 @@ using DimAxes = llvm::SmallVector<Axes, 6>;
 ShardingAttr makeSharding(mlir::MLIRContext *context, const DimAxes &dims,
                           llvm::ArrayRef<llvm::StringRef> partial = {});
 DimAxes readDims(ShardingAttr sharding);
-
-// The rule of `op`: its own, or that of an elementwise operation; none if it
-// takes no part (a constant, a return).
-std::optional<lm::ShardingRule> ruleOf(mlir::Operation *op);
 
 // The states of a module by name, and the one that speaks for each: the
 // parameter of a moment or gradient, else itself.

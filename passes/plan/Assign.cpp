@@ -4,7 +4,7 @@
 // programs (which run for each micro-batch, how many micro-batches are under
 // way at once); bytes for what has a fixed place (states, ports, scalars) and,
 // packed by lifetime, for what lives within a step; the instructions.
-// AssignHomes decides which values share bytes, AssignArena packs.
+// AssignHomes decides which values share bytes, AssignPack packs them.
 //
 // The stages of a pipeline run different programs over different bytes. Each
 // is packed for itself; an allocation has one name and a size for each stage.
@@ -410,129 +410,6 @@ void Assigner::placeFixedHomes() {
         where = atPort(scalars, "scalars");
     }
   }
-}
-
-// One arena for everything that lives within a step.
-void Assigner::packTogether() {
-  struct Owner {
-    size_t program;
-    int home;
-    int64_t offset;
-  };
-  std::vector<Owner> owners;
-  StageBytes bytes(stages, 0);
-  bool holdsSaved = false;
-  for (int64_t stage = 0; stage < stages; ++stage) {
-    std::vector<ArenaBlock> blocks;
-    size_t firstOwner = owners.size();
-    llvm::DenseMap<std::pair<size_t, int>, size_t> blockOf;
-    for (auto [index, program] : llvm::enumerate(programs)) {
-      if (program.stage != stage)
-        continue;
-      for (auto [number, home] : llvm::enumerate(program.homes.homes)) {
-        if (home.parent >= 0 || home.begin < 0)
-          continue;
-        if (home.kind == Home::Saved && home.owner >= 0) {
-          auto known = blockOf.find({size_t(home.ownerProgram), home.owner});
-          if (known != blockOf.end())
-            blocks[known->second].end = program.base + home.end;
-          continue;
-        }
-        if (home.kind != Home::Scratch && home.kind != Home::Saved)
-          continue;
-        holdsSaved |= home.kind == Home::Saved;
-        blockOf[{index, int(number)}] = blocks.size();
-        blocks.push_back({program.base + home.begin, program.base + home.end,
-                          home.bytes, 0});
-        owners.push_back({index, int(number), 0});
-      }
-    }
-    bytes[stage] = packArena(blocks);
-    liveBytes = std::max(liveBytes, largestLiveBytes(blocks));
-    for (auto [i, block] : llvm::enumerate(blocks))
-      owners[firstOwner + i].offset = block.offset;
-  }
-  arenaBytes = *std::max_element(bytes.begin(), bytes.end());
-  if (owners.empty())
-    return;
-  FlatSymbolRefAttr arena = allocate(holdsSaved ? "activations" : "scratch",
-                                     holdsSaved ? "saved" : "scratch", bytes);
-  for (const Owner &owner : owners) {
-    AssignedProgram &program = programs[owner.program];
-    program.slices[owner.home] = slice(arena, linear(owner.offset),
-                                       program.homes.homes[owner.home].bytes);
-  }
-}
-
-// Saved values of a chunk at slot * stride, and scratch that every program uses
-// anew. Within a slot, a value may take the bytes of one that has had its last
-// reader: a micro-batch meets the programs of a chunk in their order.
-void Assigner::packApart() {
-  StageBytes savedBytes(stages, 0), scratchBytes(stages, 0);
-  struct Slot {
-    std::vector<ArenaBlock> blocks;
-    std::vector<std::pair<size_t, int>> owners; // program, home
-    int64_t count = 1, base = 0, stride = 0;
-  };
-  llvm::MapVector<std::pair<int64_t, int64_t>, Slot> slotsOf; // stage, chunk
-  llvm::DenseMap<std::pair<size_t, int>, size_t> blockOf;
-  std::vector<std::vector<std::pair<int, ArenaBlock>>> packed(programs.size());
-  int64_t scratchLive = 0;
-  for (auto [index, program] : llvm::enumerate(programs)) {
-    std::vector<ArenaBlock> blocks;
-    std::vector<int> numbers;
-    Slot &slot = slotsOf[{program.stage, program.chunk}];
-    slot.count = std::max(slot.count, program.slots);
-    for (auto [number, home] : llvm::enumerate(program.homes.homes)) {
-      if (home.parent >= 0 || home.begin < 0)
-        continue;
-      if (home.kind == Home::Saved && home.owner >= 0) {
-        auto known = blockOf.find({size_t(home.ownerProgram), home.owner});
-        if (known != blockOf.end())
-          slot.blocks[known->second].end = program.base + home.end;
-      } else if (home.kind == Home::Saved) {
-        blockOf[{index, int(number)}] = slot.blocks.size();
-        slot.blocks.push_back({program.base + home.begin,
-                               program.base + home.end, home.bytes, 0});
-        slot.owners.push_back({index, int(number)});
-      } else if (home.kind == Home::Scratch) {
-        blocks.push_back({home.begin, home.end, home.bytes, 0});
-        numbers.push_back(number);
-      }
-    }
-    int64_t &most = scratchBytes[program.stage];
-    most = std::max(most, packArena(blocks));
-    scratchLive = std::max(scratchLive, largestLiveBytes(blocks));
-    for (auto [number, block] : llvm::zip(numbers, blocks))
-      packed[index].push_back({number, block});
-  }
-  for (auto &[place, slot] : slotsOf) {
-    slot.stride = packArena(slot.blocks);
-    slot.base = savedBytes[place.first];
-    savedBytes[place.first] += slot.stride * slot.count;
-  }
-  auto most = [](const StageBytes &bytes) {
-    return *std::max_element(bytes.begin(), bytes.end());
-  };
-  FlatSymbolRefAttr saved, scratch;
-  if (most(savedBytes) > 0)
-    saved = allocate("saved", "saved", savedBytes);
-  if (most(scratchBytes) > 0)
-    scratch = allocate("scratch", "scratch", scratchBytes);
-  for (auto &[place, slot] : slotsOf)
-    for (auto [owner, block] : llvm::zip(slot.owners, slot.blocks)) {
-      LinearAttr where = linear(slot.base + block.offset);
-      if (slot.count > 1)
-        where = where.plus(slot.stride, kSlot);
-      programs[owner.first].slices[owner.second] =
-          slice(saved, where, block.bytes);
-    }
-  for (auto [index, program] : llvm::enumerate(programs))
-    for (auto &[number, block] : packed[index])
-      program.slices[number] =
-          slice(scratch, linear(block.offset), block.bytes);
-  arenaBytes = most(savedBytes) + most(scratchBytes);
-  liveBytes = most(savedBytes) + scratchLive;
 }
 
 LogicalResult Assigner::run() {

@@ -27,6 +27,34 @@ bool alive(const ArenaBlock &a, const ArenaBlock &b) {
   return a.begin <= b.end && b.begin <= a.end;
 }
 
+// The tightest gap for `block` between those of `placed`, ordered by offset,
+// that are alive with it, or -1; and where the highest of them ends.
+std::pair<int64_t, int64_t> findGap(llvm::ArrayRef<ArenaBlock> placed,
+                                    const ArenaBlock &block) {
+  int64_t top = 0, best = -1;
+  int64_t bestGap = std::numeric_limits<int64_t>::max();
+  for (const ArenaBlock &other : placed) {
+    if (!alive(block, other))
+      continue;
+    int64_t gap = other.offset - top;
+    if (gap >= block.bytes && gap < bestGap) {
+      bestGap = gap;
+      best = top;
+    }
+    top = std::max(top, other.offset + other.bytes);
+  }
+  return {best, top};
+}
+
+bool isBelow(const ArenaBlock &a, const ArenaBlock &b) {
+  return a.offset < b.offset;
+}
+
+void insertByOffset(std::vector<ArenaBlock> &placed, const ArenaBlock &block) {
+  placed.insert(std::upper_bound(placed.begin(), placed.end(), block, isBelow),
+                block);
+}
+
 // Places the blocks in `order`, each into the tightest gap.
 Candidate place(llvm::ArrayRef<ArenaBlock> blocks,
                 std::vector<unsigned> order) {
@@ -38,26 +66,11 @@ Candidate place(llvm::ArrayRef<ArenaBlock> blocks,
   for (unsigned index : order) {
     ArenaBlock block = blocks[index];
     block.bytes = alignBytes(block.bytes);
-    int64_t top = 0, best = -1;
-    int64_t bestGap = std::numeric_limits<int64_t>::max();
-    for (const ArenaBlock &other : placed) {
-      if (!alive(block, other))
-        continue;
-      int64_t gap = other.offset - top;
-      if (gap >= block.bytes && gap < bestGap) {
-        bestGap = gap;
-        best = top;
-      }
-      top = std::max(top, other.offset + other.bytes);
-    }
-    block.offset = best >= 0 ? best : top;
+    auto [gap, top] = findGap(placed, block);
+    block.offset = gap >= 0 ? gap : top;
     result.offsets[index] = block.offset;
     result.bytes = std::max(result.bytes, block.offset + block.bytes);
-    auto place = std::upper_bound(placed.begin(), placed.end(), block,
-                                  [](const ArenaBlock &a, const ArenaBlock &b) {
-                                    return a.offset < b.offset;
-                                  });
-    placed.insert(place, block);
+    insertByOffset(placed, block);
   }
   result.order = std::move(order);
   return result;
@@ -143,4 +156,28 @@ int64_t lmc::plan::packArena(llvm::MutableArrayRef<ArenaBlock> blocks) {
   for (auto [index, block] : llvm::enumerate(blocks))
     block.offset = best.offsets[index];
   return best.bytes;
+}
+
+void lmc::plan::fillGaps(llvm::MutableArrayRef<ArenaBlock> blocks,
+                         std::vector<ArenaBlock> placed, int64_t bytes) {
+  for (ArenaBlock &block : placed)
+    block.bytes = alignBytes(block.bytes);
+  llvm::sort(placed, isBelow);
+  std::vector<unsigned> order(blocks.size());
+  std::iota(order.begin(), order.end(), 0);
+  llvm::sort(order, [&](unsigned a, unsigned b) {
+    return blocks[a].bytes != blocks[b].bytes
+               ? blocks[a].bytes > blocks[b].bytes
+               : a < b;
+  });
+  for (unsigned index : order) {
+    ArenaBlock block = blocks[index];
+    block.bytes = alignBytes(block.bytes);
+    auto [gap, top] = findGap(placed, block);
+    block.offset = gap >= 0 ? gap : top;
+    if (block.offset + block.bytes > bytes)
+      continue;
+    blocks[index].offset = block.offset;
+    insertByOffset(placed, block);
+  }
 }

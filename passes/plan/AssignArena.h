@@ -13,6 +13,7 @@
 #include "llvm/ADT/ArrayRef.h"
 
 #include <cstdint>
+#include <vector>
 
 namespace lmc::plan {
 
@@ -36,6 +37,11 @@ int64_t largestLiveBytes(llvm::ArrayRef<ArenaBlock> blocks);
 // Sets every block's offset, a multiple of kAlignmentBytes, and returns the
 // bytes of the arena. The same blocks give the same offsets.
 int64_t packArena(llvm::MutableArrayRef<ArenaBlock> blocks);
+
+// Sets the offsets of those blocks, the largest first, that find a gap between
+// `placed` ones and below `bytes`; leaves the others' alone.
+void fillGaps(llvm::MutableArrayRef<ArenaBlock> blocks,
+              std::vector<ArenaBlock> placed, int64_t bytes);
 
 } // namespace lmc::plan
 

@@ -1,5 +1,5 @@
 // The pass Assign at work on one module; Assign.cpp tells how it goes.
-// AssignBuild.cpp holds the last step, which writes the instructions.
+// AssignPack.cpp gives offsets, AssignBuild.cpp writes the instructions.
 #ifndef LMC_PASSES_PLAN_ASSIGNER_H
 #define LMC_PASSES_PLAN_ASSIGNER_H
 
@@ -65,6 +65,10 @@ private:
                   llvm::StringRef contents);
   void packTogether();
   void packApart();
+  // Whether a program reads or writes saved values, or runs while some are
+  // alive, or while none is.
+  enum class SavedUse { Touches, SomeAlive, NoneAlive };
+  std::vector<SavedUse> findSavedUses();
   void placeFixedHomes();
   mlir::FlatSymbolRefAttr allocate(llvm::StringRef name,
                                    llvm::StringRef contents,

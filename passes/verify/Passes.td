@@ -99,7 +99,14 @@ def VerifySharded : Pass<"verify-sharded", "::mlir::ModuleOp"> {
       (S1) an argument, a state or a result has no sharding, or one with another
            number of dims;
       (S2) a sharding names an axis that the mesh lacks;
-      (S3) an argument lies otherwise than the state that it is tied to.
+      (S3) an argument lies otherwise than the state that it is tied to;
+      (S4) an operand or a result lies otherwise than the factors of its
+           operation are split;
+      (S5) a partial value is used where no sum passes through: a reduction is
+           missing;
+      (S6) a result is said to be partial on other axes than the operation
+           makes it: a reduction is missing, or would be done twice;
+      (S7) a reshard does not start from how its operand lies.
 
     **Before**
     ```mlir
@@ -111,8 +118,8 @@ def VerifySharded : Pass<"verify-sharded", "::mlir::ModuleOp"> {
     ```
     **After**: unchanged.
 
-    **Requires**: dist-propagate-shardings has run.
-    **Ensures**: (S1) to (S3).
+    **Requires**: dist-insert-reshards has run.
+    **Ensures**: (S1) to (S7).
     **Leaves alone**: everything.
   }];
 }

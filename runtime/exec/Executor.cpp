@@ -1,6 +1,7 @@
 // See Executor.h.
 #include "runtime/exec/Executor.h"
 #include "runtime/plan/PlanFacts.h"
+#include "runtime/plan/StepTime.h"
 
 #include <chrono>
 #include <cmath>
@@ -152,6 +153,7 @@ Status Executor::run(int schedule) {
     if (Status status = runProgram(call.program); !status.ok())
       return status;
   }
+  pace.wait();
   Status status = theDevice.synchronize();
   progress.activity.store(Progress::Host, std::memory_order_relaxed);
   return status;
@@ -184,6 +186,18 @@ Status Executor::execute(PreparedProgram &program, const Op &op) {
   return Status();
 }
 
+// What leaves or enters the rank waits for what was computed before.
+void Executor::keepPace(uint32_t program, const Op &op) {
+  if (op.kind == Op::Kind::Collective || op.kind == Op::Kind::Send ||
+      op.kind == Op::Kind::Receive)
+    pace.wait();
+  else
+    pace.compute(
+        options.secondsPerFlop *
+        plannedFlops(
+            thePlan.programs(int(program)).instructions(int(op.instruction))));
+}
+
 Status Executor::runProgram(uint32_t index) {
   PreparedProgram &program = programs[index];
   if (!program.patches.empty())
@@ -194,6 +208,8 @@ Status Executor::runProgram(uint32_t index) {
     if (options.profile)
       start = std::chrono::steady_clock::now();
     progress.begin(uint64_t(index) << 32 | op.instruction);
+    if (options.secondsPerFlop > 0)
+      keepPace(index, op);
     if (Status status = execute(program, op); !status.ok())
       return std::move(status).note(
           "in {}", describeInstruction(thePlan, index, op.instruction));

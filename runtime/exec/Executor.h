@@ -9,6 +9,7 @@
 #define LMC_RUNTIME_EXEC_EXECUTOR_H
 
 #include "runtime/base/Progress.h"
+#include "runtime/exec/Pace.h"
 #include "runtime/exec/Program.h"
 
 namespace lmc::runtime {
@@ -23,6 +24,9 @@ public:
     bool profile = false; ///< measure every op
     /// Where to tell how far this rank is; null: nobody watches.
     Progress *progress = nullptr;
+    /// Instructions take their planned time, at so many seconds for a FLOP,
+    /// and the device computes nothing; 0: they take what they take.
+    double secondsPerFlop = 0;
   };
   /// Plan, device and communicator (null for one rank) must outlive it.
   static StatusOr<std::unique_ptr<Executor>>
@@ -69,6 +73,7 @@ private:
   Status prepare();
   Status runProgram(uint32_t index);
   Status execute(PreparedProgram &program, const Op &op);
+  void keepPace(uint32_t program, const Op &op);
 
   struct PreparedCall {
     uint32_t program;
@@ -94,6 +99,7 @@ private:
   std::vector<PreparedProgram> programs;
   std::vector<PreparedSchedule> schedules;
   std::vector<std::vector<OpTime>> times;
+  Pace pace;
   Progress unwatched;
   Progress &progress;
 };

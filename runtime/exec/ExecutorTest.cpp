@@ -5,6 +5,8 @@
 #include "runtime/device/null/NullDevice.h"
 #include "runtime/exec/BigramPlanForTest.h"
 #include "runtime/plan/PlanCheck.h"
+#include "runtime/plan/PlanFacts.h"
+#include "runtime/plan/StepTime.h"
 
 #include <cmath>
 #include <gtest/gtest.h>
@@ -83,6 +85,53 @@ TEST(Executor, DryRunOnTheNullDevice) {
   auto executor = Executor::create(plan, device, nullptr, 0, {});
   ASSERT_TRUE(executor.ok());
   EXPECT_TRUE((*executor)->run((*executor)->findSchedule("train")).ok());
+}
+
+TEST(Executor, KeepsPaceOnTheNullDevice) {
+  plan::Plan plan = BigramPlan().build();
+  for (plan::Program &program : *plan.mutable_programs())
+    for (plan::Instruction &instruction : *program.mutable_instructions())
+      instruction.set_flops(1);
+  StepTime planned = timeStep(plan, "train");
+  NullDevice device(NullDevice::Memory::Zeros);
+  Executor::Options options;
+  options.secondsPerFlop = 0.05 / planned.work;
+  auto executor = Executor::create(plan, device, nullptr, 0, options);
+  ASSERT_TRUE(executor.ok());
+  auto start = std::chrono::steady_clock::now();
+  EXPECT_TRUE((*executor)->run((*executor)->findSchedule("train")).ok());
+  EXPECT_GE(std::chrono::steady_clock::now() - start,
+            std::chrono::milliseconds(50));
+}
+
+// What a rank allocates is what the plan says of its stage, to the byte.
+TEST(Executor, AllocatesWhatThePlanSays) {
+  plan::Plan plan;
+  plan.mutable_mesh()->add_axes()->set_name("pp");
+  plan.mutable_mesh()->mutable_axes(0)->set_size(2);
+  for (auto [name, memory] :
+       {std::pair("scratch", plan::DEVICE), {"staging", plan::HOST}}) {
+    plan::Allocation *allocation = plan.add_allocations();
+    allocation->set_name(name);
+    allocation->set_memory(memory);
+    allocation->set_bytes(1 << 20);
+  }
+  plan::Allocation &last = *plan.mutable_allocations(1);
+  last.add_stage_bytes(1 << 20);
+  last.add_stage_bytes(1 << 12);
+  int64_t whole = 0;
+  for (const plan::Allocation &allocation : plan.allocations())
+    whole += allocation.bytes();
+  for (int rank : {0, 1}) {
+    NullDevice device;
+    auto executor = Executor::create(plan, device, nullptr, rank, {});
+    ASSERT_TRUE(executor.ok()) << executor.status().toString();
+    EXPECT_EQ(device.allocatedBytes(),
+              whole - last.bytes() + last.stage_bytes(rank));
+  }
+  EXPECT_EQ(allocatedBytes(plan, plan::DEVICE) +
+                allocatedBytes(plan, plan::HOST),
+            whole);
 }
 
 TEST(Executor, GroupsFollowTheMesh) {

@@ -2,6 +2,7 @@
 // hang together.
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFile.h"
+#include "runtime/plan/StepTime.h"
 
 #include <functional>
 #include <gtest/gtest.h>
@@ -291,6 +292,55 @@ TEST(PlanCheck, NamesWhatIsWrong) {
   }
 }
 
+/// A forward that keeps 64 bytes in its slot for the backward; two
+/// micro-batches are under way at once.
+static plan::Plan twoSlots() {
+  plan::Plan p;
+  p.set_micro_batches(2);
+  auto *symbol = p.add_symbols();
+  symbol->set_kind(plan::Symbol::SLOT);
+  symbol->set_name("slot");
+  symbol->set_maximum(1);
+  auto *saved = p.add_allocations();
+  saved->set_name("saved");
+  saved->set_memory(plan::DEVICE);
+  saved->set_contents(plan::Allocation::SAVED);
+  saved->set_bytes(192);
+  auto setSaved = [](plan::Slice *slice) {
+    setSlice(slice, 0, 0, 64);
+    slice->mutable_offset()->add_terms()->set_coefficient(64);
+  };
+  auto *forward = p.add_programs();
+  forward->set_name("forward");
+  setSaved(forward->add_instructions()->mutable_fill()->mutable_slice());
+  auto *backward = p.add_programs();
+  backward->set_name("backward");
+  auto *copy = backward->add_instructions()->mutable_copy();
+  setSaved(copy->mutable_source());
+  setSlice(copy->mutable_target(), 0, 128, 64);
+  auto *schedule = p.add_schedules();
+  schedule->set_name("train");
+  for (uint32_t program : {0u, 1u})
+    for (int64_t microBatch : {0, 1}) {
+      auto *call = schedule->add_calls();
+      call->set_program(program);
+      call->set_micro_batch(microBatch);
+      call->set_slot(microBatch);
+    }
+  return p;
+}
+
+TEST(PlanCheck, SlotsAreHeldToTheEnd) {
+  EXPECT_TRUE(checkPlan(twoSlots()).ok()) << checkPlan(twoSlots()).toString();
+  plan::Plan p = twoSlots();
+  p.mutable_schedules(0)->mutable_calls(1)->set_slot(0);
+  EXPECT_NE(checkPlan(p).toString().find(
+                "call 1: micro-batch 1 of chunk 0 takes slot 0, it has slot 0 "
+                "and that one holds micro-batch 0"),
+            std::string::npos)
+      << checkPlan(p).toString();
+}
+
 /// Two stages: the first sends 32 bytes to the second, and both meet in a sum.
 static plan::Plan twoStages() {
   plan::Plan p;
@@ -323,6 +373,25 @@ static plan::Plan twoStages() {
     schedule->add_calls()->set_program(uint32_t(stage));
   }
   return p;
+}
+
+// The second stage waits for the first one's copy, both for the sum.
+TEST(StepTime, StagesWait) {
+  plan::Plan p = twoStages();
+  EXPECT_EQ(timeStep(p, "train").length, 0);
+  for (int stage : {0, 1}) {
+    auto *instructions = p.mutable_programs(stage)->mutable_instructions();
+    auto *copy = instructions->Add();
+    copy->mutable_copy();
+    copy->set_bytes_moved(stage == 0 ? 3 : 5);
+    if (stage == 0) // before the send
+      for (int i = instructions->size() - 1; i > 0; --i)
+        instructions->SwapElements(i, i - 1);
+  }
+  StepTime time = timeStep(p, "train");
+  EXPECT_EQ(time.length, 30 + 50);
+  EXPECT_EQ(time.work, 50);
+  EXPECT_DOUBLE_EQ(time.bubble(), 0.6);
 }
 
 TEST(PlanCheck, StagesMeet) {
@@ -359,6 +428,15 @@ TEST(PlanCheck, StagesMeet) {
         ->mutable_instructions(1)
         ->mutable_collective()
         ->set_reduction(plan::Collective::MAX);
+  });
+  refused("micro-batch 1 is expected on channel 0, 0 was sent", [](auto &p) {
+    // The second stage takes two micro-batches in another order.
+    p.set_micro_batches(2);
+    for (int stage : {0, 1}) {
+      auto *schedule = p.mutable_schedules(stage);
+      schedule->add_calls()->set_program(uint32_t(stage));
+      schedule->mutable_calls(stage == 0 ? 1 : 0)->set_micro_batch(1);
+    }
   });
   refused("there is no stage 2", [](auto &p) {
     auto *send = p.mutable_programs(1)->add_instructions()->mutable_send();

@@ -15,6 +15,57 @@ namespace lmc::runtime {
 // More than any sane schedule exchanges in a step.
 static constexpr int64_t maxExchanges = int64_t(1) << 26;
 
+/// A program runs once, or once for each micro-batch. From its first call to
+/// its last one a micro-batch of a chunk keeps one slot of saved values, which
+/// no other one takes meanwhile.
+static Status checkSlots(const plan::Plan &plan,
+                         const plan::Schedule &schedule) {
+  std::map<uint32_t, std::set<int64_t>> microBatches; // of programs
+  for (const plan::Call &call : schedule.calls())
+    if (!microBatches[call.program()].insert(call.micro_batch()).second)
+      return corrupt("schedule {} of stage {} runs {} twice for micro-batch {}",
+                     schedule.name(), schedule.stage(),
+                     plan.programs(int(call.program())).name(),
+                     call.micro_batch());
+  for (const auto &[program, called] : microBatches)
+    if (called.size() > 1 && int64_t(called.size()) != plan.micro_batches())
+      return corrupt("schedule {} of stage {} runs {} for {} of {} "
+                     "micro-batches",
+                     schedule.name(), schedule.stage(),
+                     plan.programs(int(program)).name(), called.size(),
+                     plan.micro_batches());
+  using Key = std::pair<uint32_t, int64_t>; // chunk and micro-batch, or slot
+  auto isPerMicroBatch = [&](const plan::Call &call) {
+    return microBatches[call.program()].size() > 1;
+  };
+  std::map<Key, int> last;
+  for (int i = 0; i < schedule.calls_size(); ++i)
+    if (const plan::Call &call = schedule.calls(i); isPerMicroBatch(call))
+      last[{plan.programs(int(call.program())).chunk(), call.micro_batch()}] =
+          i;
+  std::map<Key, int64_t> slotOf, holder;
+  for (int i = 0; i < schedule.calls_size(); ++i) {
+    const plan::Call &call = schedule.calls(i);
+    if (!isPerMicroBatch(call))
+      continue;
+    uint32_t chunk = plan.programs(int(call.program())).chunk();
+    auto [slot, isNew] =
+        slotOf.insert({{chunk, call.micro_batch()}, call.slot()});
+    auto [held, isFree] =
+        holder.insert({{chunk, call.slot()}, call.micro_batch()});
+    if (slot->second != call.slot() || held->second != call.micro_batch())
+      return corrupt(
+          "schedule {} of stage {}, call {}: micro-batch {} of chunk "
+          "{} takes slot {}, it has slot {} and that one holds "
+          "micro-batch {}",
+          schedule.name(), schedule.stage(), i, call.micro_batch(), chunk,
+          call.slot(), slot->second, held->second);
+    if (last[{chunk, call.micro_batch()}] == i)
+      holder.erase(held);
+  }
+  return Status();
+}
+
 StatusOr<std::vector<ProgramUse>> checkCalls(const plan::Plan &plan,
                                              const std::vector<Range> &ranges,
                                              int64_t stages) {
@@ -63,6 +114,7 @@ StatusOr<std::vector<ProgramUse>> checkCalls(const plan::Plan &plan,
       use.slots.minimum = std::min(use.slots.minimum, call.slot());
       use.slots.maximum = std::max(use.slots.maximum, call.slot());
     }
+    LMC_RETURN_IF_ERROR(checkSlots(plan, schedule));
   }
   return uses;
 }
@@ -105,7 +157,10 @@ private:
   int64_t stages;
   std::vector<std::vector<Exchange>> exchanges; // of each program
   std::vector<StageRun> runs;
-  std::map<Channel, std::deque<int64_t>> waiting; // bytes
+  struct Message {
+    int64_t bytes, microBatch;
+  };
+  std::map<Channel, std::deque<Message>> waiting;
 };
 
 } // namespace
@@ -164,17 +219,23 @@ StatusOr<bool> StageChecker::advance(int64_t stage) {
     if (peer < 0 || peer >= stages)
       return corrupt("{}: there is no stage {}", describe(stage, *at), peer);
     int64_t bytes = transfer.slice().bytes();
+    int64_t microBatch = run.schedule->calls(run.call).micro_batch();
     if (instruction.has_send()) {
-      waiting[{stage, peer, transfer.channel()}].push_back(bytes);
+      waiting[{stage, peer, transfer.channel()}].push_back({bytes, microBatch});
       continue;
     }
     auto &box = waiting[{peer, stage, transfer.channel()}];
     if (box.empty())
       break;
-    if (box.front() != bytes)
+    if (box.front().bytes != bytes)
       return corrupt("{}: {} bytes are expected on channel {}, {} were sent",
                      describe(stage, *at), bytes, transfer.channel(),
-                     box.front());
+                     box.front().bytes);
+    if (box.front().microBatch != microBatch)
+      return corrupt("{}: micro-batch {} is expected on channel {}, {} was "
+                     "sent",
+                     describe(stage, *at), microBatch, transfer.channel(),
+                     box.front().microBatch);
     box.pop_front();
   }
   return moved;

@@ -23,8 +23,9 @@ StatusOr<std::vector<ProgramUse>> checkCalls(const plan::Plan &plan,
 /// Runs every schedule of all `stages` stages in thought: transfers and the
 /// collectives that go over stages. A send does not wait, a receive waits for
 /// its send, a collective for all stages. Fails if they cannot all come to
-/// their end, if two that meet differ in size or kind, or if something sent is
-/// never received. Indices within the plan are checked already.
+/// their end, if two that meet differ in size, kind or micro-batch, or if
+/// something sent is never received. Indices within the plan are checked
+/// already.
 Status checkStages(const plan::Plan &plan, int64_t stages);
 
 } // namespace lmc::runtime

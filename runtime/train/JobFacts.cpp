@@ -78,6 +78,14 @@ JobFacts factsOf(const plan::Plan &plan, const TrainOptions &options,
   return facts;
 }
 
+JobFacts dryFactsOf(const plan::Plan &plan, const TrainOptions &options) {
+  return {{"plan checksum", checksumOf(plan)},
+          {"lmrun version", runtimeVersion},
+          {"--comm", options.tcpOnly ? "tcp" : "host"},
+          {"--steps", fmt::format("{}", options.steps)},
+          {"--pace", fmt::format("{}", options.paceSeconds)}};
+}
+
 JobFacts orderFacts(const plan::Plan &plan, const TrainOptions &options,
                     const TokenData &data) {
   return {{"data", identityOf(data)},

@@ -13,6 +13,9 @@ namespace lmc::runtime {
 JobFacts factsOf(const plan::Plan &plan, const TrainOptions &options,
                  const TokenData &data);
 
+/// Of a job on the null device.
+JobFacts dryFactsOf(const plan::Plan &plan, const TrainOptions &options);
+
 /// What a run that goes on from a checkpoint must have in common with the run
 /// that saved it, to go on bit for bit: which samples a step takes, in which
 /// order.

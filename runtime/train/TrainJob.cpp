@@ -1,6 +1,7 @@
 // See TrainJob.h.
 #include "runtime/train/TrainJob.h"
 #include "runtime/base/Log.h"
+#include "runtime/comm/Traffic.h"
 #include "runtime/comm/host/HostCommunicator.h"
 #include "runtime/comm/local/LocalCommunicator.h"
 #include "runtime/device/cpu/CpuDevice.h"
@@ -12,6 +13,7 @@
 #include <algorithm>
 #include <csignal>
 #include <mutex>
+#include <numeric>
 #include <thread>
 
 namespace lmc::runtime {
@@ -44,9 +46,52 @@ struct LocalRank {
 
 } // namespace
 
+namespace {
+/// What every rank exchanged in its last step, for rank 0 to tell.
+class TrafficReport {
+public:
+  /// Before the first instruction, on all ranks.
+  Status open(Communicator &comm) {
+    std::vector<int> all(size_t(comm.numRanks()));
+    std::iota(all.begin(), all.end(), 0);
+    LMC_ASSIGN_OR_RETURN(
+        group, comm.openGroup(all, int64_t(all.size() * sizeof(Traffic))));
+    return Status();
+  }
+  /// On all ranks; their rows, in rank order.
+  StatusOr<std::vector<Traffic>> gather(Communicator &comm,
+                                        const Traffic &mine) const {
+    std::vector<Traffic> all(size_t(comm.numRanks()));
+    LMC_RETURN_IF_ERROR(comm.collective(
+        {CollectiveKind::AllGather, Reduction::Sum, DataType::I64, group,
+         int64_t(all.size() * sizeof(Traffic) / sizeof(int64_t))},
+        reinterpret_cast<const std::byte *>(&mine),
+        reinterpret_cast<std::byte *>(all.data())));
+    return all;
+  }
+
+private:
+  int group = -1;
+};
+} // namespace
+
+static std::string trafficTable(const std::vector<Traffic> &ranks) {
+  std::string text = fmt::format("\n{:>6} {:<16} {:>8} {:>14} {:>14}\n", "rank",
+                                 "a step's", "calls", "bytes", "received");
+  for (size_t rank = 0; rank < ranks.size(); ++rank)
+    for (int i = 0; i < trafficRows; ++i)
+      if (const Traffic::Row &row = ranks[rank].rows[size_t(i)]; row.calls > 0)
+        text +=
+            fmt::format("{:>6} {:<16} {:>8} {:>14} {:>14}\n", rank,
+                        trafficRowNames[i], row.calls, row.bytes, row.received);
+  return text;
+}
+
 /// `place` is the rank's number among those of this host.
 static Status runRank(const Setup &setup, int rank, int place,
-                      Communicator *comm, Progress *progress) {
+                      Communicator *inner, Progress *progress) {
+  std::optional<CountingCommunicator> counting;
+  Communicator *comm = inner ? &counting.emplace(*inner) : nullptr;
   const TrainOptions &options = setup.options;
   CpuDevice::Options device;
   device.threads = setup.threadsPerRank;
@@ -61,6 +106,9 @@ static Status runRank(const Setup &setup, int rank, int place,
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor,
                        Executor::create(setup.plan, *cpu, comm, rank,
                                         {options.profile, progress}));
+  TrafficReport report;
+  if (comm)
+    LMC_RETURN_IF_ERROR(report.open(*comm));
   std::optional<Checkpointer> checkpointer;
   if (!options.checkpointFolder.empty())
     checkpointer.emplace(options);
@@ -71,11 +119,16 @@ static Status runRank(const Setup &setup, int rank, int place,
       std::unique_ptr<Trainer> trainer,
       Trainer::create(*executor, {options, setup.data, setup.log,
                                   checkpointer ? &*checkpointer : nullptr,
-                                  gradients ? &*gradients : nullptr}));
+                                  gradients ? &*gradients : nullptr,
+                                  counting ? &counting->traffic() : nullptr}));
   LMC_RETURN_IF_ERROR(trainer->run());
+  std::vector<Traffic> traffic;
+  if (comm) {
+    LMC_ASSIGN_OR_RETURN(traffic, report.gather(*comm, trainer->stepTraffic()));
+  }
   if (options.profile && rank == 0) {
     (void)setup.log->finish();
-    printLines(executor->profileReport());
+    printLines(executor->profileReport() + (comm ? trafficTable(traffic) : ""));
   }
   return comm ? comm->barrier() : Status();
 }

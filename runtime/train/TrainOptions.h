@@ -58,6 +58,9 @@ struct TrainOptions {
   bool jsonLog = false;
   bool profile = false;
 
+  /// On the null device: what the busiest stage works in a step; 0: on the CPU.
+  double paceSeconds = 0;
+
   // The machine.
   int ranks = 1;
   bool tcpOnly = false;       ///< no shared memory between ranks of one host

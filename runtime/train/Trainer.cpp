@@ -205,7 +205,10 @@ Status Trainer::trainStep(int64_t step) {
                      1.0 - std::pow(double(float(beta1)), double(step)));
   executor.setScalar("bias_correction2",
                      1.0 - std::pow(double(float(beta2)), double(step)));
+  Traffic before = shared.traffic ? *shared.traffic : Traffic();
   LMC_RETURN_IF_ERROR(executor.run(trainSchedule));
+  if (shared.traffic)
+    exchanged = shared.traffic->since(before);
   metrics.loss = output("loss", NAN);
   metrics.gradNorm = output("grad_norm", 0);
   metrics.lossScale = output("loss_scale", 1);

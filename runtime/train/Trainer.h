@@ -12,6 +12,7 @@
 #ifndef LMC_RUNTIME_TRAIN_TRAINER_H
 #define LMC_RUNTIME_TRAIN_TRAINER_H
 
+#include "runtime/comm/Traffic.h"
 #include "runtime/train/Batches.h"
 #include "runtime/train/Metrics.h"
 
@@ -35,12 +36,16 @@ public:
     MetricsLog *log = nullptr;
     Checkpointer *checkpointer = nullptr; ///< null: no checkpoints
     GradientDump *gradients = nullptr;    ///< null: no dump
+    const Traffic *traffic = nullptr;     ///< of this rank; null: alone
   };
   static StatusOr<std::unique_ptr<Trainer>> create(Executor &executor,
                                                    const Shared &shared);
 
   /// Sets the weights, then trains to the last step.
   Status run();
+
+  /// What this rank exchanged in the last step, the schedule alone.
+  const Traffic &stepTraffic() const { return exchanged; }
 
 private:
   Trainer(Executor &executor, const Shared &shared, Batches batches)
@@ -74,6 +79,7 @@ private:
   /// goes on, with another global batch, from a checkpoint that names none.
   int64_t sampleOffset = 0;
   int64_t flopsPerStep = 0;
+  Traffic exchanged;
   std::map<std::string, std::string> order; ///< rank 0's, for checkpoints
 };
 

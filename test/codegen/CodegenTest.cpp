@@ -122,6 +122,25 @@ std::string layerNorm(int64_t a, int64_t b, int64_t c) {
   return fill(text, {a, b, c});
 }
 
+// A part of a tensor draws the whole's numbers, in runs of 64s and in others.
+TEST_P(CodegenTest, RandomOfAPart) {
+  for (auto [a, b, c, wholeB, wholeC] : {std::tuple{2, 3, 64, 6, 64},
+                                         {3, 4, 37, 8, 37},
+                                         {2, 5, 7, 10, 21},
+                                         {2, 2, 128, 6, 256},
+                                         {1, 8, 16, 32, 16}})
+    runner.check(fill(R"(
+plan.kernel @k(%x: tensor<$0x$1x$2xf32>, %seed: tensor<i32>) -> tensor<$0x$1x$2xf32>
+    attributes {kind = "flat", tied = array<i64: -1>} {
+  %u = lm.random_uniform %seed, %seed, %seed {id = 123456789012 : i64, whole = array<i64: $0, $3, $4>, axes = [[], ["tp"], ["tp"]]}
+      : (tensor<i32>, tensor<i32>, tensor<i32>) -> tensor<$0x$1x$2xf32>
+  %y = arith.addf %x, %u : tensor<$0x$1x$2xf32>
+  plan.yield %y : tensor<$0x$1x$2xf32>
+})",
+                      {a, b, c, wholeB, wholeC}),
+                 options());
+}
+
 TEST_P(CodegenTest, RowNormWithDropout) {
   for (auto [a, b, c] :
        {std::tuple{2, 3, 64}, {4, 16, 768}, {2, 5, 37}, {1, 3, 7}, {3, 3, 200}})

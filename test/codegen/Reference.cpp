@@ -381,11 +381,15 @@ void Interpreter::run(Operation *op) {
       out.data[e] = double(indexOf(e, out.shape)[iota.getDim()]);
   } else if (auto random = dyn_cast<lm::RandomUniformOp>(op)) {
     int64_t first = random.getId() ? 0 : firstNumber(random, microBatch);
+    std::vector<int64_t> whole = out.shape;
+    if (random.getWhole())
+      whole.assign(random.getWhole()->begin(), random.getWhole()->end());
     for (int64_t e = 0; e < out.size(); ++e)
       out.data[e] = uniform(uint32_t(int32_t(in(random.getSeedLow()).data[0])),
                             uint32_t(int32_t(in(random.getSeedHigh()).data[0])),
                             uint32_t(int32_t(in(random.getStep()).data[0])),
-                            random.getId().value_or(kGivenRandomId), first + e);
+                            random.getId().value_or(kGivenRandomId),
+                            first + flatOf(indexOf(e, out.shape), whole));
   } else if (auto reshape = dyn_cast<lm::ReshapeOp>(op)) {
     out.data = in(reshape.getInput()).data;
   } else if (auto gather = dyn_cast<lm::EmbeddingOp>(op)) {

@@ -1,4 +1,4 @@
-// RUN: lmc-opt %s --split-input-file --verify-diagnostics --dist-propagate-shardings --dist-partition
+// RUN: lmc-opt %s --split-input-file --verify-diagnostics --dist-propagate-shardings --dist-insert-reshards --verify-sharded --dist-partition
 
 // A dim that its axis does not divide, and that is not the vocabulary.
 module attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
@@ -7,19 +7,6 @@ module attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
       -> (tensor<7xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
     %y = math.exp %x : tensor<7xf32>
     return %y : tensor<7xf32>
-  }
-}
-
-// -----
-
-// Two marks that an operation cannot have at once.
-module attributes {dist.mesh = #dist.mesh<["dp", "tp"], [2, 2]>} {
-  func.func @f(%x: tensor<8xf32> {dist.sharding = #dist.sharding<[["tp"]], []>, lm.input = "x"},
-               %z: tensor<8xf32> {dist.sharding = #dist.sharding<[["dp"]], []>, lm.input = "z"})
-      -> (tensor<8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
-    // expected-error @+1 {{needs dim 0 of operand 1 split by tp, but it is split by dp; this reshard is not supported}}
-    %y = arith.addf %x, %z : tensor<8xf32>
-    return %y : tensor<8xf32>
   }
 }
 

@@ -1,4 +1,4 @@
-// RUN: lmc-opt %s --split-input-file --dist-propagate-shardings --dist-partition | FileCheck %s
+// RUN: lmc-opt %s --split-input-file --dist-propagate-shardings --dist-insert-reshards --verify-sharded --dist-partition | FileCheck %s
 
 // A product over a sharded dim is partial, and summed once where it is used.
 // CHECK-LABEL: @mlp
@@ -85,7 +85,7 @@ module @embedding attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
 // CHECK: dist.send %[[WHOLE]] stage 1 channel 0 : tensor<f32>
 module @stages attributes {dist.mesh = #dist.mesh<["pp", "tp"], [2, 2]>} {
   func.func @f(%x: tensor<8xf32> {lm.input = "x", dist.sharding = #dist.sharding<[["tp"]], []>}) attributes {plan.program = "f"} {
-    %part = lm.reduce "sum" %x dims [0] {dist.shardings = [#dist.sharding<[], []>]} : tensor<8xf32> to tensor<f32>
+    %part = lm.reduce "sum" %x dims [0] : tensor<8xf32> to tensor<f32>
     dist.send %part stage 1 channel 0 : tensor<f32>
     return
   }

@@ -36,7 +36,15 @@ struct Use {
 
 class Replayer {
 public:
-  Replayer(const plan::Plan &plan) : plan(plan), pieces(allocationCount()) {}
+  // The rank of each axis with the last coordinate, or the first; of its own
+  // on pp.
+  Replayer(const plan::Plan &plan, int64_t stage, bool isLast)
+      : plan(plan), pieces(allocationCount()) {
+    for (const plan::Mesh::Axis &axis : plan.mesh().axes())
+      coordinates.push_back(axis.name() == "pp" ? stage
+                            : isLast            ? axis.size() - 1
+                                                : 0);
+  }
 
   ReplayResult run(const plan::Schedule &schedule);
 
@@ -53,7 +61,10 @@ private:
   int64_t evaluate(const plan::Linear &linear) const;
   Use use(const plan::Slice &slice, bool reads, bool writes) const;
   std::vector<Use> usesOf(const plan::Instruction &instruction) const;
-  void checkOverlap(const std::vector<Use> &uses);
+  bool isOwnPiece(const plan::Collective &collective, const Use &source,
+                  const Use &target) const;
+  void checkOverlap(const plan::Instruction &instruction,
+                    const std::vector<Use> &uses);
   void cut(Pieces &map, int64_t offset);
   void read(const Use &use);
   void write(const Use &use);
@@ -62,6 +73,7 @@ private:
   void report(std::string text);
 
   const plan::Plan &plan;
+  std::vector<int64_t> coordinates;
   std::vector<Pieces> pieces;
   std::vector<Write> writes;
   std::map<int64_t, int64_t> changes; // of live bytes, by time
@@ -84,8 +96,12 @@ int64_t Replayer::evaluate(const plan::Linear &linear) const {
     case plan::Symbol::SIZE:
       value += term.coefficient() * plan.symbols(int(term.symbol())).maximum();
       break;
+    case plan::Symbol::COORDINATE:
+      value += term.coefficient() *
+               coordinates[plan.symbols(int(term.symbol())).axis()];
+      break;
     default:
-      break; // rank 0
+      break;
     }
   return value;
 }
@@ -137,7 +153,25 @@ void Replayer::report(std::string text) {
     result.findings.push_back(who + " " + std::move(text));
 }
 
-void Replayer::checkOverlap(const std::vector<Use> &uses) {
+// A gather may find its source, and a reduce-scatter leave its target, where
+// this rank's piece of the other side lies.
+bool Replayer::isOwnPiece(const plan::Collective &collective, const Use &source,
+                          const Use &target) const {
+  int64_t member = 0;
+  for (uint32_t axis : collective.axes())
+    member = member * plan.mesh().axes(int(axis)).size() + coordinates[axis];
+  bool gathers = collective.kind() == plan::Collective::ALL_GATHER;
+  const Use &piece = gathers ? source : target;
+  const Use &whole = gathers ? target : source;
+  return (gathers || collective.kind() == plan::Collective::REDUCE_SCATTER) &&
+         piece.begin == whole.begin + member * (piece.end - piece.begin);
+}
+
+void Replayer::checkOverlap(const plan::Instruction &instruction,
+                            const std::vector<Use> &uses) {
+  if (instruction.has_collective() && uses.size() == 2 &&
+      isOwnPiece(instruction.collective(), uses[0], uses[1]))
+    return;
   for (size_t i = 0; i < uses.size(); ++i)
     for (size_t j = i + 1; j < uses.size(); ++j) {
       const Use &a = uses[i], &b = uses[j];
@@ -240,7 +274,7 @@ ReplayResult Replayer::run(const plan::Schedule &schedule) {
       who = fmt::format("{} micro-batch {}, instruction {} ({})",
                         program.name(), next.micro_batch(), i, what);
       std::vector<Use> uses = usesOf(instruction);
-      checkOverlap(uses);
+      checkOverlap(instruction, uses);
       for (const Use &use : uses)
         if (use.reads)
           read(use);
@@ -281,5 +315,14 @@ ReplayResult Replayer::run(const plan::Schedule &schedule) {
 
 ReplayResult lmc::test::replay(const plan::Plan &plan,
                                const plan::Schedule &schedule) {
-  return Replayer(plan).run(schedule);
+  ReplayResult result = Replayer(plan, schedule.stage(), false).run(schedule);
+  bool isAlone = true;
+  for (const plan::Mesh::Axis &axis : plan.mesh().axes())
+    isAlone &= axis.size() <= 1;
+  if (isAlone)
+    return result;
+  ReplayResult last = Replayer(plan, schedule.stage(), true).run(schedule);
+  result.findings.insert(result.findings.end(), last.findings.begin(),
+                         last.findings.end());
+  return result;
 }

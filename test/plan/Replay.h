@@ -36,7 +36,8 @@ struct ReplayResult {
   }
 };
 
-// `plan` has passed the runtime's checker.
+// On the first and the last rank of the schedule's stage. `plan` has passed
+// the runtime's checker.
 ReplayResult replay(const plan::Plan &plan, const plan::Schedule &schedule);
 
 } // namespace lmc::test

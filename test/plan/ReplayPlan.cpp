@@ -34,11 +34,13 @@ int main(int argc, char **argv) {
   int64_t most = -1;
   for (const plan::Schedule &schedule : plan->schedules()) {
     test::ReplayResult result = test::replay(*plan, schedule);
-    fmt::print("{}: {} instructions, arena {} + fixed {} bytes, live {} + {}, "
-               "ratio {:.4f}\n",
-               schedule.name(), result.instructions, result.arenaBytes,
-               result.fixedBytes, result.liveBytes, result.fixedBytes,
-               result.ratio());
+    fmt::print(
+        "{}{}: {} instructions, arena {} + fixed {} bytes, live {} + {}, "
+        "ratio {:.4f}\n",
+        schedule.name(),
+        schedule.stage() > 0 ? fmt::format(", stage {}", schedule.stage()) : "",
+        result.instructions, result.arenaBytes, result.fixedBytes,
+        result.liveBytes, result.fixedBytes, result.ratio());
     if (result.liveBytes > most) {
       most = result.liveBytes;
       step = result.ratio();

@@ -40,6 +40,53 @@ module @state attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
 
 // -----
 
+// S4
+module @factors attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  func.func @f(%x: tensor<4xf32> {lm.input = "x", dist.sharding = #dist.sharding<[[]], []>}) attributes {plan.program = "f"} {
+    // expected-error @+1 {{is computed with dim 0 of operand 0 split by tp, but it is split by no axis}}
+    %y = math.exp %x {dist.factors = [["tp"]], dist.shardings = [#dist.sharding<[["tp"]], []>]} : tensor<4xf32>
+    return
+  }
+}
+
+// -----
+
+// S5
+module @missing attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  func.func @f(%x: tensor<4x8xf32> {lm.input = "x", dist.sharding = #dist.sharding<[[], ["tp"]], []>}) attributes {plan.program = "f"} {
+    %y = lm.reduce "sum" %x dims [1] {dist.factors = [[], ["tp"]], dist.shardings = [#dist.sharding<[[]], ["tp"]>]} : tensor<4x8xf32> to tensor<4xf32>
+    // expected-error @+1 {{uses operand 0, which is partial on tp: a reduction is missing}}
+    %z = math.exp %y {dist.factors = [[]], dist.shardings = [#dist.sharding<[[]], []>]} : tensor<4xf32>
+    return
+  }
+}
+
+// -----
+
+// S6
+module @unsaid attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  func.func @f(%x: tensor<4x8xf32> {lm.input = "x", dist.sharding = #dist.sharding<[[], ["tp"]], []>}) attributes {plan.program = "f"} {
+    // expected-error @+1 {{makes result 0 partial on tp, but its sharding says no axis}}
+    %y = lm.reduce "sum" %x dims [1] {dist.factors = [[], ["tp"]], dist.shardings = [#dist.sharding<[[]], []>]} : tensor<4x8xf32> to tensor<4xf32>
+    return
+  }
+}
+
+// -----
+
+// S7: summed already.
+module @twice attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  func.func @f(%x: tensor<4x8xf32> {lm.input = "x", dist.sharding = #dist.sharding<[[], ["tp"]], []>}) attributes {plan.program = "f"} {
+    %y = lm.reduce "sum" %x dims [1] {dist.factors = [[], ["tp"]], dist.shardings = [#dist.sharding<[[]], ["tp"]>]} : tensor<4x8xf32> to tensor<4xf32>
+    %a = dist.reshard %y from <[[]], ["tp"]> to <[[]], []> bytes 16 {dist.shardings = [#dist.sharding<[[]], []>]} : tensor<4xf32>
+    // expected-error @+1 {{takes its operand from #dist.sharding<[[]], ["tp"]>, but it lies as #dist.sharding<[[]], []>}}
+    %b = dist.reshard %a from <[[]], ["tp"]> to <[[]], []> bytes 16 {dist.shardings = [#dist.sharding<[[]], []>]} : tensor<4xf32>
+    return
+  }
+}
+
+// -----
+
 // Without a mesh nothing has a sharding.
 func.func @f(%x: tensor<4xf32> {lm.input = "x"}) attributes {plan.program = "f"} {
   return

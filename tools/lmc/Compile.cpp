@@ -235,6 +235,8 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
                                                 text("model", settings.model)};
   if (!p.train)
     cameFrom.push_back(text("page_size", std::to_string(settings.pageSize)));
+  if (p.mesh[0] > 1)
+    cameFrom.push_back(text("pipeline_schedule", p.pipelineSchedule));
   if (std::string loaded = plugins.describe(); !loaded.empty())
     cameFrom.push_back(text("plugins", loaded));
   if (!settings.passes.empty())
@@ -321,7 +323,8 @@ int writePlan(ModuleOp module, const CompileSettings &settings) {
 
 // Writing the plan over what it is made of would destroy somebody's work.
 int checkOutput(const CompileSettings &settings) {
-  llvm::SmallVector<std::string> inputs = {settings.model, settings.config};
+  llvm::SmallVector<std::string> inputs = {settings.model, settings.config,
+                                           settings.sharding};
   inputs.append(settings.plugins.begin(), settings.plugins.end());
   // Of a Hugging Face folder.
   llvm::SmallString<128> config(settings.model);
@@ -398,8 +401,10 @@ int lmc::compile(const CompileSettings &settings) {
   // Shapes are global until partition: one micro-batch of all data ranks.
   importOptions.batch = resolved.pipeline.microBatch *
                         resolved.pipeline.mesh[1] * resolved.pipeline.mesh[2];
-  importOptions.sequence =
-      settings.sequence ? settings.sequence : resolved.train.sequence();
+  importOptions.sequence = settings.sequence       ? settings.sequence
+                           : settings.shrinkBlocks ? 0
+                                                   : resolved.train.sequence();
+  importOptions.shrink = {settings.shrinkBlocks, settings.shrinkDivisor};
   importOptions.train = resolved.pipeline.train;
   if (!importOptions.train && settings.maxLength)
     importOptions.sequence = settings.maxLength;
@@ -417,6 +422,14 @@ int lmc::compile(const CompileSettings &settings) {
     return kWrongInput;
   if (resolved.pipeline.train)
     resolved.pipeline.sequence = sequenceOf(*module);
+  std::string strategy = settings.sharding;
+  if (strategy.empty())
+    strategy = settings.sequenceParallel ? "megatron-sp" : "megatron";
+  bool isSharded = countRanks(resolved.pipeline) > 1 ||
+                   !settings.sharding.empty() || settings.sequenceParallel;
+  if (resolved.pipeline.train && isSharded &&
+      failed(frontend::addShardingRules(strategy, *module)))
+    return kWrongInput;
   if (int status = checkGroups(*module, resolved.train))
     return status;
   setAttributes(*module, settings, resolved, plugins);

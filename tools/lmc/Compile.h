@@ -16,8 +16,10 @@ struct CompileSettings {
   std::string targetCpus = "native"; // separated by commas
   std::string config;                // a TrainSpec
   std::string compileTo = "emit";
-  std::string dumpPhases;           // a folder
-  std::string mesh;                 // pp=2,dp=2,tp=2
+  std::string dumpPhases; // a folder
+  std::string mesh;       // pp=2,dp=2,tp=2
+  std::string sharding;   // a ShardingSpec, or a strategy's name
+  bool sequenceParallel = false;
   int64_t zero = 0;                 // ZeRO's level on dp
   std::string pipelineSchedule;     // empty: 1f1b, or interleaved
   int64_t virtualStages = 1;        // chunks on each pipeline stage
@@ -34,6 +36,8 @@ struct CompileSettings {
   int64_t maxLogits = 0;            // rows of logits of a step; 0: up to 128
   std::vector<std::string> plugins; // paths
   std::vector<std::string> passes;  // after-PHASE:PASS
+  int64_t shrinkBlocks = 0;         // see frontend/Shrink.h
+  int64_t shrinkDivisor = 1;
   bool resetAtDocument = false;
   bool strict = false;
   bool noCache = false;

@@ -2,7 +2,10 @@
 // its code and needs no compiler: the runtime's reader, its checker and sums.
 #include "tools/lmc/Inspect.h"
 
+#include "tools/lmc/InspectHtml.h"
+
 #include "runtime/base/Log.h"
+#include "runtime/base/MappedFile.h"
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFacts.h"
 #include "runtime/plan/PlanFile.h"
@@ -207,10 +210,13 @@ void print(const Json &d) {
 
   fmt::print("\n{:<16} {:>6} {:>12} {:>12}\n", "schedule", "calls", "FLOPs",
              "bytes moved");
+  bool hasStages =
+      d["schedules"].size() > 0 && d["schedules"].back()["stage"] != 0;
   for (const Json &schedule : d["schedules"])
     fmt::print("{:<16} {:>6} {:>12} {:>12}\n",
-               schedule["name"].get<std::string>(), schedule["calls"].dump(),
-               flopsText(schedule["flops"]),
+               schedule["name"].get<std::string>() +
+                   (hasStages ? ", stage " + schedule["stage"].dump() : ""),
+               schedule["calls"].dump(), flopsText(schedule["flops"]),
                bytesText(schedule["bytes_moved"]));
 
   fmt::print("\n{:<16} {:>8} {:>7} {:>11} {:>12} {:>12}\n", "program",
@@ -229,21 +235,35 @@ void print(const Json &d) {
 
 } // namespace
 
-int lmc::inspect(const std::string &path, bool json) {
+int lmc::inspect(const std::string &path, bool json, const std::string &html) {
   runtime::StatusOr<plan::Plan> plan = runtime::readPlanFile(path);
   if (!plan.ok())
     return runtime::report(plan.status());
   if (runtime::Status status = runtime::checkPlan(*plan); !status.ok())
     return runtime::report(std::move(status).prepend(path));
+  StepFacts step = factsOfStep(*plan);
+  if (!html.empty()) {
+    if (runtime::Status status = runtime::refuseInputAsOutput(html, {path});
+        !status.ok())
+      return runtime::report(status);
+    std::string name = path.substr(path.rfind('/') + 1);
+    runtime::Status status =
+        runtime::writeWholeFile(html, htmlPage(*plan, step, name));
+    return status.ok() ? 0 : runtime::report(status);
+  }
   Json description = describe(*plan);
+  if (!step.stages.empty())
+    description["step"] = describeStep(*plan, step);
   bool wrote = true;
   // fmt throws what a write to a full disk or a closed pipe meets.
   try {
     if (json)
       fmt::print("{}\n", description.dump(2, ' ', false,
                                           Json::error_handler_t::replace));
-    else
+    else {
       print(description);
+      printStep(*plan, step);
+    }
   } catch (const std::system_error &) {
     wrote = false;
   }

@@ -1,4 +1,5 @@
 // lmc: the compiler's command line.
+#include "tools/lmc/Check.h"
 #include "tools/lmc/Compile.h"
 #include "tools/lmc/Diagnostics.h"
 #include "tools/lmc/Inspect.h"
@@ -7,9 +8,10 @@
 
 namespace {
 
-CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
+CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
+                     const char *name = "compile") {
   CLI::App *c =
-      app.add_subcommand("compile", "compile a model description to a plan");
+      app.add_subcommand(name, "compile a model description to a plan");
   c->add_option("model", s.model,
                 "ModelSpec (.textproto), Hugging Face folder or lm module "
                 "(.mlir)")
@@ -29,6 +31,13 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
   c->add_option("--mesh", s.mesh,
                 "sizes of the mesh axes pp, dp, fsdp, cp, ep, tp that are not "
                 "1, e.g. pp=2,dp=2,tp=2");
+  auto *sharding = c->add_option(
+      "--sharding", s.sharding,
+      "a ShardingSpec: which axes split which tensors (default: megatron)");
+  c->add_flag("--sequence-parallel", s.sequenceParallel,
+              "tokens over tp between the layers that it splits: "
+              "--sharding=megatron-sp")
+      ->excludes(sharding);
   c->add_option("--pipeline-schedule", s.pipelineSchedule,
                 "order of micro-batches in a pipeline: gpipe, 1f1b, "
                 "interleaved (for virtual stages), zb, or a file (default: "
@@ -111,6 +120,26 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s) {
   return c;
 }
 
+CLI::App *addCheck(CLI::App &app, lmc::CompileSettings &s, std::string &keep) {
+  CLI::App *c = addCompile(app, s, "check");
+  c->description("shrink a model, run it on the ranks of a mesh and on one, "
+                 "compare losses and gradients");
+  for (const char *flag :
+       {"--output", "--mode", "--max-tokens", "--max-sequences", "--max-length",
+        "--page-size", "--cache-pages", "--max-logits", "--compile-to",
+        "--dump-phases"})
+    c->remove_option(c->get_option(flag));
+  c->add_option("--keep", keep,
+                "leave plans, losses and gradients in this folder");
+  c->footer("Blocks, widths, vocabulary, samples and tokens are made few; "
+            "--seq, --micro-batch\nand --global-batch say how many. A module "
+            "in lm stays as it is. The ranks are\nthreads of one process.\n"
+            "Examples:\n"
+            "  lmc check examples/gpt-mini.textproto --mesh=pp=2,tp=2\n"
+            "  lmc check llama/ --mesh=dp=2,tp=2 --zero=3");
+  return c;
+}
+
 // What is wrong with the call; the exit status is the contract's.
 int reportParseError(CLI::App &app, const CLI::ParseError &error) {
   CLI::App *chosen = &app;
@@ -138,12 +167,23 @@ int main(int argc, char **argv) {
   app.require_subcommand(1);
   lmc::CompileSettings compileSettings;
   CLI::App *compile = addCompile(app, compileSettings);
+  lmc::CompileSettings checkSettings;
+  std::string keep;
+  CLI::App *check = addCheck(app, checkSettings, keep);
   std::string plan;
+  std::string html;
   bool json = false;
   CLI::App *inspect = app.add_subcommand(
-      "inspect", "print what a plan holds: parameters, FLOPs, bytes, kernels");
+      "inspect", "print what a plan holds: parameters, FLOPs, bytes, kernels, "
+                 "what a step exchanges");
   inspect->add_option("plan", plan, "the plan file")->required();
   inspect->add_flag("--json", json, "as JSON");
+  inspect
+      ->add_option("--html", html,
+                   "write a page with the schedule, the memory of each stage "
+                   "over a step and the shardings, instead of printing")
+      ->type_name("FILE")
+      ->excludes("--json");
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success &request) {
@@ -155,7 +195,7 @@ int main(int argc, char **argv) {
     for (const char *flag :
          {"--global-batch", "--micro-batch", "--seq", "--config", "--stages",
           "--pipeline-schedule", "--virtual-stages", "--zero",
-          "--reset-at-document"})
+          "--reset-at-document", "--sharding", "--sequence-parallel"})
       if (compile->count(flag))
         return lmc::printError(std::string(flag) +
                                    " is for training, not for --mode=infer",
@@ -163,7 +203,9 @@ int main(int argc, char **argv) {
                                "flags of inference");
   if (compile->parsed())
     return lmc::compile(compileSettings);
+  if (check->parsed())
+    return lmc::check(checkSettings, keep);
   if (inspect->parsed())
-    return lmc::inspect(plan, json);
+    return lmc::inspect(plan, json, html);
   return 2;
 }

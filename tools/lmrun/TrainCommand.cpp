@@ -4,6 +4,7 @@
 #include "runtime/job/Launch.h"
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFile.h"
+#include "runtime/train/DryRun.h"
 #include "runtime/train/TrainJob.h"
 #include "tools/lmrun/Commands.h"
 
@@ -17,6 +18,7 @@ struct TrainFlags {
   std::string plan;
   std::vector<std::string> settings;
   std::string comm = "host";
+  std::string device = "cpu";
   std::string logFormat = "text";
   std::string saveDtype = "fp32";
   std::string decay = "constant";
@@ -29,19 +31,23 @@ struct TrainFlags {
 /// As one rank of a launcher's job, as a starter of all ranks, or alone.
 static Status runWhereStarted(const lmc::plan::Plan &plan, TrainFlags &flags) {
   TrainOptions &options = flags.options;
+  bool isDry = options.paceSeconds > 0;
   if (flags.comm == "local")
-    return runTraining(plan, options);
+    return isDry ? wrongInput("--device=null takes ranks as processes")
+                       .help("leave out --comm=local")
+                 : runTraining(plan, options);
   options.tcpOnly = flags.comm == "tcp";
   auto runRank = [&](const Place &place,
                      const std::function<void(const Status &)> &giveUp) {
-    return runTrainingRank(plan, options, place, giveUp);
+    return isDry ? runDryRank(plan, options, place, giveUp)
+                 : runTrainingRank(plan, options, place, giveUp);
   };
   LMC_ASSIGN_OR_RETURN(
       std::optional<Place> place,
       placeFromEnvironment([](const char *name) { return std::getenv(name); }));
   if (!place || place->ranks == 1) {
     if (options.ranks == 1)
-      return runTraining(plan, options);
+      return isDry ? runDry(plan, options) : runTraining(plan, options);
     LMC_RETURN_IF_ERROR(checkTraining(plan, options));
     return launch(options.ranks, runRank);
   }
@@ -82,6 +88,22 @@ static Status train(TrainFlags &flags) {
   for (const CLI::Option *option : flags.command->get_options())
     if (option->count() > 0)
       options.given.insert(option->get_name());
+  bool isDry = flags.device == "null";
+  if (isDry != (options.paceSeconds > 0))
+    return wrongInput(isDry ? "--device=null computes nothing; --pace says how "
+                              "long that takes"
+                            : "--pace is for --device=null")
+        .help("--device=null --pace=2: the busiest stage works 2 s in a step");
+  if (isDry && (!options.dataPath.empty() || !options.weights.empty() ||
+                !options.checkpointFolder.empty() ||
+                !options.dumpGradients.empty() || options.evalEvery > 0))
+    return wrongInput("--device=null computes nothing: there is no use for "
+                      "--data, --weights, --checkpoint, --dump-gradients or "
+                      "--eval-every")
+        .help("leave them out");
+  if (!isDry && options.dataPath.empty())
+    return wrongInput("--data is required")
+        .help("--data FILE; lmrun tokenize makes one from text");
   options.seedGiven = options.given.count("--seed") > 0;
   options.jsonLog = flags.logFormat == "json";
   options.decay = flags.decay == "cosine"   ? Decay::Cosine
@@ -136,7 +158,6 @@ CommandBody addTrainCommand(CLI::App &app) {
   command
       ->add_option("--data", o.dataPath,
                    "Token file; also Megatron's .bin/.idx and llm.c's .bin")
-      ->required()
       ->type_name("FILE")
       ->group("Data");
   command
@@ -266,7 +287,8 @@ CommandBody addTrainCommand(CLI::App &app) {
       ->group("Log");
   command
       ->add_flag("--profile", o.profile,
-                 "Measure every kernel and print a table at the end")
+                 "Measure every kernel and print a table at the end; count "
+                 "what each rank exchanges in a step")
       ->group("Log");
 
   flags->nproc =
@@ -291,6 +313,19 @@ CommandBody addTrainCommand(CLI::App &app) {
                    "others wait within one instruction, before the job fails")
       ->check(CLI::Range(0.2, 1e6))
       ->capture_default_str()
+      ->group("Machine");
+  command
+      ->add_option("--device", flags->device,
+                   "What computes: cpu, or null, which computes nothing but "
+                   "takes as long as --pace says")
+      ->check(CLI::IsMember({"cpu", "null"}))
+      ->capture_default_str()
+      ->group("Machine");
+  command
+      ->add_option("--pace", o.paceSeconds,
+                   "With --device=null: seconds that the busiest pipeline "
+                   "stage works in a step; schedules then run for real")
+      ->check(CLI::Range(1e-3, 1e6))
       ->group("Machine");
   command
       ->add_option("--threads", o.threads,

@@ -119,3 +119,65 @@ func.func @reduce_scatter_c3(%x: tensor<8xf32>) -> tensor<3xf32> {
   %y = dist.reduce_scatter %x dim 0 over ["dp"] : tensor<8xf32> to tensor<3xf32>
   return %y : tensor<3xf32>
 }
+
+// -----
+
+// mark C1: dims count from 0.
+// expected-error @+1 {{marks dim -1 of result 0 with priority 0; none may be negative (C1)}}
+func.func private @mark_c1(tensor<4xf32> {dist.marks = [#dist.mark<result 0 dim -1 over ["tp"] priority 0 from "here">]})
+
+// -----
+
+module @rule_c1 {
+  // rule C1
+  // expected-error @+1 {{is for a 'gradient', expected 'parameter', 'input' or 'activation' (C1)}}
+  dist.rule "gradient" ["*"] dim "F" over ["tp"]
+}
+
+// -----
+
+module @rule_c2 {
+  // rule C2
+  // expected-error @+1 {{needs a pattern and an axis (C2)}}
+  dist.rule "parameter" [] dim "F" over ["tp"]
+}
+
+// -----
+
+module @rule_c3 {
+  // rule C3
+  // expected-error @+1 {{names the producer 'lm.linear', but a parameter has none (C3)}}
+  dist.rule "parameter" ["*"] dim "F" over ["tp"] {producer = "lm.linear"}
+}
+
+// -----
+
+module @rule_c4 {
+  // rule C4
+  // expected-error @+1 {{has the priority -1; 0 is the first (C4)}}
+  dist.rule "parameter" ["*"] dim "F" over ["tp"] {priority = -1 : i64}
+}
+
+// -----
+
+func.func @all_to_all_c1(%x: tensor<4xf32>) {
+  // expected-error @+1 {{names no axis (C1)}}
+  %y = dist.all_to_all %x over [] : tensor<4xf32>
+  return
+}
+
+// -----
+
+func.func @reshard_c1(%x: tensor<4xf32>) {
+  // expected-error @+1 {{has a sharding of 2 dims, the tensor has 1 (C1)}}
+  %y = dist.reshard %x from <[[]], []> to <[[], []], []> bytes 0 : tensor<4xf32>
+  return
+}
+
+// -----
+
+func.func @reshard_c2(%x: tensor<4xf32>) {
+  // expected-error @+1 {{makes a value partial on "tp" (C2)}}
+  %y = dist.reshard %x from <[[]], []> to <[[]], ["tp"]> bytes 0 : tensor<4xf32>
+  return
+}

@@ -1,0 +1,233 @@
+// See StepMemory.h.
+#include "tools/lmc/StepMemory.h"
+
+#include "runtime/plan/PlanFacts.h"
+
+#include <algorithm>
+#include <iterator>
+#include <set>
+
+using namespace lmc;
+
+namespace {
+
+// Which bytes of an allocation hold a value that is read later. Time is a
+// number that never falls.
+class LiveBytes {
+public:
+  void read(int64_t begin, int64_t end, int64_t time) {
+    cut(begin);
+    cut(end);
+    for (auto it = pieces.lower_bound(begin);
+         it != pieces.end() && it->first < end; ++it)
+      it->second.lastRead = time;
+  }
+  void write(int64_t begin, int64_t end, int64_t time) {
+    cut(begin);
+    cut(end);
+    auto first = pieces.lower_bound(begin), last = pieces.lower_bound(end);
+    for (auto it = first; it != last; ++it)
+      retire(it->first, it->second, time - 1);
+    pieces.erase(first, last);
+    if (begin < end)
+      pieces[begin] = {end, time, time};
+  }
+  // The bytes alive at each time in [0, times).
+  std::vector<int64_t> finish(int64_t times) {
+    for (auto &[begin, piece] : pieces)
+      retire(begin, piece, piece.lastRead);
+    pieces.clear();
+    std::vector<int64_t> alive(static_cast<size_t>(times));
+    int64_t sum = 0;
+    auto change = changes.begin();
+    for (int64_t time = 0; time < times; ++time) {
+      for (; change != changes.end() && change->first <= time; ++change)
+        sum += change->second;
+      alive[size_t(time)] = sum;
+    }
+    return alive;
+  }
+
+private:
+  struct Piece {
+    int64_t end, written, lastRead;
+  };
+  void cut(int64_t offset) {
+    auto next = pieces.upper_bound(offset);
+    if (next == pieces.begin())
+      return;
+    auto before = std::prev(next);
+    if (before->first == offset || before->second.end <= offset)
+      return;
+    Piece rest = before->second;
+    before->second.end = offset;
+    pieces[offset] = rest;
+  }
+  // In place: old bytes end where new ones begin.
+  void retire(int64_t begin, const Piece &piece, int64_t latest) {
+    int64_t last = std::max(piece.written, std::min(piece.lastRead, latest));
+    changes[piece.written] += piece.end - begin;
+    changes[last + 1] -= piece.end - begin;
+  }
+  std::map<int64_t, Piece> pieces; // by their begin
+  std::map<int64_t, int64_t> changes;
+};
+
+struct Use {
+  const plan::Slice *slice;
+  bool reads, writes;
+};
+
+std::vector<Use> usesOf(const plan::Instruction &instruction) {
+  switch (instruction.kind_case()) {
+  case plan::Instruction::kLaunch: {
+    std::vector<Use> uses;
+    for (const plan::Operand &operand : instruction.launch().operands())
+      uses.push_back({&operand.slice(),
+                      operand.access() != plan::Operand::WRITE,
+                      operand.access() != plan::Operand::READ});
+    return uses;
+  }
+  case plan::Instruction::kFill:
+    return {{&instruction.fill().slice(), false, true}};
+  case plan::Instruction::kCopy:
+    return {{&instruction.copy().source(), true, false},
+            {&instruction.copy().target(), false, true}};
+  case plan::Instruction::kCollective:
+    return {{&instruction.collective().source(), true, false},
+            {&instruction.collective().target(), false, true}};
+  case plan::Instruction::kSend:
+    return {{&instruction.send().slice(), true, false}};
+  case plan::Instruction::kReceive:
+    return {{&instruction.receive().slice(), false, true}};
+  default:
+    return {};
+  }
+}
+
+// On the ranks of `stage` whose other coordinates are 0: like all others.
+int64_t offsetOf(const plan::Plan &plan, const plan::Slice &slice,
+                 const plan::Call &call, int64_t stage) {
+  int64_t offset = slice.offset().constant();
+  for (const plan::Linear::Term &term : slice.offset().terms()) {
+    const plan::Symbol &symbol = plan.symbols(int(term.symbol()));
+    if (symbol.kind() == plan::Symbol::MICRO_BATCH)
+      offset += term.coefficient() * call.micro_batch();
+    else if (symbol.kind() == plan::Symbol::SLOT)
+      offset += term.coefficient() * call.slot();
+    else if (symbol.kind() == plan::Symbol::SIZE)
+      offset += term.coefficient() * symbol.maximum();
+    else if (symbol.kind() == plan::Symbol::COORDINATE &&
+             plan.mesh().axes(int(symbol.axis())).name() == "pp")
+      offset += term.coefficient() * stage;
+  }
+  return offset;
+}
+
+bool isIn(const plan::Plan &plan, const plan::Slice &slice,
+          plan::Allocation::Contents contents) {
+  return plan.allocations(int(slice.allocation())).contents() == contents;
+}
+
+// The most scratch alive at one instruction of a program.
+int64_t scratchOf(const plan::Plan &plan, const plan::Program &program,
+                  int64_t stage) {
+  std::map<uint32_t, LiveBytes> live;
+  const plan::Call first;
+  for (int i = 0; i < program.instructions_size(); ++i) {
+    std::vector<Use> uses = usesOf(program.instructions(i));
+    for (bool writes : {false, true})
+      for (const Use &use : uses) {
+        if (!isIn(plan, *use.slice, plan::Allocation::SCRATCH) ||
+            !(writes ? use.writes : use.reads))
+          continue;
+        int64_t begin = offsetOf(plan, *use.slice, first, stage);
+        int64_t end = begin + use.slice->bytes();
+        LiveBytes &bytes = live[use.slice->allocation()];
+        writes ? bytes.write(begin, end, i) : bytes.read(begin, end, i);
+      }
+  }
+  int64_t most = 0, times = program.instructions_size();
+  std::vector<int64_t> sums(static_cast<size_t>(times));
+  for (auto &[allocation, bytes] : live) {
+    std::vector<int64_t> alive = bytes.finish(times);
+    for (size_t i = 0; i < sums.size(); ++i)
+      most = std::max(most, sums[i] += alive[i]);
+  }
+  return most;
+}
+
+// The slices of saved values that a program touches, and where.
+struct SavedUse {
+  int instruction;
+  Use use;
+};
+std::vector<SavedUse> savedUses(const plan::Plan &plan,
+                                const plan::Program &program) {
+  std::vector<SavedUse> saved;
+  for (int i = 0; i < program.instructions_size(); ++i) {
+    std::vector<Use> uses = usesOf(program.instructions(i));
+    for (bool writes : {false, true})
+      for (const Use &use : uses)
+        if (isIn(plan, *use.slice, plan::Allocation::SAVED) &&
+            (writes ? use.writes : use.reads))
+          saved.push_back({i, {use.slice, !writes, writes}});
+  }
+  return saved;
+}
+
+} // namespace
+
+StageMemory lmc::memoryOf(const plan::Plan &plan,
+                          const plan::Schedule &schedule) {
+  StageMemory memory;
+  for (const plan::Allocation &allocation : plan.allocations()) {
+    if (allocation.memory() != plan::DEVICE)
+      continue;
+    int64_t bytes = runtime::bytesOnStage(allocation, schedule.stage());
+    memory.allocated += bytes;
+    if (allocation.contents() != plan::Allocation::SAVED &&
+        allocation.contents() != plan::Allocation::SCRATCH)
+      memory.fixed += bytes;
+  }
+  std::map<uint32_t, std::pair<int64_t, std::vector<SavedUse>>> programs;
+  std::map<uint32_t, LiveBytes> live;
+  std::set<int64_t> slots;
+  std::vector<int64_t> firstTime; // of each call; an instruction takes one
+  int64_t time = 0;
+  for (const plan::Call &call : schedule.calls()) {
+    const plan::Program &program = plan.programs(int(call.program()));
+    auto [found, isNew] = programs.try_emplace(call.program());
+    auto &[scratch, uses] = found->second;
+    if (isNew) {
+      scratch = scratchOf(plan, program, schedule.stage());
+      uses = savedUses(plan, program);
+    }
+    memory.calls.push_back({0, scratch});
+    if (!uses.empty())
+      slots.insert(call.slot());
+    for (const auto &[instruction, use] : uses) {
+      int64_t begin = offsetOf(plan, *use.slice, call, schedule.stage());
+      int64_t end = begin + use.slice->bytes();
+      LiveBytes &bytes = live[use.slice->allocation()];
+      if (use.reads)
+        bytes.read(begin, end, time + instruction);
+      else
+        bytes.write(begin, end, time + instruction);
+    }
+    firstTime.push_back(time);
+    time += std::max(program.instructions_size(), 1);
+  }
+  firstTime.push_back(time);
+  memory.slots = int64_t(slots.size());
+  std::vector<int64_t> saved(static_cast<size_t>(time));
+  for (auto &[allocation, bytes] : live) {
+    std::vector<int64_t> alive = bytes.finish(time);
+    for (size_t i = 0; i < alive.size(); ++i)
+      saved[i] += alive[i];
+  }
+  for (size_t i = 0; i < memory.calls.size(); ++i)
+    memory.calls[i].saved = *std::max_element(saved.begin() + firstTime[i],
+                                              saved.begin() + firstTime[i + 1]);
+  return memory;
+}

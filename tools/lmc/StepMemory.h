@@ -1,0 +1,30 @@
+// The bytes of a stage over a step, read from the plan alone: what is
+// allocated, and how much of the saved values and of the scratch holds
+// something that is read later.
+#ifndef LMC_TOOLS_LMC_STEPMEMORY_H
+#define LMC_TOOLS_LMC_STEPMEMORY_H
+
+#include "runtime/plan/plan.pb.h"
+
+#include <vector>
+
+namespace lmc {
+
+struct CallMemory {
+  // The most at one instruction. Where one micro-batch at a time is under way,
+  // scratch lies among the saved values.
+  int64_t saved = 0, scratch = 0;
+};
+
+struct StageMemory {
+  int64_t allocated = 0; // on the device
+  int64_t fixed = 0;     // of it, what is neither saved nor scratch
+  int64_t slots = 0;     // micro-batches whose saved values have a place
+  std::vector<CallMemory> calls; // as in the schedule
+};
+
+StageMemory memoryOf(const plan::Plan &plan, const plan::Schedule &schedule);
+
+} // namespace lmc
+
+#endif // LMC_TOOLS_LMC_STEPMEMORY_H
