@@ -11,9 +11,10 @@ namespace lmc::runtime {
 
 struct Progress {
   enum Activity : uint32_t {
-    Host = 0,        ///< reading data, saving, starting: takes what it takes
+    Host = 0,        ///< starting, loading, saving: takes what it takes
     Instruction = 1, ///< executing a program of the plan
     Waiting = 2,     ///< for another rank
+    Step = 3,        ///< between the programs of steps: data, metrics
   };
   std::atomic<uint64_t> instructions{0}; ///< executed so far
   /// The one under way: program of the plan in the upper half, instruction of
@@ -32,6 +33,20 @@ struct Progress {
         at, std::memory_order_relaxed);
     exchanges.store(0, std::memory_order_relaxed);
   }
+
+  /// While it lives, the rank is busy with that.
+  class Scope {
+  public:
+    Scope(Progress &progress, Activity now)
+        : progress(progress),
+          before(progress.activity.exchange(now, std::memory_order_relaxed)) {}
+    ~Scope() { progress.activity.store(before, std::memory_order_relaxed); }
+    Scope(const Scope &) = delete;
+
+  private:
+    Progress &progress;
+    uint32_t before;
+  };
 
   /// Of a counter that one thread alone writes.
   static void count(std::atomic<uint64_t> &counter) {

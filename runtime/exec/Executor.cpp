@@ -144,7 +144,7 @@ Status Executor::setSize(std::string_view name, int64_t value) {
 }
 
 Status Executor::run(int schedule) {
-  progress.activity.store(Progress::Instruction, std::memory_order_relaxed);
+  Progress::Scope scope(progress, Progress::Instruction);
   for (const PreparedCall &call : schedules[size_t(schedule)].calls) {
     for (uint32_t symbol : microBatchSymbols)
       values[symbol] = call.microBatch;
@@ -154,9 +154,7 @@ Status Executor::run(int schedule) {
       return status;
   }
   pace.wait();
-  Status status = theDevice.synchronize();
-  progress.activity.store(Progress::Host, std::memory_order_relaxed);
-  return status;
+  return theDevice.synchronize();
 }
 
 Status Executor::execute(PreparedProgram &program, const Op &op) {

@@ -53,6 +53,8 @@ public:
   int64_t stage() const { return theStage; }
   /// One value per symbol of the plan, with this rank's coordinates.
   const std::vector<int64_t> &symbolValues() const { return values; }
+  /// What the job's control plane sees of this rank.
+  Progress &watched() { return progress; }
 
   /// FLOPs of one run of a schedule on this rank, as the plan counts them.
   int64_t scheduleFlops(int schedule) const;

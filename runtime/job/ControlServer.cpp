@@ -386,13 +386,15 @@ Status ControlServer::judgeHang(int64_t now) {
   if (now - lastMoved <= options.timeoutMs)
     return Status();
   std::vector<int> waiting, executing, busy;
+  bool inInstruction = true;
   std::pair<uint64_t, uint64_t> fewest(UINT64_MAX, 0);
   for (size_t rank = 0; rank < ranks.size(); ++rank) {
     std::vector<int> &list = ranks[rank].activity == Progress::Waiting ? waiting
-                             : ranks[rank].activity == Progress::Instruction
-                                 ? executing
-                                 : busy;
+                             : ranks[rank].activity == Progress::Host
+                                 ? busy
+                                 : executing;
     list.push_back(int(rank));
+    inInstruction = inInstruction && ranks[rank].activity != Progress::Step;
     fewest = std::min(fewest, ranks[rank].advance());
   }
   double seconds = double(now - lastMoved) / 1e3;
@@ -400,9 +402,10 @@ Status ControlServer::judgeHang(int64_t now) {
     return Status(); // slow, but nobody waits for it
   if (!executing.empty())
     return makeError(ErrorKind::PeerFailed,
-                     "{} hanging in an instruction: no rank has finished one "
-                     "for {:.1f} s, and rank{} {} wait{}",
-                     ranksAre(executing), seconds,
+                     "{} hanging in {}: no rank has got further for {:.1f} s, "
+                     "and rank{} {} wait{}",
+                     ranksAre(executing),
+                     inInstruction ? "an instruction" : "a step", seconds,
                      waiting.size() == 1 ? "" : "s", listRanks(waiting),
                      waiting.size() == 1 ? "s" : "");
   if (busy.empty()) {

@@ -19,8 +19,8 @@
 //     within a few milliseconds is one verdict);
 //   - no heartbeat for the timeout: stopped or unreachable;
 //   - no rank's instruction counter has moved for the timeout while a rank
-//     waits: those in the middle of an instruction hang. A rank that is busy
-//     outside of instructions (reading, saving) is given the time it takes.
+//     waits: those in the middle of an instruction, or of a step, hang. A rank
+//     that loads or saves is given the time it takes.
 #ifndef LMC_RUNTIME_JOB_CONTROLSERVER_H
 #define LMC_RUNTIME_JOB_CONTROLSERVER_H
 

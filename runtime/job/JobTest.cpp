@@ -278,6 +278,27 @@ TEST(ControlPlane, AHungInstructionIsNamedAndSlowComputeIsNot) {
   });
 }
 
+// Between the programs of its steps a rank may hang, too; one that loads or
+// saves is waited for.
+TEST(ControlPlane, AHungStepIsNamedAndSavingIsNot) {
+  runJob(2, 300, [](Job &job) {
+    ASSERT_TRUE(job.meet(Status(), {}, "").ok());
+    Progress::Scope stepping(job.progress(), Progress::Step);
+    if (job.rank() == 0) {
+      Progress::Scope waiting(job.progress(), Progress::Waiting);
+      ASSERT_TRUE(job.awaitVerdict(4000));
+    } else {
+      {
+        Progress::Scope saving(job.progress(), Progress::Host);
+        EXPECT_FALSE(job.awaitVerdict(1000));
+      }
+      ASSERT_TRUE(job.awaitVerdict(3000));
+    }
+    EXPECT_EQ(job.verdict().message().find("rank 1 is hanging in a step"), 0u)
+        << job.verdict().message();
+  });
+}
+
 // Nobody of ours: silent, talkative, or with a frame of the right look.
 TEST(ControlPlane, StrangersDoNoHarm) {
   auto strangers = [](int port) {

@@ -265,6 +265,7 @@ StatusOr<bool> Trainer::evaluate(int64_t step) {
 }
 
 Status Trainer::save(int64_t step) {
+  Progress::Scope saving(executor.watched(), Progress::Host);
   // Whoever resumes from this checkpoint finds the metrics up to it.
   if (leads() && shared.log)
     (void)shared.log->finish();
@@ -282,11 +283,14 @@ Status Trainer::run() {
             "is {}",
             firstStep - 1, options.steps);
   int64_t savedStep = firstStep - 1;
+  Progress::Scope stepping(executor.watched(), Progress::Step);
   for (int64_t step = firstStep; step <= options.steps; ++step) {
     LMC_RETURN_IF_ERROR(trainStep(step));
-    if (step == firstStep && shared.gradients)
+    if (step == firstStep && shared.gradients) {
+      Progress::Scope saving(executor.watched(), Progress::Host);
       LMC_RETURN_IF_ERROR(
           shared.gradients->write(executor, output("gradient_scale", 1)));
+    }
     bool stop = false;
     // Saved before the evaluation, which may take longer than the step.
     if (shared.checkpointer) {
@@ -306,6 +310,7 @@ Status Trainer::run() {
       }
     }
     if (stop && step < options.steps) {
+      Progress::Scope saving(executor.watched(), Progress::Host);
       LMC_RETURN_IF_ERROR(shared.checkpointer->finish(executor));
       return makeError(ErrorKind::Stopped,
                        "told to stop after step {} of {}; checkpoint saved",
@@ -313,6 +318,7 @@ Status Trainer::run() {
           .help("go on with --resume");
     }
   }
+  Progress::Scope saving(executor.watched(), Progress::Host);
   return shared.checkpointer ? shared.checkpointer->finish(executor) : Status();
 }
 

@@ -112,6 +112,8 @@ CompileSettings oneRankSettings(CompileSettings settings) {
       axisSize(settings.mesh, "dp") * axisSize(settings.mesh, "fsdp");
   CompileSettings none;
   settings.mesh = none.mesh;
+  settings.sharding = none.sharding;
+  settings.sequenceParallel = none.sequenceParallel;
   settings.zero = none.zero;
   settings.pipelineSchedule = none.pipelineSchedule;
   settings.virtualStages = none.virtualStages;
