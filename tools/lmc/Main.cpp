@@ -1,4 +1,5 @@
 // lmc: the compiler's command line.
+#include "tools/FlagRanges.h"
 #include "tools/lmc/Check.h"
 #include "tools/lmc/Compile.h"
 #include "tools/lmc/Diagnostics.h"
@@ -45,7 +46,7 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
       ->type_name("NAME|FILE");
   c->add_option("--virtual-stages", s.virtualStages,
                 "model chunks on each pipeline stage")
-      ->check(CLI::PositiveNumber)
+      ->check(lmc::positiveCount)
       ->capture_default_str();
   c->add_option("--zero", s.zero,
                 "what is shared out over dp: moments (1), gradients too (2), "
@@ -59,37 +60,37 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
       ->allow_extra_args(false);
   c->add_option("--global-batch", s.globalBatch,
                 "samples per step (default: the micro-batch)")
-      ->check(CLI::PositiveNumber);
+      ->check(lmc::positiveCount);
   c->add_option("--micro-batch", s.microBatch,
                 "samples per rank and micro-batch (default: the whole batch)")
-      ->check(CLI::PositiveNumber);
+      ->check(lmc::positiveCount);
   c->add_option("--seq", s.sequence,
                 "tokens per sample (default: the model's longest)")
-      ->check(CLI::PositiveNumber);
+      ->check(lmc::positiveCount);
   c->add_option("--max-tokens", s.maxTokens,
                 "inference: tokens of one step at most")
-      ->check(CLI::PositiveNumber)
+      ->check(lmc::positiveCount)
       ->capture_default_str();
   c->add_option("--max-sequences", s.maxSequences,
                 "inference: sequences under way at once")
-      ->check(CLI::PositiveNumber)
+      ->check(lmc::positiveCount)
       ->capture_default_str();
   c->add_option("--max-length", s.maxLength,
                 "inference: tokens of one sequence (default: the model's "
                 "longest)")
-      ->check(CLI::PositiveNumber);
+      ->check(lmc::positiveCount);
   c->add_option("--page-size", s.pageSize,
                 "inference: tokens of one page of the cache")
-      ->check(CLI::PositiveNumber)
+      ->check(lmc::positiveCount)
       ->capture_default_str();
   c->add_option("--cache-pages", s.cachePages,
                 "inference: pages of the cache (default: enough for "
                 "max-sequences of max-length)")
-      ->check(CLI::PositiveNumber);
+      ->check(lmc::positiveCount);
   c->add_option("--max-logits", s.maxLogits,
                 "inference: tokens of one step whose logits are computed "
                 "(default: up to 128)")
-      ->check(CLI::PositiveNumber);
+      ->check(lmc::positiveCount);
   c->add_flag("--reset-at-document", s.resetAtDocument,
               "a token sees only tokens of its own document");
   c->add_flag("--strict", s.strict,
@@ -99,7 +100,7 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
   c->add_option("--dump-phases", s.dumpPhases,
                 "write the module behind each phase into this folder");
   c->add_option("--threads", s.threads, "compiler threads (default: all)")
-      ->check(CLI::PositiveNumber);
+      ->check(lmc::positiveCount);
   c->add_flag("--no-kernel-cache", s.noCache,
               "compile every kernel anew, keep none");
   // One value per flag, or the model behind it would be taken for one more.
@@ -138,6 +139,34 @@ CLI::App *addCheck(CLI::App &app, lmc::CompileSettings &s, std::string &keep) {
             "  lmc check examples/gpt-mini.textproto --mesh=pp=2,tp=2\n"
             "  lmc check llama/ --mesh=dp=2,tp=2 --zero=3");
   return c;
+}
+
+// Flags that say nothing about what is compiled are refused, not ignored.
+int checkMode(const CLI::App &compile, const lmc::CompileSettings &settings) {
+  bool train = settings.mode == "train";
+  std::vector<const char *> others = {"--max-tokens",  "--max-sequences",
+                                      "--max-length",  "--page-size",
+                                      "--cache-pages", "--max-logits"};
+  if (!train)
+    others = {"--global-batch",
+              "--micro-batch",
+              "--seq",
+              "--config",
+              "--stages",
+              "--pipeline-schedule",
+              "--virtual-stages",
+              "--zero",
+              "--reset-at-document",
+              "--sharding",
+              "--sequence-parallel"};
+  for (const char *flag : others)
+    if (compile.parsed() && compile.count(flag))
+      return lmc::printError(
+          std::string(flag) + " is for " + (train ? "inference" : "training") +
+              ", not for --mode=" + settings.mode,
+          std::string("leave it out; lmc compile --help lists the flags of ") +
+              (train ? "training" : "inference"));
+  return 0;
 }
 
 // What is wrong with the call; the exit status is the contract's.
@@ -191,16 +220,8 @@ int main(int argc, char **argv) {
   } catch (const CLI::ParseError &error) {
     return reportParseError(app, error);
   }
-  if (compile->parsed() && compileSettings.mode == "infer")
-    for (const char *flag :
-         {"--global-batch", "--micro-batch", "--seq", "--config", "--stages",
-          "--pipeline-schedule", "--virtual-stages", "--zero",
-          "--reset-at-document", "--sharding", "--sequence-parallel"})
-      if (compile->count(flag))
-        return lmc::printError(std::string(flag) +
-                                   " is for training, not for --mode=infer",
-                               "leave it out; lmc compile --help lists the "
-                               "flags of inference");
+  if (int status = checkMode(*compile, compileSettings))
+    return status;
   if (compile->parsed())
     return lmc::compile(compileSettings);
   if (check->parsed())

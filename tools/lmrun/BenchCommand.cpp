@@ -9,6 +9,7 @@
 #include "runtime/generate/Session.h"
 #include "runtime/generate/StepModel.h"
 #include "runtime/weights/LocalTensor.h"
+#include "tools/FlagRanges.h"
 #include "tools/lmrun/Commands.h"
 
 #include <chrono>
@@ -244,20 +245,20 @@ CommandBody addBenchCommand(CLI::App &app) {
   command
       ->add_option("--steps", flags->steps,
                    "Steps to measure (0: prepare all, run nothing)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(lmc::count)
       ->capture_default_str();
   command->add_option("--warmup", flags->warmup, "Steps before these")
-      ->check(CLI::NonNegativeNumber)
+      ->check(lmc::count)
       ->capture_default_str();
   command
       ->add_option("--tokens", flags->tokens,
                    "Inference: tokens of the one sequence in each step")
-      ->check(CLI::PositiveNumber)
+      ->check(lmc::positiveCount)
       ->capture_default_str();
   command
       ->add_option("--context", flags->context,
                    "Inference: tokens that are in the cache before the first")
-      ->check(CLI::NonNegativeNumber)
+      ->check(lmc::count)
       ->capture_default_str();
   addThreadOptions(*command, flags->session);
   command->add_flag("--kernels", flags->kernels,

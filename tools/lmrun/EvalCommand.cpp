@@ -3,6 +3,7 @@
 #include "runtime/generate/Evaluate.h"
 #include "runtime/generate/Npy.h"
 #include "runtime/generate/Session.h"
+#include "tools/FlagRanges.h"
 #include "tools/lmrun/Commands.h"
 
 #include <cmath>
@@ -99,7 +100,7 @@ CommandBody addEvalCommand(CLI::App &app) {
   command
       ->add_option("--seq", flags->sampleTokens,
                    "Tokens per sample of --data (0: as many as the plan takes)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(lmc::count)
       ->capture_default_str();
   addThreadOptions(*command, flags->session);
   command->add_flag("--profile", flags->session.profile,

@@ -9,6 +9,7 @@
 #include "runtime/generate/Session.h"
 #include "runtime/generate/Tokenizer.h"
 #include "runtime/weights/Safetensors.h"
+#include "tools/FlagRanges.h"
 #include "tools/lmrun/Commands.h"
 
 #include <algorithm>
@@ -218,17 +219,17 @@ CommandBody addGenerateCommand(CLI::App &app) {
   command
       ->add_option("--max-tokens", flags->request.maxNewTokens,
                    "Tokens to write for each prompt")
-      ->check(CLI::NonNegativeNumber)
+      ->check(lmc::count)
       ->capture_default_str();
   command
       ->add_option("--temperature", sampling.temperature,
                    "Divides the logits; 0: always the most likely token")
-      ->check(CLI::NonNegativeNumber)
+      ->check(lmc::notNegative)
       ->capture_default_str();
   command
       ->add_option("--top-k", sampling.topK,
                    "Draw among so many most likely tokens (0: all)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(lmc::count)
       ->capture_default_str();
   command
       ->add_option("--top-p", sampling.topP,

@@ -6,6 +6,7 @@
 #include "runtime/plan/PlanFile.h"
 #include "runtime/train/DryRun.h"
 #include "runtime/train/TrainJob.h"
+#include "tools/FlagRanges.h"
 #include "tools/lmrun/Commands.h"
 
 #include <unistd.h>
@@ -182,7 +183,7 @@ CommandBody addTrainCommand(CLI::App &app) {
 
   command->add_option("--steps", o.steps, "Number of the last step")
       ->required()
-      ->check(CLI::PositiveNumber)
+      ->check(lmc::positiveCount)
       ->group("Steps");
   command
       ->add_option("--set", flags->settings,
@@ -193,7 +194,7 @@ CommandBody addTrainCommand(CLI::App &app) {
   command
       ->add_option("--warmup", o.warmupSteps,
                    "Steps over which the learning rate rises from 0 to lr")
-      ->check(CLI::NonNegativeNumber)
+      ->check(lmc::count)
       ->capture_default_str()
       ->group("Steps");
   command
@@ -207,24 +208,24 @@ CommandBody addTrainCommand(CLI::App &app) {
   command
       ->add_option("--decay-steps", o.decaySteps,
                    "Step at which the decay reaches --min-lr (0: the last)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(lmc::count)
       ->capture_default_str()
       ->group("Steps");
   command->add_option("--min-lr", o.minLearningRate, "Where the decay ends")
-      ->check(CLI::NonNegativeNumber)
+      ->check(lmc::notNegative)
       ->capture_default_str()
       ->group("Steps");
   command
       ->add_option("--eval-every", o.evalEvery,
                    "Evaluate on the held-out part after every so many steps "
                    "and at the end (0: never)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(lmc::count)
       ->capture_default_str()
       ->group("Steps");
   command
       ->add_option("--eval-steps", o.evalSteps,
                    "Batches of an evaluation (0: the whole held-out part)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(lmc::count)
       ->capture_default_str()
       ->group("Steps");
 
@@ -247,13 +248,13 @@ CommandBody addTrainCommand(CLI::App &app) {
   command
       ->add_option("--save-every", o.saveEvery,
                    "Save after every so many steps (0: at the end only)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(lmc::count)
       ->capture_default_str()
       ->group("Files");
   command
       ->add_option("--keep", o.keep,
                    "Keep the newest so many checkpoints (0: all)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(lmc::count)
       ->capture_default_str()
       ->group("Files");
   command
@@ -282,7 +283,7 @@ CommandBody addTrainCommand(CLI::App &app) {
   command
       ->add_option("--log-interval", o.logInterval,
                    "Log every so many steps, and the last")
-      ->check(CLI::PositiveNumber)
+      ->check(lmc::positiveCount)
       ->capture_default_str()
       ->group("Log");
   command
