@@ -571,5 +571,7 @@ TEST(Traffic, CountsCallsOfEachKind) {
     EXPECT_EQ(later.rows[0].received, 32);
     EXPECT_EQ(later.rows[sendRow].bytes, 12);
     EXPECT_EQ(later.rows[receiveRow].received, 12);
+    EXPECT_GT(later.rows[0].timeNs, 0);
+    EXPECT_LT(later.rows[0].timeNs, comm.traffic().rows[0].timeNs);
   });
 }
