@@ -3,10 +3,12 @@
 #include "runtime/comm/host/HostCommunicator.h"
 #include "runtime/comm/local/LocalCommunicator.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
 #include <gtest/gtest.h>
+#include <map>
 #include <thread>
 
 using namespace lmc::runtime;
@@ -185,21 +187,46 @@ TEST_P(CommunicatorConformance, NarrowTypesAreRoundedOnce) {
   });
 }
 
-TEST_P(CommunicatorConformance, GroupsAreIndependent) {
+// Rows of a grid of ranks work at the same time, in different calls, of chunks
+// and small ones, and not equally often; then columns; and messages pass
+// between the rows all the while.
+TEST_P(CommunicatorConformance, GroupsWorkAtTheSameTime) {
   GetParam().run(4, [&](Communicator &comm) {
-    int row = comm.rank() / 2, column = comm.rank() % 2;
-    auto rowGroup = comm.openGroup({2 * row, 2 * row + 1}, 4);
-    auto columnGroup = comm.openGroup({column, column + 2}, 4);
+    const int row = comm.rank() / 2, column = comm.rank() % 2;
+    const int across = (1 - row) * 2 + column;
+    const int64_t large = 700001;
+    auto rowGroup = comm.openGroup({2 * row, 2 * row + 1}, 4 * large);
+    auto columnGroup = comm.openGroup({column, column + 2}, 4 * large);
     ASSERT_TRUE(rowGroup.ok() && columnGroup.ok());
-    for (int round = 0; round < 100; ++round) {
-      std::vector<float> number = {float(comm.rank())};
-      CollectiveCall call{CollectiveKind::AllReduce, Reduction::Sum,
-                          DataType::F32, *rowGroup, 1};
-      ASSERT_TRUE(comm.collective(call, in(number), out(number)).ok());
-      EXPECT_EQ(number[0], float(4 * row + 1));
-      call.group = *columnGroup;
-      ASSERT_TRUE(comm.collective(call, in(number), out(number)).ok());
-      EXPECT_EQ(number[0], 6.0f);
+    auto sum = [&](int group, int64_t count, float mine, float wanted) {
+      std::vector<float> numbers(static_cast<size_t>(count), mine);
+      ASSERT_TRUE(comm.collective({CollectiveKind::AllReduce, Reduction::Sum,
+                                   DataType::F32, group, count},
+                                  in(numbers), out(numbers))
+                      .ok());
+      EXPECT_EQ(std::count(numbers.begin(), numbers.end(), wanted), count);
+    };
+    for (int round = 0; round < 8; ++round) {
+      std::vector<float> message = {float(comm.rank() + 10 * round)};
+      ASSERT_TRUE(comm.send(across, 3, in(message), 4).ok());
+      if (row == 0) {
+        sum(*rowGroup, large, float(comm.rank()), 1);
+      } else {
+        std::vector<float> piece(1000, float(column)), both(2000);
+        for (int call = 0; call <= round; ++call) {
+          ASSERT_TRUE(
+              comm.collective({CollectiveKind::AllGather, Reduction::Sum,
+                               DataType::F32, *rowGroup, 2000},
+                              in(piece), out(both))
+                  .ok());
+          EXPECT_EQ(std::count(both.begin() + 1000, both.end(), 1.0f), 1000);
+          sum(*rowGroup, 1, float(comm.rank()), 5);
+        }
+      }
+      sum(*columnGroup, round % 2 ? large : 3, float(comm.rank()),
+          float(2 * column + 2));
+      ASSERT_TRUE(comm.receive(across, 3, out(message), 4).ok());
+      EXPECT_EQ(message[0], float(across + 10 * round));
     }
   });
 }
@@ -250,65 +277,202 @@ TEST_P(CommunicatorConformance, AbortReachesWhoeverWaits) {
   });
 }
 
-/// The same calls on every communicator, all types, lengths around the limits
-/// between algorithms and chunks; returns the bytes that each rank got.
-static std::vector<std::string> manyCalls(const CommunicatorCase &which,
-                                          int ranks) {
-  std::vector<std::string> got(static_cast<size_t>(ranks));
-  const int64_t lengths[] = {1,    ranks - 1,     7 * ranks, 1000,
-                             9999, (1 << 18) + 1, 1500 * 501};
-  which.run(ranks, [&](Communicator &comm) {
-    auto group = comm.openGroup(everyone(ranks), 8 * 1500 * 501);
-    ASSERT_TRUE(group.ok());
-    std::string &all = got[size_t(comm.rank())];
-    for (DataType dtype :
-         {DataType::F32, DataType::F64, DataType::BF16, DataType::F16,
-          DataType::I32, DataType::I64, DataType::U8})
-      for (int64_t length : lengths)
-        for (CollectiveKind kind :
-             {CollectiveKind::AllReduce, CollectiveKind::ReduceScatter,
-              CollectiveKind::AllGather, CollectiveKind::AllToAll,
-              CollectiveKind::Broadcast}) {
-          if (length > 10000 && dtype != DataType::F32 &&
-              dtype != DataType::BF16)
-            continue;
-          bool whole = kind == CollectiveKind::AllReduce ||
-                       kind == CollectiveKind::Broadcast;
-          int64_t elements = whole ? length : length / ranks * ranks;
-          int64_t size = lookUpDataType(int(dtype))->sizeBytes;
-          double period[77]; // of what value() gives
-          for (size_t i = 0; i < 77; ++i)
-            period[i] = dtype == DataType::U8
-                            ? double((size_t(comm.rank()) + i) % 50)
-                            : double(value(comm.rank(), int64_t(i)));
-          std::vector<std::byte> source(size_t(elements * size) + 1),
-              target(size_t(elements * size) + 1);
-          for (int64_t i = 0; i < elements; i += 77)
-            convertElements(DataType::F64, period, dtype,
-                            source.data() + 1 + i * size,
-                            std::min<int64_t>(77, elements - i));
-          Reduction reduction =
-              length == 1000 ? Reduction::Max : Reduction::Sum;
-          // Odd addresses: slices are aligned, but nothing relies on it.
-          ASSERT_TRUE(
-              comm.collective({kind, reduction, dtype, *group, elements},
-                              source.data() + 1, target.data() + 1)
-                  .ok());
-          int64_t kept = kind == CollectiveKind::ReduceScatter
-                             ? elements / ranks
-                             : elements;
-          all.append(reinterpret_cast<char *>(target.data() + 1),
-                     size_t(kept * size));
-        }
-  });
-  return got;
+// --- the same calls on every communicator: one result, bit for bit ---
+
+using Bytes = std::vector<std::byte>;
+
+static const DataType allTypes[] = {
+    DataType::F32, DataType::F64, DataType::BF16, DataType::F16,
+    DataType::I32, DataType::I64, DataType::U8};
+static const CollectiveKind allKinds[] = {
+    CollectiveKind::AllReduce, CollectiveKind::ReduceScatter,
+    CollectiveKind::AllGather, CollectiveKind::AllToAll,
+    CollectiveKind::Broadcast};
+
+/// A call and its name in a failure.
+struct NamedCall {
+  CollectiveCall call;
+  int64_t sizeBytes;
+  std::string name;
+};
+
+/// All kinds, types and reductions; odd counts, and counts around the limits
+/// between algorithms and chunks.
+static std::vector<NamedCall> manyCalls(int ranks) {
+  std::vector<NamedCall> calls;
+  for (DataType dtype : allTypes) {
+    const DataTypeInfo &info = *lookUpDataType(int(dtype));
+    const int64_t chunk = SharedMemory::bufferBytes / info.sizeBytes;
+    for (int64_t length :
+         {int64_t(1), int64_t(ranks - 1), int64_t(7 * ranks), int64_t(1000),
+          int64_t(9999), chunk, chunk + 1, 4 * chunk + 12345})
+      for (CollectiveKind kind : allKinds) {
+        bool whole = kind == CollectiveKind::AllReduce ||
+                     kind == CollectiveKind::Broadcast;
+        int64_t elements = whole ? length : length / ranks * ranks;
+        bool reduces = kind == CollectiveKind::AllReduce ||
+                       kind == CollectiveKind::ReduceScatter;
+        for (Reduction reduction : {Reduction::Sum, Reduction::Max})
+          if (reduction == Reduction::Sum || (reduces && length < 10000))
+            calls.push_back(
+                {{kind, reduction, dtype, 0, elements},
+                 info.sizeBytes,
+                 fmt::format("kind {} of {} {}, reduction {}, {} ranks",
+                             int(kind), elements, info.name, int(reduction),
+                             ranks)});
+      }
+  }
+  return calls;
 }
 
-TEST_P(CommunicatorConformance, GivesTheBitsOfLocal) {
-  for (int ranks : {2, 3, 5})
-    EXPECT_TRUE(manyCalls(GetParam(), ranks) ==
-                manyCalls({"local", runLocal}, ranks))
-        << ranks << " ranks";
+/// What a rank has is one pattern again and again, of so many elements: no
+/// piece or chunk begins where another did.
+static constexpr int64_t patternElements = 77;
+
+static Bytes repeated(const Bytes &pattern, size_t bytes) {
+  Bytes all(bytes);
+  for (size_t at = 0; at < bytes; at += pattern.size())
+    std::memcpy(all.data() + at, pattern.data(),
+                std::min(pattern.size(), bytes - at));
+  return all;
+}
+
+/// Sums depend on their order in float types, and need all 64 bits in I64.
+static Bytes patternOf(const NamedCall &one, int rank) {
+  double numbers[patternElements];
+  Bytes pattern(size_t(patternElements * one.sizeBytes));
+  for (int64_t i = 0; i < patternElements; ++i) {
+    numbers[i] = double(value(rank, i));
+    int64_t integer = (int64_t(numbers[i]) << 48) - 13 * rank - i;
+    std::memcpy(pattern.data() + i * one.sizeBytes, &integer,
+                size_t(one.sizeBytes));
+  }
+  if (lookUpDataType(int(one.call.dtype))->isFloat)
+    EXPECT_TRUE(convertElements(DataType::F64, numbers, one.call.dtype,
+                                pattern.data(), patternElements));
+  return pattern;
+}
+static Bytes sourceOf(const NamedCall &one, int rank) {
+  return repeated(patternOf(one, rank),
+                  size_t(one.call.elements * one.sizeBytes));
+}
+
+template <typename T>
+static Bytes reducePlainly(Reduction reduction,
+                           const std::vector<Bytes> &sources) {
+  Bytes result = sources[0];
+  for (size_t m = 1; m < sources.size(); ++m)
+    for (size_t at = 0; at < result.size(); at += sizeof(T)) {
+      T sum, next;
+      std::memcpy(&sum, result.data() + at, sizeof(T));
+      std::memcpy(&next, sources[m].data() + at, sizeof(T));
+      sum = reduction == Reduction::Max ? std::max(sum, next) : T(sum + next);
+      std::memcpy(result.data() + at, &sum, sizeof(T));
+    }
+  return result;
+}
+
+/// The ranks' patterns, reduced as Communicator.h promises.
+static Bytes reducedPattern(const NamedCall &one, int ranks) {
+  std::vector<Bytes> patterns;
+  for (int rank = 0; rank < ranks; ++rank)
+    patterns.push_back(patternOf(one, rank));
+  const Reduction reduction = one.call.reduction;
+  switch (one.call.dtype) {
+  case DataType::F64:
+    return reducePlainly<double>(reduction, patterns);
+  case DataType::I32:
+    return reducePlainly<int32_t>(reduction, patterns);
+  case DataType::I64:
+    return reducePlainly<int64_t>(reduction, patterns);
+  case DataType::U8:
+    return reducePlainly<uint8_t>(reduction, patterns);
+  default: // in float32, rounded once
+    std::vector<Bytes> wide;
+    for (const Bytes &pattern : patterns)
+      convertElements(one.call.dtype, pattern.data(), DataType::F32,
+                      wide.emplace_back(patternElements * 4).data(),
+                      patternElements);
+    Bytes result(patterns[0].size());
+    convertElements(DataType::F32, reducePlainly<float>(reduction, wide).data(),
+                    one.call.dtype, result.data(), patternElements);
+    return result;
+  }
+}
+
+static Bytes expectedOf(const NamedCall &one, int ranks, int rank) {
+  const size_t bytes = size_t(one.call.elements * one.sizeBytes);
+  const size_t piece = bytes / size_t(ranks);
+  auto pieceOf = [&](const Bytes &all, int i) {
+    auto begin = all.begin() + long(size_t(i) * piece);
+    return Bytes(begin, begin + long(piece));
+  };
+  switch (one.call.kind) {
+  case CollectiveKind::AllReduce:
+    return repeated(reducedPattern(one, ranks), bytes);
+  case CollectiveKind::ReduceScatter:
+    return pieceOf(repeated(reducedPattern(one, ranks), bytes), rank);
+  case CollectiveKind::Broadcast:
+    return sourceOf(one, 0);
+  case CollectiveKind::AllGather:
+  case CollectiveKind::AllToAll:
+    Bytes all;
+    for (int from = 0; from < ranks; ++from) {
+      Bytes part =
+          pieceOf(sourceOf(one, from),
+                  one.call.kind == CollectiveKind::AllToAll ? rank : 0);
+      all.insert(all.end(), part.begin(), part.end());
+    }
+    return all;
+  }
+  return {};
+}
+
+static size_t hashOf(const std::byte *bytes, size_t size) {
+  return std::hash<std::string_view>()(
+      {reinterpret_cast<const char *>(bytes), size});
+}
+
+/// By call and rank; made once.
+static const std::vector<std::vector<size_t>> &
+expectedHashes(const std::vector<NamedCall> &calls, int ranks) {
+  static std::map<int, std::vector<std::vector<size_t>>> made;
+  std::vector<std::vector<size_t>> &hashes = made[ranks];
+  for (size_t i = hashes.size(); i < calls.size(); ++i) {
+    hashes.emplace_back();
+    for (int rank = 0; rank < ranks; ++rank) {
+      Bytes wanted = expectedOf(calls[i], ranks, rank);
+      hashes.back().push_back(hashOf(wanted.data(), wanted.size()));
+    }
+  }
+  return hashes;
+}
+
+TEST_P(CommunicatorConformance, GivesTheSameBits) {
+  for (int ranks : {2, 3, 5}) {
+    const std::vector<NamedCall> calls = manyCalls(ranks);
+    const auto &expected = expectedHashes(calls, ranks);
+    GetParam().run(ranks, [&](Communicator &comm) {
+      auto group = comm.openGroup(everyone(ranks), 5 << 20);
+      ASSERT_TRUE(group.ok());
+      for (size_t i = 0; i < calls.size(); ++i) {
+        CollectiveCall call = calls[i].call;
+        call.group = *group;
+        // Odd addresses: slices are aligned, but nothing relies on it.
+        Bytes source = sourceOf(calls[i], comm.rank());
+        source.insert(source.begin(), std::byte(0));
+        Bytes target(source.size());
+        ASSERT_TRUE(
+            comm.collective(call, source.data() + 1, target.data() + 1).ok());
+        size_t kept = target.size() - 1;
+        if (call.kind == CollectiveKind::ReduceScatter)
+          kept /= size_t(ranks);
+        EXPECT_EQ(hashOf(target.data() + 1, kept),
+                  expected[i][size_t(comm.rank())])
+            << calls[i].name << ", rank " << comm.rank();
+      }
+    });
+  }
 }
 
 // An element's sum depends neither on where it lies nor on what is summed with
@@ -407,5 +571,7 @@ TEST(Traffic, CountsCallsOfEachKind) {
     EXPECT_EQ(later.rows[0].received, 32);
     EXPECT_EQ(later.rows[sendRow].bytes, 12);
     EXPECT_EQ(later.rows[receiveRow].received, 12);
+    EXPECT_GT(later.rows[0].timeNs, 0);
+    EXPECT_LT(later.rows[0].timeNs, comm.traffic().rows[0].timeNs);
   });
 }

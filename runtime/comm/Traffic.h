@@ -1,5 +1,7 @@
 // What a rank exchanges, counted where it passes: a communicator around
-// another one that adds up the calls and bytes of each kind.
+// another one that adds up the calls, bytes and time of each kind. The time is
+// what the rank's thread spends in the calls: waiting for others, copying and
+// summing.
 //
 // Bytes are counted as `lmc inspect` counts them in the plan: a collective's
 // are those of the larger of its source and target, and what a member receives
@@ -15,6 +17,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <vector>
 
 namespace lmc::runtime {
@@ -47,7 +50,7 @@ inline int64_t ringBytesReceived(int row, int64_t bytes, int64_t members) {
 
 struct Traffic {
   struct Row {
-    int64_t calls = 0, bytes = 0, received = 0;
+    int64_t calls = 0, bytes = 0, received = 0, timeNs = 0;
   };
   std::array<Row, trafficRows> rows{};
 
@@ -63,6 +66,7 @@ struct Traffic {
       difference.rows[i].calls -= before.rows[i].calls;
       difference.rows[i].bytes -= before.rows[i].bytes;
       difference.rows[i].received -= before.rows[i].received;
+      difference.rows[i].timeNs -= before.rows[i].timeNs;
     }
     return difference;
   }
@@ -89,22 +93,39 @@ public:
     if (size_t(call.group) < members.size())
       counted.add(int(call.kind), 1, call.elements * elementBytes(call),
                   members[size_t(call.group)]);
+    Stopwatch watch(counted.rows[size_t(call.kind)]);
     return inner.collective(call, source, target);
   }
   Status send(int peer, uint32_t channel, const std::byte *source,
               int64_t bytes) override {
     counted.add(sendRow, 1, bytes, 2);
+    Stopwatch watch(counted.rows[sendRow]);
     return inner.send(peer, channel, source, bytes);
   }
   Status receive(int peer, uint32_t channel, std::byte *target,
                  int64_t bytes) override {
     counted.add(receiveRow, 1, bytes, 2);
+    Stopwatch watch(counted.rows[receiveRow]);
     return inner.receive(peer, channel, target, bytes);
   }
   Status barrier() override { return inner.barrier(); }
   void abort(const Status &reason) override { inner.abort(reason); }
 
 private:
+  /// Adds its life to a row.
+  class Stopwatch {
+  public:
+    explicit Stopwatch(Traffic::Row &row) : row(row) {}
+    ~Stopwatch() {
+      row.timeNs += std::chrono::nanoseconds(Clock::now() - start).count();
+    }
+
+  private:
+    using Clock = std::chrono::steady_clock;
+    Traffic::Row &row;
+    const Clock::time_point start = Clock::now();
+  };
+
   Communicator &inner;
   std::vector<int64_t> members; ///< of each group
   Traffic counted;

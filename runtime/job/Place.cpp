@@ -97,12 +97,14 @@ static Status fromTorchrun(const Variables &variables, Place &place) {
     return wrongInput("MASTER_ADDR is not set, though RANK is (torchrun's "
                       "environment)")
         .help("set it to the host of rank 0");
-  LMC_ASSIGN_OR_RETURN(place.port, variables.number("MASTER_PORT", 1, 65534));
-  // torchrun's own agent may sit at the port that it names.
-  if (variables.text("TORCHELASTIC_USE_AGENT_STORE") == "True")
-    ++place.port;
+  LMC_ASSIGN_OR_RETURN(place.port, variables.number("MASTER_PORT", 1, 65535));
   place.token = "torchrun " + variables.text("TORCHELASTIC_RUN_ID") + " " +
                 variables.text("TORCHELASTIC_RESTART_COUNT");
+  // torchrun's own agent sits at the port that it names. The next one is no
+  // better: where the system chose the agent's, that is one of those that it
+  // gives to outgoing connections, and often taken.
+  if (variables.text("TORCHELASTIC_USE_AGENT_STORE") == "True")
+    place.port = portFor(place.token + " " + variables.text("MASTER_PORT"));
   return Status();
 }
 

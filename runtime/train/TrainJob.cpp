@@ -76,14 +76,15 @@ private:
 } // namespace
 
 static std::string trafficTable(const std::vector<Traffic> &ranks) {
-  std::string text = fmt::format("\n{:>6} {:<16} {:>8} {:>14} {:>14}\n", "rank",
-                                 "a step's", "calls", "bytes", "received");
+  std::string text =
+      fmt::format("\n{:>6} {:<16} {:>8} {:>14} {:>14} {:>10}\n", "rank",
+                  "a step's", "calls", "bytes", "received", "ms");
   for (size_t rank = 0; rank < ranks.size(); ++rank)
     for (int i = 0; i < trafficRows; ++i)
       if (const Traffic::Row &row = ranks[rank].rows[size_t(i)]; row.calls > 0)
-        text +=
-            fmt::format("{:>6} {:<16} {:>8} {:>14} {:>14}\n", rank,
-                        trafficRowNames[i], row.calls, row.bytes, row.received);
+        text += fmt::format("{:>6} {:<16} {:>8} {:>14} {:>14} {:10.2f}\n", rank,
+                            trafficRowNames[i], row.calls, row.bytes,
+                            row.received, double(row.timeNs) / 1e6);
   return text;
 }
 

@@ -89,10 +89,6 @@ static int reportParseError(CLI::App &app, const CLI::ParseError &error) {
   for (CLI::App *command : app.get_subcommands())
     chosen = command;
   std::string message = error.what();
-  // A range without an upper end is told with the 309 digits of its largest.
-  if (size_t at = message.find(" not in range 0.000000 to 179769");
-      at != std::string::npos)
-    message = message.substr(0, at) + " is too small or not finite";
   Status status(ErrorKind::WrongInput, message);
   std::vector<std::string> unknown = app.remaining(/*recurse=*/true);
   // A misspelt flag is often the reason why another one is missing.

@@ -13,12 +13,40 @@
 
 #include <algorithm>
 #include <cstring>
+#include <emmintrin.h>
 
 namespace lmc::runtime {
 
 // Below this, in bytes read by each member, a second round costs more than
 // everyone's doing all of the sums.
 static constexpr int64_t onePhaseBytes = 32 << 10;
+
+// A gather offers pieces of this size: the next is copied in while others read
+// the last, and both buffers stay in the second cache.
+static constexpr int64_t gatherBytes = 256 << 10;
+
+// What a gather fills beyond this, in bytes, is no longer in a core's caches
+// when it is read: stored past them, its lines are not read first.
+static constexpr int64_t streamedBytes = 4 << 20;
+
+/// A copy whose stores go past the caches.
+static void streamBytes(std::byte *to, const std::byte *from, size_t bytes) {
+  const size_t head = std::min(bytes, size_t(-uintptr_t(to) % 16));
+  std::memcpy(to, from, head);
+  size_t at = head;
+  for (; at + 64 <= bytes; at += 64) {
+    const auto *line = reinterpret_cast<const __m128i *>(from + at);
+    auto *out = reinterpret_cast<__m128i *>(to + at);
+    __m128i a = _mm_loadu_si128(line), b = _mm_loadu_si128(line + 1),
+            c = _mm_loadu_si128(line + 2), d = _mm_loadu_si128(line + 3);
+    _mm_stream_si128(out, a);
+    _mm_stream_si128(out + 1, b);
+    _mm_stream_si128(out + 2, c);
+    _mm_stream_si128(out + 3, d);
+  }
+  std::memcpy(to + at, from + at, bytes - at);
+  _mm_sfence(); // before the buffer that was read is released
+}
 
 /// Waits for every other member's next offer.
 Status HostCommunicator::takeAll(Group &group, uint32_t signature) {
@@ -108,8 +136,9 @@ Status HostCommunicator::exchangeShared(Group &group,
   const int64_t piece = call.elements / members;
   const uint32_t signature = signatureOf(call, group.ranks.size());
   const bool gathers = call.kind == CollectiveKind::AllGather;
+  const bool streams = call.elements * size > streamedBytes;
   const int64_t perChunk =
-      SharedMemory::bufferBytes / size / (gathers ? 1 : members);
+      gathers ? gatherBytes / size : SharedMemory::bufferBytes / size / members;
   for (int64_t done = 0; done < piece; done += perChunk) {
     const int64_t count = std::min(perChunk, piece - done);
     const size_t bytes = size_t(count * size);
@@ -122,16 +151,26 @@ Status HostCommunicator::exchangeShared(Group &group,
         std::memcpy(buffer + m * count * size,
                     source + (m * piece + done) * size, bytes);
     memory->offer(group.ranks, own, signature, uint32_t(members - 1));
+    const std::byte *mine =
+        source + (gathers ? done : me * piece + done) * size;
+    auto fill = [&](int64_t m, const std::byte *from) {
+      std::byte *to = target + (m * piece + done) * size;
+      if (to != from)
+        streams ? streamBytes(to, from, bytes)
+                : void(std::memcpy(to, from, bytes));
+    };
+    // Others may still be on their way.
+    if (call.kind != CollectiveKind::ReduceScatter)
+      fill(me, mine);
     LMC_RETURN_IF_ERROR(takeAll(group, signature));
     for (int64_t m = 0; m < members; ++m) {
-      const std::byte *theirs =
+      group.sources[size_t(m)] =
           m == me
-              ? source + (gathers ? done : me * piece + done) * size
+              ? mine
               : memory->buffer(group.ranks[size_t(m)], group.taken[size_t(m)]) +
                     (gathers ? 0 : me * count * size);
-      group.sources[size_t(m)] = theirs;
-      if (call.kind != CollectiveKind::ReduceScatter)
-        std::memmove(target + (m * piece + done) * size, theirs, bytes);
+      if (m != me && call.kind != CollectiveKind::ReduceScatter)
+        fill(m, group.sources[size_t(m)]);
     }
     if (call.kind == CollectiveKind::ReduceScatter)
       reduceInOrder(call.dtype, call.reduction, group.sources.data(),
