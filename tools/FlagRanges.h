@@ -5,16 +5,19 @@
 
 #include <CLI/CLI.hpp>
 
+#include <limits>
+
 namespace lmc {
 
-/// More samples, tokens, steps or pages than anybody has; the product of any
-/// two still fits 63 bits. Longer numbers are refused, not cut.
-inline constexpr int64_t largestCount = int64_t(1) << 31;
-
 /// A number of things.
-inline const CLI::Range positiveCount(int64_t(1), largestCount, "COUNT");
+inline const CLI::Range
+    positiveCount(int64_t(1), std::numeric_limits<int64_t>::max(), "COUNT");
 /// The same, where 0 has a meaning.
-inline const CLI::Range count(int64_t(0), largestCount, "COUNT");
+inline const CLI::Range count(int64_t(0), std::numeric_limits<int64_t>::max(),
+                              "COUNT");
+/// A size that is multiplied with others: the product of any two still fits 63
+/// bits. Longer numbers are refused, not cut.
+inline const CLI::Range size(int64_t(1), int64_t(1) << 31, "SIZE");
 /// A factor or a rate.
 inline const CLI::Range notNegative(0.0, 1e9, "NUMBER");
 

@@ -351,6 +351,10 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
     ModuleOp module = getOperation();
     mesh = module->getAttrOfType<MeshAttr>(kMeshAttr);
     cuts = cutsOf(mesh, zero);
+    auto functions = module.getOps<func::FuncOp>();
+    if (functions.empty())
+      return;
+    firstProgram = *functions.begin();
     formBuckets();
     SymbolTable symbols(module);
     for (auto &[key, bucket] : buckets)
@@ -455,7 +459,7 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
   lm::StateOp addState(SymbolTable &symbols, Location loc, const Twine &name,
                        StringRef kind, Type type, StringAttr parameter,
                        StringRef role, const Axes &axes, const Axes &partial) {
-    OpBuilder b(*getOperation().getOps<func::FuncOp>().begin());
+    OpBuilder b(firstProgram);
     auto state = b.create<lm::StateOp>(
         loc, b.getStringAttr(name), b.getStringAttr(kind), TypeAttr::get(type),
         parameter ? FlatSymbolRefAttr::get(parameter) : FlatSymbolRefAttr(),
@@ -532,6 +536,7 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
 
   MeshAttr mesh;
   Cuts cuts;
+  Operation *firstProgram; // states are declared before it
   llvm::MapVector<Key, Bucket, std::map<Key, unsigned>> buckets;
 };
 

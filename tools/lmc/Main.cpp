@@ -46,7 +46,7 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
       ->type_name("NAME|FILE");
   c->add_option("--virtual-stages", s.virtualStages,
                 "model chunks on each pipeline stage")
-      ->check(lmc::positiveCount)
+      ->check(lmc::size)
       ->capture_default_str();
   c->add_option("--zero", s.zero,
                 "what is shared out over dp: moments (1), gradients too (2), "
@@ -60,37 +60,37 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
       ->allow_extra_args(false);
   c->add_option("--global-batch", s.globalBatch,
                 "samples per step (default: the micro-batch)")
-      ->check(lmc::positiveCount);
+      ->check(lmc::size);
   c->add_option("--micro-batch", s.microBatch,
                 "samples per rank and micro-batch (default: the whole batch)")
-      ->check(lmc::positiveCount);
+      ->check(lmc::size);
   c->add_option("--seq", s.sequence,
                 "tokens per sample (default: the model's longest)")
-      ->check(lmc::positiveCount);
+      ->check(lmc::size);
   c->add_option("--max-tokens", s.maxTokens,
                 "inference: tokens of one step at most")
-      ->check(lmc::positiveCount)
+      ->check(lmc::size)
       ->capture_default_str();
   c->add_option("--max-sequences", s.maxSequences,
                 "inference: sequences under way at once")
-      ->check(lmc::positiveCount)
+      ->check(lmc::size)
       ->capture_default_str();
   c->add_option("--max-length", s.maxLength,
                 "inference: tokens of one sequence (default: the model's "
                 "longest)")
-      ->check(lmc::positiveCount);
+      ->check(lmc::size);
   c->add_option("--page-size", s.pageSize,
                 "inference: tokens of one page of the cache")
-      ->check(lmc::positiveCount)
+      ->check(lmc::size)
       ->capture_default_str();
   c->add_option("--cache-pages", s.cachePages,
                 "inference: pages of the cache (default: enough for "
                 "max-sequences of max-length)")
-      ->check(lmc::positiveCount);
+      ->check(lmc::size);
   c->add_option("--max-logits", s.maxLogits,
                 "inference: tokens of one step whose logits are computed "
                 "(default: up to 128)")
-      ->check(lmc::positiveCount);
+      ->check(lmc::size);
   c->add_flag("--reset-at-document", s.resetAtDocument,
               "a token sees only tokens of its own document");
   c->add_flag("--strict", s.strict,
@@ -100,7 +100,7 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
   c->add_option("--dump-phases", s.dumpPhases,
                 "write the module behind each phase into this folder");
   c->add_option("--threads", s.threads, "compiler threads (default: all)")
-      ->check(lmc::positiveCount);
+      ->check(lmc::size);
   c->add_flag("--no-kernel-cache", s.noCache,
               "compile every kernel anew, keep none");
   // One value per flag, or the model behind it would be taken for one more.
