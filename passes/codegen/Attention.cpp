@@ -496,7 +496,7 @@ void ForwardEmitter::emitOutput(Value head) {
 
 } // namespace
 
-LogicalResult codegen::planAttention(plan::KernelOp kernel,
+LogicalResult codegen::planAttention(plan::KernelOp kernel, const Machine &,
                                      KernelFacts &facts) {
   auto shape = describeAttention(kernel);
   if (failed(shape))

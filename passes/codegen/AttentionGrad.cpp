@@ -274,7 +274,7 @@ void BackwardEmitter::writeKeys(Value source, int64_t slot, Value key0) {
 
 } // namespace
 
-LogicalResult codegen::planAttentionGrad(plan::KernelOp kernel,
+LogicalResult codegen::planAttentionGrad(plan::KernelOp kernel, const Machine &,
                                          KernelFacts &facts) {
   auto shape = describeAttention(kernel);
   if (failed(shape))

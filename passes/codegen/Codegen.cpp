@@ -9,6 +9,7 @@
 #include "passes/codegen/Cache.h"
 #include "passes/codegen/Lowering.h"
 #include "passes/codegen/Object.h"
+#include "passes/codegen/cuda/Ptx.h"
 
 #include "mlir/Parser/Parser.h"
 #include "llvm/ADT/StringExtras.h"
@@ -26,13 +27,14 @@ using namespace mlir;
 using namespace lmc;
 using namespace lmc::codegen;
 
-FailureOr<KernelFacts> codegen::getKernelFacts(plan::KernelOp kernel) {
+FailureOr<KernelFacts> codegen::getKernelFacts(plan::KernelOp kernel,
+                                               const Machine &machine) {
   KernelFacts facts;
   facts.pointers = countPointers(kernel);
   facts.takesMicroBatch = codegen::takesMicroBatch(kernel);
   facts.takesRows = codegen::takesRows(kernel);
   facts.randoms = randomsWithoutId(kernel).size();
-  if (failed(planKernel(kernel, facts)))
+  if (failed(planKernel(kernel, machine, facts)))
     return failure();
   for (Operation &op : kernel.getBody().front())
     if (auto costed = dyn_cast<lm::Costed>(op))
@@ -46,6 +48,7 @@ namespace {
 // A kernel, and what became of it.
 struct Compiled {
   std::string text, symbol;
+  unsigned threads; // of a block
   std::string object;
   std::string error;
 };
@@ -75,7 +78,10 @@ void compileText(const Target &target, MLIRContext &context, Compiled &result) {
   if (!ir)
     return fail("cannot translate it to LLVM IR");
   std::string error;
-  auto object = compileToObject(*ir, target, error);
+  auto object = target.machine.gpu
+                    ? cuda::compileToPtx(*ir, result.symbol, result.threads,
+                                         target, error)
+                    : compileToObject(*ir, target, error);
   if (failed(object))
     return fail(error);
   result.object = std::move(*object);
@@ -99,6 +105,21 @@ std::string symbolOf(StringRef text) {
                                  /*LowerCase=*/true);
 }
 
+// A plan's PTX as machine code, if there is an assembler.
+LogicalResult assembleCached(const Cache &cache, const Target &target,
+                             CompiledKernels &result, std::string &error) {
+  std::string assembler = cuda::findAssembler();
+  if (assembler.empty() || cache.find(result.object, result.cubin))
+    return success();
+  auto cubin = cuda::assemble(assembler, result.object, target,
+                              /*verbose=*/false, error);
+  if (failed(cubin))
+    return failure();
+  result.cubin = std::move(*cubin);
+  cache.insert(result.object, result.cubin);
+  return success();
+}
+
 } // namespace
 
 FailureOr<CompiledKernels>
@@ -107,7 +128,9 @@ codegen::compileKernels(ArrayRef<plan::KernelOp> kernels,
   if (kernels.empty())
     return CompiledKernels();
   std::string error;
-  auto target = resolveTarget(options.targetCpu, error);
+  bool isGpu = StringRef(options.targetCpu).starts_with("sm_");
+  auto target = isGpu ? cuda::resolveTarget(options.targetCpu, error)
+                      : resolveTarget(options.targetCpu, error);
   plan::KernelOp first = kernels.front();
   if (failed(target))
     return first.emitError() << error;
@@ -119,14 +142,14 @@ codegen::compileKernels(ArrayRef<plan::KernelOp> kernels,
   std::vector<plan::KernelOp> origins;  // of `compiled`, for diagnostics
   llvm::StringMap<std::string> symbols; // by text
   for (plan::KernelOp kernel : kernels) {
-    auto facts = getKernelFacts(kernel);
+    auto facts = getKernelFacts(kernel, target->machine);
     if (failed(facts))
       return failure();
     std::string text = printNameless(kernel);
     auto [symbol, isNew] = symbols.try_emplace(text);
     if (isNew) {
       symbol->second = symbolOf(text);
-      compiled.push_back({text, symbol->second, "", ""});
+      compiled.push_back({text, symbol->second, facts->threads, "", ""});
       origins.push_back(kernel);
     }
     facts->symbol = symbol->second;
@@ -169,6 +192,12 @@ codegen::compileKernels(ArrayRef<plan::KernelOp> kernels,
       return origins[index].emitOpError()
              << "cannot be compiled: " << one.error;
     objects.push_back(std::move(one.object));
+  }
+  if (isGpu) {
+    result.object = cuda::joinPtx(objects);
+    if (failed(assembleCached(cache, *target, result, error)))
+      return first.emitError() << error;
+    return result;
   }
   auto object = linkObjects(objects, error);
   if (failed(object))

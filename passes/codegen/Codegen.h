@@ -30,6 +30,11 @@ struct KernelFacts {
   unsigned randoms = 0;
   int64_t stackBytes = 0;
   int64_t flops = 0;
+  // Of a GPU's block: threads, bytes they share, and the elements of a vector
+  // that one of them reads at once.
+  unsigned threads = 0;
+  int64_t sharedBytes = 0;
+  int64_t lanes = 1;
 
   unsigned integers() const {
     return unsigned(takesMicroBatch) + unsigned(takesRows) + 2 * randoms;
@@ -37,20 +42,25 @@ struct KernelFacts {
 };
 
 struct CompiledKernels {
-  std::vector<KernelFacts> kernels;     // in the order asked for
-  std::string object;                   // an ELF shared object
-  std::string targetCpu;                // `native` resolved
+  std::vector<KernelFacts> kernels; // in the order asked for
+  std::string object;    // an ELF shared object, or PTX that ends in NUL
+  std::string cubin;     // beside PTX, where there is an assembler
+  std::string targetCpu; // `native` resolved
   std::vector<std::string> cpuFeatures; // as in /proc/cpuinfo
 };
 
 struct CodegenOptions {
-  std::string targetCpu = "native"; // or x86-64-v3, x86-64-v4, ...
-  unsigned threads = 0;             // 0: all cores
-  std::string cacheDirectory;       // empty: no cache
+  // Or x86-64-v3, x86-64-v4, ...; a GPU's sm_80 or sm_90.
+  std::string targetCpu = "native";
+  unsigned threads = 0;       // 0: all cores
+  std::string cacheDirectory; // empty: no cache
 };
 
+struct Machine;
+
 // Facts alone need no code: memory and cost are planned from them.
-mlir::FailureOr<KernelFacts> getKernelFacts(plan::KernelOp kernel);
+mlir::FailureOr<KernelFacts> getKernelFacts(plan::KernelOp kernel,
+                                            const Machine &machine);
 
 // Compiles `kernels`; the result's bytes depend neither on the number of
 // threads nor on the cache. Fails with a diagnostic at the kernel.

@@ -5,6 +5,10 @@
 // are added up: rounding errors grow with the number of blocks. Strips jump
 // from page to page, which the hardware does not foresee: rows ahead are
 // prefetched.
+//
+// On a GPU a unit's strip is 32 columns wide, a line of its memory. The block's
+// threads form teams that each walk every so-manieth row; the teams' sums are
+// added in their order.
 #include "passes/codegen/Emitter.h"
 
 #include <limits>
@@ -25,12 +29,27 @@ struct Strips {
   int64_t width;      // columns of a strip
   int64_t perGroup;   // strips along the last column group
   int64_t outerCount; // entries of the groups before it
+  // Of a block: threads side by side, and teams of them.
+  int64_t across = 1, teams = 1;
 };
 
-Strips cutStrips(const KernelBody &body, int64_t lanes) {
+constexpr int64_t kThreads = 256;   // of a block
+constexpr int64_t kBlockStrip = 32; // columns
+
+Strips cutStrips(const KernelBody &body, const Machine &machine,
+                 int64_t lanes) {
   Interval last = body.columnGroups.back();
   int64_t width = last.hi / last.lo;
   Strips strips;
+  if (machine.gpu) {
+    strips.vectors = 1;
+    strips.width = kBlockStrip;
+    strips.across = kBlockStrip / lanes;
+    strips.teams = kThreads / strips.across;
+    strips.perGroup = (width + strips.width - 1) / strips.width;
+    strips.outerCount = body.split / width;
+    return strips;
+  }
   // The accumulators stay in registers beside what the body computes.
   strips.vectors = body.reductions.size() <= 2 && width >= 8 * 16 * 4 ? 8 : 4;
   strips.width = strips.vectors * 16;
@@ -58,7 +77,7 @@ public:
   ColumnEmitter(EmitContext &context, const KernelBody &body)
       : context(context), body(body), b(context.b),
         ev(body, b, context.pointers, context.microBatch, context.randoms),
-        strips(cutStrips(body, b.lanes)) {}
+        strips(cutStrips(body, context.machine, b.lanes)), team(b.i64(0)) {}
 
   LogicalResult emit();
 
@@ -68,8 +87,15 @@ private:
   LoopBuilder &b;
   Evaluator ev;
   Strips strips;
+  Value team;    // of the thread
+  Value partial; // [teams][reductions][columns of a strip], of a block
   bool failedOnce = false;
 
+  void emitBlockStrip(ValueRange outer, Value column, int64_t width);
+  Values emitAllRows(Value rows, ValueRange outer, Value column,
+                     ArrayRef<Value> masks);
+  void finish(ValueRange outer, Value column, ArrayRef<Value> masks,
+              ArrayRef<Value> totals);
   void emitStrip(ValueRange outer, Value column, Value columns, bool masked);
   Values emitRows(Value from, Value to, ValueRange outer, Value column,
                   ArrayRef<Value> masks);
@@ -97,7 +123,10 @@ LogicalResult ColumnEmitter::emit() {
     return failure();
   Interval last = body.columnGroups.back();
   int64_t width = last.hi / last.lo;
-  b.forLoop(context.begin, context.end, 1, [&](Value unit) {
+  if (context.block)
+    partial = context.block->sharedFloats(
+        strips.teams * body.reductions.size() * strips.width);
+  context.overUnits([&](Value unit) {
     Value strip = b.rem(unit, strips.perGroup);
     Value rest = b.div(unit, strips.perGroup);
     Values outer;
@@ -110,6 +139,8 @@ LogicalResult ColumnEmitter::emit() {
     }
     Value column = b.mul(strip, strips.width);
     Value columns = b.sub(b.i64(width), column);
+    if (context.block)
+      return emitBlockStrip(outer, column, width);
     if (width % strips.width == 0) {
       emitStrip(outer, column, columns, /*masked=*/false);
       return;
@@ -129,17 +160,61 @@ void ColumnEmitter::emitStrip(ValueRange outer, Value column, Value columns,
     for (int64_t v = 0; v < strips.vectors; ++v)
       masks[v] = b.laneMask(b.sub(columns, v * b.lanes));
   Value rows = context.rows ? context.rows : b.i64(body.rows());
-  Values totals = b.forLoop(b.i64(0), rows, kRowBlock, identities(),
-                            [&](Value block, ValueRange carried) {
-                              Value to = b.min(b.add(block, kRowBlock), rows);
-                              Values sums =
-                                  emitRows(block, to, outer, column, masks);
-                              for (auto [index, sum] : llvm::enumerate(sums))
-                                sum = combine(index, carried[index], sum);
-                              return sums;
-                            });
+  Values totals = emitAllRows(rows, outer, column, masks);
+  if (!failedOnce)
+    finish(outer, column, masks, totals);
+}
+
+Values ColumnEmitter::emitAllRows(Value rows, ValueRange outer, Value column,
+                                  ArrayRef<Value> masks) {
+  int64_t block = kRowBlock * strips.teams;
+  return b.forLoop(
+      b.i64(0), rows, block, identities(), [&](Value from, ValueRange carried) {
+        Value to = b.min(b.add(from, block), rows);
+        Values sums = emitRows(b.add(from, team), to, outer, column, masks);
+        for (auto [index, sum] : llvm::enumerate(sums))
+          sum = combine(index, carried[index], sum);
+        return sums;
+      });
+}
+
+void ColumnEmitter::emitBlockStrip(ValueRange outer, Value column,
+                                   int64_t width) {
+  Value place = b.rem(context.block->thread, strips.across);
+  team = b.div(context.block->thread, strips.across);
+  column = b.add(column, b.mul(place, b.lanes));
+  Value inside = b.less(column, b.i64(width));
+  // Threads past the last column have no rows, but meet the others.
+  Value rows = context.rows ? context.rows : b.i64(body.rows());
+  Values totals =
+      emitAllRows(b.select(inside, rows, b.i64(0)), outer, column, {Value()});
   if (failedOnce)
     return;
+  Value at = b.atF32(partial, b.mul(place, b.lanes));
+  int64_t perTeam = totals.size() * strips.width;
+  for (auto [index, total] : llvm::enumerate(totals))
+    b.store(total, b.atF32(b.atF32(at, b.mul(team, perTeam)),
+                           int64_t(index) * strips.width));
+  context.block->barrier();
+  b.ifThen(b.andMask(inside, b.equal(team, b.i64(0))), [&] {
+    Values sums = b.forLoop(
+        b.i64(1), b.i64(strips.teams), 1, totals,
+        [&](Value other, ValueRange carried) {
+          Values next;
+          for (auto [index, sum] : llvm::enumerate(carried)) {
+            Value from = b.atF32(b.atF32(at, b.mul(other, perTeam)),
+                                 int64_t(index) * strips.width);
+            next.push_back(combine(index, sum,
+                                   b.loadVector(from, b.builder.getF32Type())));
+          }
+          return next;
+        });
+    finish(outer, column, {Value()}, sums);
+  });
+}
+
+void ColumnEmitter::finish(ValueRange outer, Value column,
+                           ArrayRef<Value> masks, ArrayRef<Value> totals) {
   size_t count = body.reductions.size();
   ev.endRows();
   for (int64_t v = 0; v < strips.vectors; ++v) {
@@ -161,7 +236,7 @@ Values ColumnEmitter::emitRows(Value from, Value to, ValueRange outer,
                                Value column, ArrayRef<Value> masks) {
   size_t count = body.reductions.size();
   return b.forLoop(
-      from, to, 1, identities(), [&](Value row, ValueRange carried) {
+      from, to, strips.teams, identities(), [&](Value row, ValueRange carried) {
         Values sums(carried.begin(), carried.end());
         if (failed(ev.beginRow(row))) {
           failedOnce = true;
@@ -177,7 +252,8 @@ Values ColumnEmitter::emitRows(Value from, Value to, ValueRange outer,
               sums[v * count + i] = combine(i, sums[v * count + i], value);
           }
         }
-        prefetchRow(b.add(row, kPrefetchRows), outer, column);
+        if (!context.block)
+          prefetchRow(b.add(row, kPrefetchRows), outer, column);
         return sums;
       });
 }
@@ -200,13 +276,21 @@ void ColumnEmitter::prefetchRow(Value row, ValueRange outer, Value column) {
 } // namespace
 
 LogicalResult codegen::planColumnReduce(plan::KernelOp kernel,
+                                        const Machine &machine,
                                         KernelFacts &facts) {
   auto body = analyzeColumns(kernel);
   if (failed(body))
     return failure();
   if (body->columnGroups.empty())
-    return planRow(kernel, facts);
-  Strips strips = cutStrips(*body, 16);
+    return planRow(kernel, machine, facts);
+  Interval last = body->columnGroups.back();
+  facts.lanes = machine.gpu ? lanesDividing({last.hi / last.lo}) : 16;
+  Strips strips = cutStrips(*body, machine, facts.lanes);
+  if (machine.gpu) {
+    facts.threads = kThreads;
+    facts.sharedBytes =
+        strips.teams * int64_t(body->reductions.size()) * strips.width * 4;
+  }
   // All rows are one block, however many there are.
   facts.rows = body->dynamicRows ? 0 : body->rows();
   facts.rowsPerUnit = body->dynamicRows ? INT32_MAX : body->rows();

@@ -510,18 +510,8 @@ LogicalResult codegen::emitContraction(EmitContext &context) {
   auto product = describeProduct(context.kernel);
   if (failed(product))
     return failure();
-  auto body = KernelBody::analyze(context.kernel, KernelBody::Split::Explicit,
-                                  product->n);
+  auto body = analyzeProduct(context.kernel, *product);
   if (failed(body))
     return failure();
-  if (body->columnGroups.size() > 1)
-    return context.kernel.emitOpError()
-           << "broadcasts along a part of the product's columns, which a "
-              "contraction does not";
-  for (Value value : body->yield().getValues())
-    if (body->placeOf(value) != Level::Vector && body->split > 1)
-      return context.kernel.emitOpError()
-             << "of kind contraction yields " << value.getType()
-             << ", which is not of the product's shape";
   return ProductEmitter(context, *body, *product).emit();
 }

@@ -37,6 +37,9 @@ struct Product {
 };
 
 mlir::FailureOr<Product> describeProduct(plan::KernelOp kernel);
+// Its body, parted at the product's rows.
+mlir::FailureOr<KernelBody> analyzeProduct(plan::KernelOp kernel,
+                                           const Product &product);
 
 // Turns rows into columns: as many vectors as each has lanes.
 void transposeSquare(LoopBuilder &b, Values &rows);

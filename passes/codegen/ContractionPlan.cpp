@@ -92,7 +92,25 @@ FailureOr<Product> codegen::describeProduct(plan::KernelOp kernel) {
   return product;
 }
 
-LogicalResult codegen::planContraction(plan::KernelOp kernel,
+FailureOr<KernelBody> codegen::analyzeProduct(plan::KernelOp kernel,
+                                              const Product &product) {
+  auto body =
+      KernelBody::analyze(kernel, KernelBody::Split::Explicit, product.n);
+  if (failed(body))
+    return failure();
+  if (body->columnGroups.size() > 1)
+    return kernel.emitOpError()
+           << "broadcasts along a part of the product's columns, which a "
+              "contraction does not";
+  for (Value value : body->yield().getValues())
+    if (body->placeOf(value) != Level::Vector && body->split > 1)
+      return kernel.emitOpError()
+             << "of kind contraction yields " << value.getType()
+             << ", which is not of the product's shape";
+  return body;
+}
+
+LogicalResult codegen::planContraction(plan::KernelOp kernel, const Machine &,
                                        KernelFacts &facts) {
   auto product = describeProduct(kernel);
   if (failed(product))

@@ -170,13 +170,19 @@ static unsigned bytesOf(Type element) {
   return std::max(1u, element.getIntOrFloatBitWidth() / 8);
 }
 
+unsigned LoopBuilder::alignmentOf(Type type) {
+  unsigned bytes = bytesOf(getElementTypeOrSelf(type));
+  auto vector = dyn_cast<VectorType>(type);
+  return aligned && vector ? bytes * vector.getNumElements() : bytes;
+}
+
 Value LoopBuilder::loadScalar(Value pointer, Type element) {
   return builder.create<LLVM::LoadOp>(loc, element, pointer, bytesOf(element));
 }
 
 Value LoopBuilder::loadVector(Value pointer, Type element, Value mask) {
   Type type = vectorOf(element);
-  unsigned alignment = bytesOf(element);
+  unsigned alignment = alignmentOf(type);
   if (!mask)
     return builder.create<LLVM::LoadOp>(loc, type, pointer, alignment);
   return builder.create<LLVM::MaskedLoadOp>(loc, type, pointer, mask,
@@ -185,7 +191,7 @@ Value LoopBuilder::loadVector(Value pointer, Type element, Value mask) {
 
 void LoopBuilder::store(Value value, Value pointer, Value mask,
                         bool nonTemporal) {
-  unsigned alignment = bytesOf(getElementTypeOrSelf(value.getType()));
+  unsigned alignment = alignmentOf(value.getType());
   if (mask)
     builder.create<LLVM::MaskedStoreOp>(loc, value, pointer, mask, alignment);
   else

@@ -19,12 +19,14 @@ using Values = llvm::SmallVector<mlir::Value, 8>;
 
 class LoopBuilder {
 public:
-  LoopBuilder(mlir::OpBuilder &builder, mlir::Location loc, int64_t lanes)
-      : builder(builder), loc(loc), lanes(lanes) {}
+  LoopBuilder(mlir::OpBuilder &builder, mlir::Location loc, int64_t lanes,
+              bool aligned = false)
+      : builder(builder), loc(loc), lanes(lanes), aligned(aligned) {}
 
   mlir::OpBuilder &builder;
   mlir::Location loc;
   int64_t lanes; // elements of a vector
+  bool aligned;  // a vector begins at a multiple of its size
 
   // Types.
   mlir::Type ptrType();
@@ -113,6 +115,7 @@ public:
 
 private:
   template <typename Op> mlir::Value binary(mlir::Value a, mlir::Value b);
+  unsigned alignmentOf(mlir::Type type);
 };
 
 } // namespace lmc::codegen

@@ -5,6 +5,7 @@
 // carry `noalias`, so that loads and stores of different tensors may pass each
 // other. A result tied to an argument shares that argument's parameter.
 #include "passes/codegen/Lowering.h"
+#include "passes/codegen/cuda/Kernels.h"
 
 #include "mlir/Conversion/ArithToLLVM/ArithToLLVM.h"
 #include "mlir/Conversion/ControlFlowToLLVM/ControlFlowToLLVM.h"
@@ -29,26 +30,38 @@ using namespace mlir;
 using namespace lmc;
 using namespace lmc::codegen;
 
-LogicalResult codegen::planKernel(plan::KernelOp kernel, KernelFacts &facts) {
+LogicalResult codegen::planKernel(plan::KernelOp kernel, const Machine &machine,
+                                  KernelFacts &facts) {
   StringRef kind = kernel.getKind();
+  // Nests that differ too much to be shared.
+  if (machine.gpu) {
+    if (kind == "contraction")
+      return cuda::planContraction(kernel, facts);
+    if (kind == "attention")
+      return cuda::planAttention(kernel, facts);
+    if (kind == "attention_grad")
+      return cuda::planAttentionGrad(kernel, facts);
+    if (kind == "paged_attention")
+      return cuda::planPagedAttention(kernel, facts);
+  }
   if (kind == "flat" || kind == "row")
-    return planRow(kernel, facts);
+    return planRow(kernel, machine, facts);
   if (kind == "column_reduce")
-    return planColumnReduce(kernel, facts);
+    return planColumnReduce(kernel, machine, facts);
   if (kind == "contraction")
-    return planContraction(kernel, facts);
+    return planContraction(kernel, machine, facts);
   if (kind == "scatter")
-    return planScatter(kernel, facts);
+    return planScatter(kernel, machine, facts);
   if (kind == "attention")
-    return planAttention(kernel, facts);
+    return planAttention(kernel, machine, facts);
   if (kind == "attention_grad")
-    return planAttentionGrad(kernel, facts);
+    return planAttentionGrad(kernel, machine, facts);
   if (kind == "rope")
-    return planRope(kernel, facts);
+    return planRope(kernel, machine, facts);
   if (kind == "cache_write")
-    return planCacheWrite(kernel, facts);
+    return planCacheWrite(kernel, machine, facts);
   if (kind == "paged_attention")
-    return planPagedAttention(kernel, facts);
+    return planPagedAttention(kernel, machine, facts);
   return kernel.emitOpError()
          << "has kind '" << kind
          << "', but there are emitters for flat, row, column_reduce, "
@@ -58,6 +71,16 @@ LogicalResult codegen::planKernel(plan::KernelOp kernel, KernelFacts &facts) {
 
 LogicalResult codegen::emitKernel(EmitContext &context) {
   StringRef kind = context.kernel.getKind();
+  if (context.block) {
+    if (kind == "contraction")
+      return cuda::emitContraction(context);
+    if (kind == "attention")
+      return cuda::emitAttention(context);
+    if (kind == "attention_grad")
+      return cuda::emitAttentionGrad(context);
+    if (kind == "paged_attention")
+      return cuda::emitPagedAttention(context);
+  }
   if (kind == "flat" || kind == "row")
     return emitRow(context);
   if (kind == "column_reduce")
@@ -77,8 +100,97 @@ LogicalResult codegen::emitKernel(EmitContext &context) {
   return emitRope(context);
 }
 
+Share EmitContext::overThreads() {
+  if (!block)
+    return {b.i64(0), b.lanes};
+  return {b.mul(block->thread, b.lanes), block->threads * b.lanes};
+}
+Share EmitContext::overLanes() {
+  if (!block)
+    return {b.i64(0), b.lanes};
+  return {b.mul(block->lane(), b.lanes), ThreadBlock::kWarp * b.lanes};
+}
+Share EmitContext::overWarps() {
+  if (!block)
+    return {b.i64(0), 1};
+  return {block->warp(), block->warps()};
+}
+void EmitContext::overUnits(const std::function<void(Value)> &body) {
+  if (block)
+    body(begin);
+  else
+    b.forLoop(begin, end, 1, body);
+}
+
+int64_t codegen::lanesDividing(std::initializer_list<int64_t> counts) {
+  int64_t lanes = 4;
+  for (int64_t count : counts)
+    while (count % lanes)
+      lanes /= 2;
+  return lanes;
+}
+
+static OwningOpRef<ModuleOp> buildBlockModule(plan::KernelOp kernel,
+                                              const Machine &machine) {
+  MLIRContext *context = kernel.getContext();
+  Location loc = UnknownLoc::get(context);
+  OpBuilder builder(context);
+  OwningOpRef<ModuleOp> module = ModuleOp::create(loc);
+  auto facts = getKernelFacts(kernel, machine);
+  if (failed(facts))
+    return {};
+  unsigned pointers = facts->pointers;
+  SmallVector<Type> types(pointers, LLVM::LLVMPointerType::get(context));
+  types.append(facts->integers() + 1, builder.getI64Type());
+  builder.setInsertionPointToEnd(module->getBody());
+  auto entry = builder.create<LLVM::LLVMFuncOp>(
+      loc, kernel.getSymName(),
+      LLVM::LLVMFunctionType::get(LLVM::LLVMVoidType::get(context), types));
+  llvm::SmallDenseSet<unsigned> written;
+  for (unsigned i = 0; i < kernel.getTied().size(); ++i)
+    written.insert(resultPointerOf(kernel, i));
+  for (unsigned i = 0; i < pointers; ++i) {
+    entry.setArgAttr(i, LLVM::LLVMDialect::getNoAliasAttrName(),
+                     builder.getUnitAttr());
+    if (!written.contains(i))
+      entry.setArgAttr(i, LLVM::LLVMDialect::getReadonlyAttrName(),
+                       builder.getUnitAttr());
+  }
+  Block *body = entry.addEntryBlock(builder);
+  builder.setInsertionPointToStart(body);
+  auto ret = builder.create<LLVM::ReturnOp>(loc, ValueRange());
+  builder.setInsertionPoint(ret);
+  LoopBuilder loops(builder, loc, facts->lanes, /*aligned=*/true);
+  ThreadBlock block(loops, facts->threads);
+  auto arguments = body->getArguments();
+  unsigned next = pointers;
+  Value microBatch = facts->takesMicroBatch ? arguments[next++] : Value();
+  Value rows = facts->takesRows ? arguments[next++] : Value();
+  EmitContext emit{kernel,
+                   loops,
+                   machine,
+                   arguments.take_front(pointers),
+                   microBatch,
+                   rows,
+                   arguments.slice(next, 2 * facts->randoms),
+                   block.unit,
+                   loops.add(block.unit, 1),
+                   &block};
+  if (failed(emitKernel(emit)))
+    return {};
+  if (block.sharedBytes() != facts->sharedBytes) {
+    kernel.emitOpError() << "shares " << block.sharedBytes()
+                         << " bytes in a block, but its plan says "
+                         << facts->sharedBytes;
+    return {};
+  }
+  return module;
+}
+
 OwningOpRef<ModuleOp> codegen::buildKernelModule(plan::KernelOp kernel,
                                                  const Machine &machine) {
+  if (machine.gpu)
+    return buildBlockModule(kernel, machine);
   // The loops carry no source locations: the same kernel of two layers, or of
   // two files, is the same text.
   MLIRContext *context = kernel.getContext();
@@ -167,7 +279,7 @@ struct ApproximateMath : PassWrapper<ApproximateMath, OperationPass<ModuleOp>> {
     populateMathPolynomialApproximationPatterns(patterns);
     if (failed(
             applyPatternsAndFoldGreedily(getOperation(), std::move(patterns))))
-      signalPassFailure();
+      return signalPassFailure();
   }
 };
 } // namespace

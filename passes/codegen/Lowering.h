@@ -14,7 +14,8 @@ class Module;
 
 namespace lmc::codegen {
 
-// A module with the kernel's entry, `symbol`, and its loops.
+// A module with the kernel's entry, `symbol`, and its loops. On a GPU the entry
+// takes the pointers, the integers and the number of units.
 mlir::OwningOpRef<mlir::ModuleOp> buildKernelModule(plan::KernelOp kernel,
                                                     const Machine &machine);
 

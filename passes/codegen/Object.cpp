@@ -94,7 +94,8 @@ FailureOr<Target> lmc::codegen::resolveTarget(const std::string &cpu,
   return target;
 }
 
-static void optimize(llvm::Module &module, llvm::TargetMachine &machine) {
+void lmc::codegen::optimize(llvm::Module &module,
+                            llvm::TargetMachine &machine) {
   llvm::PipelineTuningOptions tuning;
   tuning.LoopVectorization = false;
   tuning.SLPVectorization = false;

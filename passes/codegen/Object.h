@@ -9,6 +9,7 @@
 
 namespace llvm {
 class Module;
+class TargetMachine;
 } // namespace llvm
 
 namespace lmc::codegen {
@@ -25,6 +26,10 @@ struct Target {
 // Errors are sentences in `error`.
 mlir::FailureOr<Target> resolveTarget(const std::string &cpu,
                                       std::string &error);
+
+// The passes between MLIR and a back end: short, since the loops are already as
+// they should be.
+void optimize(llvm::Module &module, llvm::TargetMachine &machine);
 
 // Optimises and compiles a module; the bytes of a relocatable object.
 mlir::FailureOr<std::string>

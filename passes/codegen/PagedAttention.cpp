@@ -23,8 +23,9 @@ using namespace lmc::codegen;
 
 namespace {
 
-constexpr int64_t kKeys = 64;         // of a block
-constexpr int64_t kTokensPerUnit = 4; // of a write
+constexpr int64_t kKeys = 64;          // of a block
+constexpr int64_t kTokensPerUnit = 4;  // of a write
+constexpr int64_t kWriteThreads = 128; // of a block, which writes one token
 
 // Shapes, and the argument numbers of the operands.
 struct CacheShape {
@@ -266,7 +267,7 @@ void PagedEmitter::addValues(Value head, Value numKeys, Value factor) {
 } // namespace
 
 LogicalResult codegen::planPagedAttention(plan::KernelOp kernel,
-                                          KernelFacts &facts) {
+                                          const Machine &, KernelFacts &facts) {
   auto shape = describe<lm::PagedAttentionOp>(kernel);
   if (failed(shape))
     return failure();
@@ -291,6 +292,7 @@ LogicalResult codegen::emitPagedAttention(EmitContext &context) {
 //===----------------------------------------------------------------------===//
 
 LogicalResult codegen::planCacheWrite(plan::KernelOp kernel,
+                                      const Machine &machine,
                                       KernelFacts &facts) {
   auto shape = describe<lm::CacheWriteOp>(kernel);
   if (failed(shape))
@@ -299,8 +301,12 @@ LogicalResult codegen::planCacheWrite(plan::KernelOp kernel,
     return kernel.emitOpError() << "of kind cache_write must write over the "
                                    "old cache: tied = [0]";
   facts.rows = shape->t;
-  facts.rowsPerUnit = kTokensPerUnit;
+  facts.rowsPerUnit = machine.gpu ? 1 : kTokensPerUnit;
   facts.columns = 1;
+  if (machine.gpu) {
+    facts.lanes = lanesDividing({shape->k});
+    facts.threads = kWriteThreads;
+  }
   facts.stackBytes = 4096;
   return success();
 }
@@ -316,13 +322,15 @@ LogicalResult codegen::emitCacheWrite(EmitContext &context) {
   Value qkv = context.pointers[s.arguments[1]];
   Value slots = context.pointers[s.arguments[2]];
   Value tokens = s.dynamic ? context.rows : b.i64(s.t);
-  Value end = b.min(b.mul(context.end, kTokensPerUnit), tokens);
-  b.forLoop(b.mul(context.begin, kTokensPerUnit), end, 1, [&](Value token) {
+  int64_t perUnit = context.block ? 1 : kTokensPerUnit;
+  Share groups = context.overWarps(), vectors = context.overLanes();
+  Value end = b.min(b.mul(context.end, perUnit), tokens);
+  b.forLoop(b.mul(context.begin, perUnit), end, 1, [&](Value token) {
     Value slot = loadIndex(b, slots, token);
     Value valid = b.builder.create<arith::CmpIOp>(
         b.loc, arith::CmpIPredicate::ult, slot, b.i64(s.rows));
     b.ifThen(valid, [&] {
-      b.forLoop(b.i64(0), b.i64(s.g), 1, [&](Value group) {
+      b.forLoop(groups.first, b.i64(s.g), groups.step, [&](Value group) {
         // Key and value lie side by side in both.
         Value from = b.atF32(
             qkv, b.add(b.mul(token, s.tokenStride()),
@@ -330,7 +338,7 @@ LogicalResult codegen::emitCacheWrite(EmitContext &context) {
         Value to = b.atF32(
             cache, b.add(b.mul(slot, s.rowStride()), b.mul(group, 2 * s.k)));
         bool masked = 2 * s.k % b.lanes != 0;
-        b.forLoop(b.i64(0), b.i64(2 * s.k), b.lanes, [&](Value i) {
+        b.forLoop(vectors.first, b.i64(2 * s.k), vectors.step, [&](Value i) {
           Value mask = masked ? b.laneMask(b.sub(b.i64(2 * s.k), i)) : Value();
           b.store(b.loadVector(b.atF32(from, i), f32, mask), b.atF32(to, i),
                   mask);

@@ -59,6 +59,14 @@ FailureOr<RopeShape> describeRope(plan::KernelOp kernel) {
 }
 
 constexpr int64_t kTokensPerUnit = 4;
+constexpr int64_t kThreads = 128; // of a block, which has one token
+
+// What divides both of a pair's places, and each slot's.
+int64_t blockLanes(RopeShape shape) {
+  if (shape.op.getLayout() == "interleaved")
+    return lanesDividing({shape.rotated, shape.width});
+  return lanesDividing({shape.rotated / 2, shape.width});
+}
 
 class RopeEmitter {
 public:
@@ -88,7 +96,8 @@ void RopeEmitter::overVectors(int64_t begin, int64_t end,
   if (begin >= end)
     return;
   bool masked = (end - begin) % b.lanes != 0;
-  b.forLoop(b.i64(begin), b.i64(end), b.lanes, [&](Value i) {
+  Share share = context.overLanes();
+  b.forLoop(b.add(share.first, begin), b.i64(end), share.step, [&](Value i) {
     body(i, masked ? b.laneMask(b.sub(b.i64(end), i)) : Value());
   });
 }
@@ -121,12 +130,17 @@ void RopeEmitter::emitPairs(Value from, Value to, Value table) {
   }
   Value signs = b.builder.create<arith::ConstantOp>(
       b.loc, DenseElementsAttr::get(b.floats(), ArrayRef<float>(sign)));
+  // Half as many entries as elements, which divide those of the table.
+  LoopBuilder halves(b.builder, b.loc, b.lanes / 2, b.aligned);
   overVectors(0, shape.rotated, [&](Value i, Value mask) {
     Value pair = b.div(i, 2);
-    Value entries = b.laneMask(b.min(b.sub(b.i64(half), pair), b.lanes / 2));
+    Value entries;
+    if (!context.block)
+      entries = b.laneMask(b.min(b.sub(b.i64(half), pair), b.lanes / 2));
     auto entry = [&](int64_t offset) {
+      Value at = b.atF32(b.atF32(table, pair), offset);
       Value loaded =
-          b.loadVector(b.atF32(b.atF32(table, pair), offset), f32, entries);
+          entries ? b.loadVector(at, f32, entries) : halves.loadVector(at, f32);
       return b.shuffle(loaded, loaded, doubled);
     };
     Value cosine = entry(0), sine = b.mulf(entry(half), signs);
@@ -148,7 +162,7 @@ void RopeEmitter::emit() {
   unsigned target = resultPointerOf(context.kernel, 0);
   Value output = context.pointers[target];
   bool inPlace = target == shape.input;
-  int64_t perUnit = kTokensPerUnit * shape.perEntry;
+  int64_t perUnit = (context.block ? 1 : kTokensPerUnit) * shape.perEntry;
   Value tokens =
       context.rows ? b.mul(context.rows, shape.perEntry) : b.i64(shape.tokens);
   Value end = b.min(b.mul(context.end, perUnit), tokens);
@@ -161,7 +175,8 @@ void RopeEmitter::emit() {
     position = b.max(b.min(position, shape.tableRows - 1), b.i64(0));
     Value table =
         b.atF32(context.pointers[shape.table], b.mul(position, shape.rotated));
-    b.forLoop(b.i64(0), b.i64(shape.groups), 1, [&](Value group) {
+    Share groups = context.overWarps();
+    b.forLoop(groups.first, b.i64(shape.groups), groups.step, [&](Value group) {
       Value offset = b.add(b.mul(token, perToken),
                            b.mul(group, shape.slots * shape.width));
       Value from = b.atF32(input, offset), to = b.atF32(output, offset);
@@ -182,13 +197,18 @@ void RopeEmitter::emit() {
 
 } // namespace
 
-LogicalResult codegen::planRope(plan::KernelOp kernel, KernelFacts &facts) {
+LogicalResult codegen::planRope(plan::KernelOp kernel, const Machine &machine,
+                                KernelFacts &facts) {
   auto shape = describeRope(kernel);
   if (failed(shape))
     return failure();
   facts.rows = shape->tokens;
-  facts.rowsPerUnit = kTokensPerUnit;
+  facts.rowsPerUnit = machine.gpu ? 1 : kTokensPerUnit;
   facts.columns = 1;
+  if (machine.gpu) {
+    facts.lanes = blockLanes(*shape);
+    facts.threads = kThreads;
+  }
   facts.stackBytes = 4096;
   return success();
 }

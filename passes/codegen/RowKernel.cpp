@@ -7,10 +7,15 @@
 // passes read it back instead of computing it again; a result that is tied to
 // an argument waits for the last pass, because the passes before read the
 // argument.
+//
+// On a GPU a row's vectors are dealt over the threads of a block, in every pass
+// alike, so that a thread reads back what it stored itself; rows too narrow for
+// that take a thread each.
 #include "passes/codegen/Emitter.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 
+#include <algorithm>
 #include <limits>
 
 using namespace mlir;
@@ -47,6 +52,47 @@ int64_t rowsPerEntry(const KernelBody &body) {
   return body.dynamicRows ? body.rows() / kDynamicSize : 1;
 }
 
+// How the threads of a block share rows.
+struct RowShare {
+  int64_t lanes = 1, threads = 256;
+  bool threadPerRow = false; // else the block has one at a time
+};
+
+constexpr int64_t kFlatVectors = 4;   // of a thread
+constexpr int64_t kMostThreads = 512; // more would have few registers each
+constexpr int64_t kNarrow = 8;        // vectors of a row of one thread
+// Vectors that a thread of a block sums before it adds to the sum of sums.
+constexpr int64_t kThreadBlock = 256;
+
+RowShare shareRows(const KernelBody &body) {
+  RowShare share;
+  if (body.columnGroups.empty()) {
+    share.threads = body.rows() > 1 ? 128 : ThreadBlock::kWarp;
+    share.threadPerRow = true;
+    return share;
+  }
+  Interval last = body.columnGroups.back();
+  share.lanes = lanesDividing({last.hi / last.lo});
+  if (isFlat(body))
+    return share;
+  int64_t vectors = body.split / share.lanes;
+  share.threadPerRow = vectors <= kNarrow;
+  share.threads = share.threadPerRow
+                      ? 128
+                      : std::min(kMostThreads, (vectors + 31) / 32 * 32);
+  return share;
+}
+
+// Reductions that one pass has.
+int64_t mostReductions(const KernelBody &body) {
+  SmallVector<int64_t> counts(body.numStages + 1, 0);
+  for (lm::ReduceOp op : body.reductions) {
+    lm::ReduceOp reduce = op;
+    ++counts[body.stage(reduce.getOutput())];
+  }
+  return *std::max_element(counts.begin(), counts.end());
+}
+
 // One pass over the columns of a row.
 struct Pass {
   SmallVector<lm::ReduceOp, 4> reductions;
@@ -57,7 +103,12 @@ class RowEmitter {
 public:
   RowEmitter(EmitContext &context, const KernelBody &body)
       : context(context), body(body), b(context.b),
-        ev(body, b, context.pointers, context.microBatch, context.randoms) {}
+        ev(body, b, context.pointers, context.microBatch, context.randoms) {
+    if (context.block) {
+      share = shareRows(body);
+      sets = 1;
+    }
+  }
 
   LogicalResult emit();
 
@@ -67,6 +118,8 @@ private:
   LoopBuilder &b;
   Evaluator ev;
   bool failedOnce = false;
+  RowShare share;         // of a block
+  int64_t sets = kUnroll; // of accumulators
 
   SmallVector<Pass, 4> passes;
   SmallVector<unsigned, 4> rowStores, kernelStores;
@@ -78,8 +131,12 @@ private:
                     Values accumulators);
   Values emitColumns(const Pass &pass, Value begin, Value end, ValueRange outer,
                      Values accumulators);
+  Values emitShare(const Pass &pass, Value begin, Value end,
+                   Values accumulators);
   Values emitChunk(const Pass &pass, ValueRange outer, Value column, Value mask,
                    int quarter, Values accumulators);
+  void foldAndDefine(const Pass &pass, ArrayRef<Value> accumulators);
+  void storeRow(ArrayRef<unsigned> results);
   Value identity(lm::ReduceOp reduce) {
     return b.splatF32(isMax(reduce) ? -std::numeric_limits<float>::infinity()
                                     : 0.0);
@@ -116,17 +173,21 @@ LogicalResult RowEmitter::emit() {
   if (failed(ev.beginKernel()))
     return failure();
   // Whoever has the first unit, which an empty range has not.
-  if (!kernelStores.empty())
-    b.ifThen(b.andMask(b.equal(context.begin, b.i64(0)),
-                       b.less(context.begin, context.end)),
-             [&] {
-               for (unsigned result : kernelStores)
-                 ev.storeResult(result, ev.get(body.yield().getValues()[result],
-                                               Level::Kernel));
-             });
+  if (!kernelStores.empty()) {
+    Value has = b.less(context.begin, context.end);
+    if (context.block)
+      has = b.equal(context.block->thread, b.i64(0));
+    b.ifThen(b.andMask(b.equal(context.begin, b.i64(0)), has), [&] {
+      for (unsigned result : kernelStores)
+        ev.storeResult(result,
+                       ev.get(body.yield().getValues()[result], Level::Kernel));
+    });
+  }
   KernelFacts facts;
-  if (failed(planRow(context.kernel, facts)))
+  if (failed(planRow(context.kernel, context.machine, facts)))
     return failure();
+  if (context.block && facts.sharedBytes)
+    context.block->reserveReduce(mostReductions(body));
   int64_t perUnit = facts.rowsPerUnit * rowsPerEntry(body);
   Value first = b.mul(context.begin, perUnit);
   Value last = b.mul(context.end, perUnit);
@@ -138,7 +199,10 @@ LogicalResult RowEmitter::emit() {
   } else {
     last = b.min(last, context.rows ? b.mul(context.rows, rowsPerEntry(body))
                                     : b.i64(body.rows()));
-    b.forLoop(first, last, 1, [&](Value row) {
+    bool dealt = context.block && share.threadPerRow;
+    if (dealt)
+      first = b.add(first, context.block->thread);
+    b.forLoop(first, last, dealt ? share.threads : 1, [&](Value row) {
       if (failed(ev.beginRow(row)))
         failedOnce = true;
       else
@@ -163,12 +227,29 @@ void RowEmitter::emitRow(Value begin, Value end) {
         ev.readBack(body.yield().getValues()[result],
                     ev.pointerOf(body.resultPointer(result)));
   }
-  for (unsigned result : rowStores) {
-    Value computed = ev.get(body.yield().getValues()[result], Level::Row);
-    if (computed)
-      ev.storeResult(result, computed);
-    failedOnce |= !computed;
+  storeRow(rowStores);
+}
+
+void RowEmitter::storeRow(ArrayRef<unsigned> results) {
+  if (results.empty())
+    return;
+  Values computed;
+  for (unsigned result : results) {
+    computed.push_back(ev.get(body.yield().getValues()[result], Level::Row));
+    failedOnce |= !computed.back();
   }
+  if (failedOnce)
+    return;
+  auto store = [&] {
+    for (auto [result, value] : llvm::zip(results, computed))
+      ev.storeResult(result, value);
+  };
+  if (!context.block || share.threadPerRow)
+    return store();
+  // One thread stores what all have, when all have read what it overwrites.
+  if (llvm::any_of(results, [&](unsigned r) { return body.isTied(r); }))
+    context.block->barrier();
+  b.ifThen(b.equal(context.block->thread, b.i64(0)), store);
 }
 
 void RowEmitter::emitPass(const Pass &pass, Value begin, Value end) {
@@ -185,14 +266,35 @@ void RowEmitter::emitPass(const Pass &pass, Value begin, Value end) {
     return;
   }
   Values accumulators;
-  for (int64_t u = 0; u < kUnroll; ++u)
+  for (int64_t u = 0; u < sets; ++u)
     for (lm::ReduceOp reduce : pass.reductions)
       accumulators.push_back(identity(reduce));
   Values outer;
-  accumulators = emitGroups(pass, begin, end, outer, accumulators);
+  accumulators = context.block
+                     ? emitShare(pass, begin, end, accumulators)
+                     : emitGroups(pass, begin, end, outer, accumulators);
+  if (!failedOnce)
+    foldAndDefine(pass, accumulators);
+}
+
+// What all accumulators hold together is the reduction's value.
+void RowEmitter::foldAndDefine(const Pass &pass, ArrayRef<Value> accumulators) {
   size_t count = pass.reductions.size();
-  if (failedOnce)
+  if (context.block) {
+    Values folded;
+    SmallVector<bool> max;
+    for (auto [reduce, sum] : llvm::zip(pass.reductions, accumulators)) {
+      max.push_back(isMax(reduce));
+      folded.push_back(b.reduceLanes(sum, max.back()));
+    }
+    if (!share.threadPerRow)
+      folded = context.block->reduce(folded, max);
+    for (auto [index, op] : llvm::enumerate(pass.reductions)) {
+      lm::ReduceOp reduce = op;
+      ev.define(reduce.getOutput(), folded[index]);
+    }
     return;
+  }
   for (auto [index, op] : llvm::enumerate(pass.reductions)) {
     lm::ReduceOp reduce = op;
     Value low =
@@ -202,6 +304,41 @@ void RowEmitter::emitPass(const Pass &pass, Value begin, Value end) {
     ev.define(reduce.getOutput(),
               b.reduceLanes(combine(reduce, low, high), isMax(reduce)));
   }
+}
+
+// One thread's vectors of a row, all column groups in one loop.
+Values RowEmitter::emitShare(const Pass &pass, Value begin, Value end,
+                             Values accumulators) {
+  Interval last = body.columnGroups.back();
+  int64_t width = last.hi / last.lo;
+  Share own =
+      share.threadPerRow ? Share{b.i64(0), b.lanes} : context.overThreads();
+  if (!isFlat(body))
+    end = b.i64(body.split);
+  auto walk = [&](Value from, Value to, ValueRange initial) {
+    return b.forLoop(
+        b.add(from, own.first), to, own.step, initial,
+        [&](Value at, ValueRange carried) {
+          Values outer;
+          for (size_t g = 0; g + 1 < body.columnGroups.size(); ++g) {
+            Interval group = body.columnGroups[g];
+            outer.push_back(b.rem(b.div(at, group.lo), group.hi / group.lo));
+          }
+          Value column = outer.empty() ? at : b.rem(at, width);
+          return emitChunk(pass, outer, column, {}, -1,
+                           Values(carried.begin(), carried.end()));
+        });
+  };
+  int64_t block = own.step * kThreadBlock;
+  if (pass.reductions.empty() || body.split <= 2 * block)
+    return walk(begin, end, accumulators);
+  return b.forLoop(
+      begin, end, block, accumulators, [&](Value from, ValueRange carried) {
+        Values sums = walk(from, b.min(b.add(from, block), end), accumulators);
+        for (auto [index, sum] : llvm::enumerate(sums))
+          sum = combine(pass.reductions[index], carried[index], sum);
+        return sums;
+      });
 }
 
 // Nested loops over all column groups but the last.
@@ -313,20 +450,37 @@ Values RowEmitter::emitChunk(const Pass &pass, ValueRange outer, Value column,
 
 } // namespace
 
-LogicalResult codegen::planRow(plan::KernelOp kernel, KernelFacts &facts) {
+LogicalResult codegen::planRow(plan::KernelOp kernel, const Machine &machine,
+                               KernelFacts &facts) {
   auto body = analyzeRows(kernel);
   if (failed(body))
     return failure();
   facts.columns = 1;
   facts.stackBytes = 8192;
+  RowShare share = shareRows(*body);
+  if (machine.gpu) {
+    facts.lanes = share.lanes;
+    facts.threads = share.threads;
+    if (!share.threadPerRow)
+      facts.sharedBytes =
+          ThreadBlock::reduceBytes(share.threads, mostReductions(*body));
+  }
   if (isFlat(*body)) {
     facts.rows = body->elements;
-    facts.rowsPerUnit = kFlatUnit;
+    facts.rowsPerUnit =
+        machine.gpu ? share.threads * share.lanes * kFlatVectors : kFlatUnit;
     return success();
   }
   // With a dynamic leading dim the grid counts its entries, of one or more
   // rows each.
   facts.rows = body->dynamicRows ? 0 : body->rows();
+  if (machine.gpu) {
+    facts.rowsPerUnit =
+        share.threadPerRow
+            ? std::max<int64_t>(share.threads / rowsPerEntry(*body), 1)
+            : 1;
+    return success();
+  }
   int64_t perRow = body->split * rowsPerEntry(*body);
   facts.rowsPerUnit =
       std::clamp<int64_t>(kFlatUnit / std::max<int64_t>(perRow, 1), 1, 256);

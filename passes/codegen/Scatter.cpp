@@ -5,6 +5,9 @@
 // number of threads. What stood in the table comes first: zeros, or in later
 // micro-batches the accumulator, or another gradient that the rows are added
 // to.
+//
+// On a GPU a unit has a part of the table's rows, too, so that there are enough
+// of them; each thread owns a vector's columns and meets no other.
 #include "passes/codegen/Emitter.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
@@ -16,6 +19,9 @@ using namespace lmc::codegen;
 namespace {
 
 constexpr int64_t kStrip = 128; // columns
+// Of a block.
+constexpr int64_t kThreads = 128;
+constexpr int64_t kBlockRows = 256;
 
 struct ScatterShape {
   lm::EmbeddingGradOp op;
@@ -25,9 +31,14 @@ struct ScatterShape {
   // The body is lm.accumulate of the rows with the result's own bytes: from
   // the second micro-batch on they are the base as they stand.
   bool plainAccumulate = false;
+  // Of a unit.
+  int64_t strip = kStrip, rows = 0;
+
+  int64_t strips() const { return (width + strip - 1) / strip; }
 };
 
-FailureOr<ScatterShape> describeScatter(plan::KernelOp kernel) {
+FailureOr<ScatterShape> describeScatter(plan::KernelOp kernel,
+                                        const Machine &machine) {
   ScatterShape shape;
   Block &block = kernel.getBody().front();
   auto yield = cast<plan::YieldOp>(block.getTerminator());
@@ -65,6 +76,11 @@ FailureOr<ScatterShape> describeScatter(plan::KernelOp kernel) {
   auto table = cast<RankedTensorType>(shape.op.getOutput().getType());
   shape.vocabulary = table.getDimSize(0);
   shape.width = table.getNumElements() / shape.vocabulary;
+  shape.rows = shape.vocabulary;
+  if (machine.gpu) {
+    shape.strip = kThreads * lanesDividing({shape.width});
+    shape.rows = std::min(shape.vocabulary, kBlockRows);
+  }
   shape.dynamic = takesRows(kernel);
   shape.positions =
       shape.dynamic
@@ -80,19 +96,25 @@ FailureOr<ScatterShape> describeScatter(plan::KernelOp kernel) {
 
 } // namespace
 
-LogicalResult codegen::planScatter(plan::KernelOp kernel, KernelFacts &facts) {
-  auto shape = describeScatter(kernel);
+LogicalResult codegen::planScatter(plan::KernelOp kernel,
+                                   const Machine &machine, KernelFacts &facts) {
+  auto shape = describeScatter(kernel, machine);
   if (failed(shape))
     return failure();
   facts.rows = shape->positions;
   facts.rowsPerUnit = shape->dynamic ? INT32_MAX : shape->positions;
-  facts.columns = (shape->width + kStrip - 1) / kStrip;
+  facts.columns =
+      shape->strips() * ((shape->vocabulary + shape->rows - 1) / shape->rows);
+  if (machine.gpu) {
+    facts.lanes = lanesDividing({shape->width});
+    facts.threads = kThreads;
+  }
   facts.stackBytes = 4096;
   return success();
 }
 
 LogicalResult codegen::emitScatter(EmitContext &context) {
-  auto shape = describeScatter(context.kernel);
+  auto shape = describeScatter(context.kernel, context.machine);
   if (failed(shape))
     return failure();
   LoopBuilder &b = context.b;
@@ -115,19 +137,25 @@ LogicalResult codegen::emitScatter(EmitContext &context) {
     return failure();
   bool failedOnce = false;
 
-  b.forLoop(context.begin, context.end, 1, [&](Value unit) {
-    Value column = b.mul(unit, kStrip);
-    Value columnEnd = b.min(b.add(column, kStrip), shape->width);
+  int64_t strip = shape->strip, strips = shape->strips();
+  bool whole = shape->rows == shape->vocabulary;
+  Share share = context.overThreads();
+  context.overUnits([&](Value unit) {
+    Value column = b.mul(whole ? unit : b.rem(unit, strips), strip);
+    Value columnEnd = b.min(b.add(column, strip), shape->width);
+    Value row0 = whole ? b.i64(0) : b.mul(b.div(unit, strips), shape->rows);
+    Value rowEnd = b.min(b.add(row0, shape->rows), shape->vocabulary);
     bool masked = shape->width % b.lanes != 0;
     // Every vector of the strip in one row.
     auto overColumns = [&](const std::function<void(Value, Value)> &each) {
-      b.forLoop(column, columnEnd, b.lanes, [&](Value c) {
-        each(c, masked ? b.laneMask(b.sub(columnEnd, c)) : Value());
-      });
+      b.forLoop(b.add(column, share.first), columnEnd, share.step,
+                [&](Value c) {
+                  each(c, masked ? b.laneMask(b.sub(columnEnd, c)) : Value());
+                });
     };
     // What the rows are added to: the body's value where no row is.
     auto fill = [&] {
-      b.forLoop(b.i64(0), b.i64(shape->vocabulary), 1, [&](Value row) {
+      b.forLoop(row0, rowEnd, 1, [&](Value row) {
         failedOnce |= failed(ev.beginRow(row));
         overColumns([&](Value c, Value mask) {
           ev.beginChunk({}, c, mask);
@@ -148,7 +176,8 @@ LogicalResult codegen::emitScatter(EmitContext &context) {
           b.toI64(b.loadScalar(b.at(indices, position, b.builder.getI32Type()),
                                b.builder.getI32Type()));
       Value valid = b.builder.create<arith::CmpIOp>(
-          b.loc, arith::CmpIPredicate::ult, index, b.i64(shape->vocabulary));
+          b.loc, arith::CmpIPredicate::ult, b.sub(index, row0),
+          b.sub(rowEnd, row0));
       b.ifThen(valid, [&] {
         Value from = b.mul(position, shape->width);
         Value to = b.mul(index, shape->width);

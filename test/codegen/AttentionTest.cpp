@@ -117,9 +117,9 @@ protected:
 };
 
 INSTANTIATE_TEST_SUITE_P(Levels, AttentionTest,
-                         testing::Values("native", "x86-64-v3"),
+                         testing::Values("native", "x86-64-v3", kEmulatedGpu),
                          [](const auto &info) {
-                           return info.param == "native" ? "native" : "v3";
+                           return levelName(info.param);
                          });
 
 TEST_P(AttentionTest, Forward) {

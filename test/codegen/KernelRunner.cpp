@@ -1,6 +1,8 @@
 // Compiles kernels from text, runs them and compares; see KernelRunner.h.
 #include "test/codegen/KernelRunner.h"
 
+#include "test/codegen/BlockEmulator.h"
+
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/Dialect/Math/IR/Math.h"
@@ -167,22 +169,48 @@ Bytes KernelRunner::check(const std::string &text, const RunOptions &options) {
   return check(*module.getOps<plan::KernelOp>().begin(), options);
 }
 
-Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
+namespace {
+
+// A kernel that can be run, and what its plan says of it.
+struct Runnable {
+  codegen::KernelFacts facts;
+  std::function<void(void *const *, const int64_t *, int64_t, int64_t)> run;
+};
+
+Runnable makeRunnable(plan::KernelOp kernel, const std::string &targetCpu) {
+  if (targetCpu == kEmulatedGpu) {
+    auto emulated = std::make_shared<EmulatedKernel>(kernel);
+    if (!emulated->isLoaded())
+      return {};
+    return {emulated->facts,
+            [emulated](auto... arguments) { emulated->run(arguments...); }};
+  }
   codegen::CodegenOptions codegenOptions;
-  codegenOptions.targetCpu = options.targetCpu;
+  codegenOptions.targetCpu = targetCpu;
   codegenOptions.threads = 1;
   auto compiled = codegen::compileKernels({kernel}, codegenOptions);
   if (failed(compiled)) {
     ADD_FAILURE() << "does not compile: " << kernel.getSymName().str();
     return {};
   }
-  const codegen::KernelFacts &facts = compiled->kernels[0];
-  LoadedObject object(compiled->object);
-  auto *run = object.find(facts.symbol);
+  auto object = std::make_shared<LoadedObject>(compiled->object);
+  auto *run = object->find(compiled->kernels[0].symbol);
   if (!run) {
-    ADD_FAILURE() << "no symbol " << facts.symbol;
+    ADD_FAILURE() << "no symbol " << compiled->kernels[0].symbol;
     return {};
   }
+  return {compiled->kernels[0],
+          [object, run](auto... arguments) { run(arguments...); }};
+}
+
+} // namespace
+
+Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
+  Runnable runnable = makeRunnable(kernel, options.targetCpu);
+  const codegen::KernelFacts &facts = runnable.facts;
+  const auto &run = runnable.run;
+  if (!run)
+    return {};
 
   std::mt19937 random(options.seed);
   std::vector<Array> arguments;

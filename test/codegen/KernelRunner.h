@@ -27,8 +27,16 @@ private:
   void *handle = nullptr;
 };
 
+// A target: a GPU's kernels, run by BlockEmulator.
+inline constexpr const char *kEmulatedGpu = "emulated-gpu";
+
+// The end of a test's name.
+inline std::string levelName(const std::string &target) {
+  return target == "native" ? "native" : target == "x86-64-v3" ? "v3" : "gpu";
+}
+
 struct RunOptions {
-  std::string targetCpu = "native";
+  std::string targetCpu = "native"; // or kEmulatedGpu
   int64_t microBatch = 0;
   int64_t rows = 0;        // of a dynamic leading dim
   int64_t indexBound = 16; // i32 arguments lie in [indexLow, indexBound)

@@ -1,0 +1,229 @@
+// PTX for NVIDIA's GPUs; see Ptx.h.
+//
+// Products and sums are fused by the evaluator alone, as on the CPU: the back
+// end writes .rn on both, which the assembler leaves as they are.
+#include "passes/codegen/cuda/Ptx.h"
+
+#include "llvm/IR/IRBuilder.h"
+#include "llvm/IR/IntrinsicsNVPTX.h"
+#include "llvm/IR/LegacyPassManager.h"
+#include "llvm/IR/Module.h"
+#include "llvm/MC/TargetRegistry.h"
+#include "llvm/Support/FileSystem.h"
+#include "llvm/Support/FileUtilities.h"
+#include "llvm/Support/MemoryBuffer.h"
+#include "llvm/Support/Path.h"
+#include "llvm/Support/Program.h"
+#include "llvm/Support/TargetSelect.h"
+#include "llvm/Target/TargetMachine.h"
+#include "llvm/Transforms/IPO/AlwaysInliner.h"
+
+#include <cstdlib>
+#include <mutex>
+
+using namespace mlir;
+using namespace lmc::codegen;
+
+static void initializeLLVM() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    LLVMInitializeNVPTXTargetInfo();
+    LLVMInitializeNVPTXTarget();
+    LLVMInitializeNVPTXTargetMC();
+    LLVMInitializeNVPTXAsmPrinter();
+  });
+}
+
+FailureOr<Target> cuda::resolveTarget(const std::string &name,
+                                      std::string &error) {
+  // Code for sm_90 runs on later GPUs, too; sm_90a would not.
+  Target target;
+  target.cpu = target.level = name;
+  target.machine.gpu = true;
+  if (name == "sm_80") {
+    target.features = "+ptx78";
+  } else if (name == "sm_90") {
+    target.features = "+ptx83";
+  } else {
+    error = "there is no code for '" + name +
+            "'; give --target=cuda:sm_80 (Ampere and later) or "
+            "--target=cuda:sm_90 (Hopper and later)";
+    return failure();
+  }
+  return target;
+}
+
+namespace {
+
+// Gives the functions that a block's kernel calls their instructions.
+class BlockFunctions {
+public:
+  BlockFunctions(llvm::Module &module, const std::string &symbol)
+      : module(module), builder(module.getContext()), symbol(symbol) {}
+
+  void define() {
+    auto i32 = builder.getInt32Ty();
+    body(kThreadFunction, [&](llvm::Function &) {
+      return intrinsic(llvm::Intrinsic::nvvm_read_ptx_sreg_tid_x, {});
+    });
+    body(kUnitFunction, [&](llvm::Function &) {
+      return intrinsic(llvm::Intrinsic::nvvm_read_ptx_sreg_ctaid_x, {});
+    });
+    body(kBarrierFunction, [&](llvm::Function &) {
+      intrinsic(llvm::Intrinsic::nvvm_barrier0, {});
+      return static_cast<llvm::Value *>(nullptr);
+    });
+    body(kShuffleFunction, [&](llvm::Function &function) {
+      return intrinsic(llvm::Intrinsic::nvvm_shfl_sync_bfly_f32,
+                       {llvm::ConstantInt::get(i32, -1), function.getArg(0),
+                        function.getArg(1), llvm::ConstantInt::get(i32, 31)});
+    });
+    body(kSharedFunction, [&](llvm::Function &) {
+      auto *shared = new llvm::GlobalVariable(
+          module, llvm::ArrayType::get(builder.getInt8Ty(), 0),
+          /*isConstant=*/false, llvm::GlobalValue::ExternalLinkage, nullptr,
+          symbol + "_shared", nullptr, llvm::GlobalValue::NotThreadLocal,
+          /*AddressSpace=*/3);
+      shared->setAlignment(llvm::Align(16));
+      return static_cast<llvm::Value *>(
+          builder.CreateAddrSpaceCast(shared, builder.getPtrTy()));
+    });
+  }
+
+private:
+  llvm::Module &module;
+  llvm::IRBuilder<> builder;
+  const std::string &symbol;
+
+  template <typename Body> void body(const char *name, Body &&make) {
+    llvm::Function *function = module.getFunction(name);
+    if (!function)
+      return;
+    builder.SetInsertPoint(
+        llvm::BasicBlock::Create(module.getContext(), "", function));
+    llvm::Value *result = make(*function);
+    result ? builder.CreateRet(result) : builder.CreateRetVoid();
+    function->setLinkage(llvm::GlobalValue::InternalLinkage);
+    function->addFnAttr(llvm::Attribute::AlwaysInline);
+  }
+  llvm::Value *intrinsic(llvm::Intrinsic::ID id,
+                         llvm::ArrayRef<llvm::Value *> operands) {
+    return builder.CreateCall(llvm::Intrinsic::getDeclaration(&module, id),
+                              operands);
+  }
+};
+
+void annotate(llvm::Function &kernel, const char *name, unsigned value) {
+  llvm::LLVMContext &context = kernel.getContext();
+  auto *number = llvm::ConstantAsMetadata::get(
+      llvm::ConstantInt::get(llvm::Type::getInt32Ty(context), value));
+  kernel.getParent()
+      ->getOrInsertNamedMetadata("nvvm.annotations")
+      ->addOperand(llvm::MDNode::get(
+          context, {llvm::ValueAsMetadata::get(&kernel),
+                    llvm::MDString::get(context, name), number}));
+}
+
+} // namespace
+
+FailureOr<std::string>
+cuda::compileToPtx(llvm::Module &module, const std::string &symbol,
+                   unsigned threads, const Target &target, std::string &error) {
+  initializeLLVM();
+  const std::string triple = "nvptx64-nvidia-cuda";
+  const llvm::Target *backend =
+      llvm::TargetRegistry::lookupTarget(triple, error);
+  if (!backend) {
+    error = "this build of LLVM has no back end for NVIDIA's GPUs: " + error;
+    return failure();
+  }
+  llvm::TargetOptions options;
+  options.AllowFPOpFusion = llvm::FPOpFusion::Strict;
+  std::unique_ptr<llvm::TargetMachine> machine(backend->createTargetMachine(
+      triple, target.level, target.features, options, std::nullopt,
+      std::nullopt, llvm::CodeGenOptLevel::Aggressive));
+  module.setTargetTriple(triple);
+  module.setDataLayout(machine->createDataLayout());
+  BlockFunctions(module, symbol).define();
+  llvm::Function *kernel = module.getFunction(symbol);
+  annotate(*kernel, "kernel", 1);
+  annotate(*kernel, "maxntidx", threads);
+  llvm::legacy::PassManager inliner;
+  inliner.add(llvm::createAlwaysInlinerLegacyPass());
+  inliner.run(module);
+  optimize(module, *machine);
+
+  llvm::SmallVector<char, 0> bytes;
+  llvm::raw_svector_ostream stream(bytes);
+  llvm::legacy::PassManager codegen;
+  if (machine->addPassesToEmitFile(codegen, stream, nullptr,
+                                   llvm::CodeGenFileType::AssemblyFile)) {
+    error = "this build of LLVM cannot write PTX";
+    return failure();
+  }
+  codegen.run(module);
+  return std::string(bytes.begin(), bytes.end());
+}
+
+std::string cuda::joinPtx(const std::vector<std::string> &kernels) {
+  std::string text;
+  const llvm::StringRef end = ".address_size 64\n";
+  for (llvm::StringRef kernel : kernels) {
+    // Each begins with the same version, target and address size.
+    size_t body = kernel.find(end) + end.size();
+    text += text.empty() ? kernel : kernel.substr(body);
+  }
+  text.push_back('\0');
+  return text;
+}
+
+std::string cuda::findAssembler() {
+  if (auto found = llvm::sys::findProgramByName("ptxas"))
+    return *found;
+  for (const char *variable : {"CUDA_HOME", "CUDA_PATH"})
+    if (const char *home = std::getenv(variable)) {
+      llvm::SmallString<128> path(home);
+      llvm::sys::path::append(path, "bin", "ptxas");
+      if (llvm::sys::fs::can_execute(path))
+        return path.str().str();
+    }
+  return {};
+}
+
+FailureOr<std::string> cuda::assemble(const std::string &assembler,
+                                      const std::string &ptx,
+                                      const Target &target, bool verbose,
+                                      std::string &messages) {
+  llvm::SmallString<128> input, output, said;
+  for (auto [path, suffix] :
+       {std::pair{&input, "ptx"}, std::pair{&output, "cubin"},
+        std::pair{&said, "log"}})
+    if (std::error_code code =
+            llvm::sys::fs::createTemporaryFile("lmc", suffix, *path)) {
+      messages = "cannot create a temporary file: " + code.message();
+      return failure();
+    }
+  llvm::FileRemover removeInput(input), removeOutput(output), removeSaid(said);
+  {
+    std::error_code code;
+    llvm::raw_fd_ostream stream(input, code);
+    stream << llvm::StringRef(ptx).rtrim('\0');
+  }
+  llvm::SmallVector<llvm::StringRef> arguments{assembler, "-arch", target.level,
+                                               input,     "-o",    output};
+  if (verbose)
+    arguments.push_back("-v");
+  std::string launchError;
+  int status = llvm::sys::ExecuteAndWait(
+      assembler, arguments, std::nullopt,
+      {llvm::StringRef(), said.str(), said.str()}, 0, 0, &launchError);
+  if (auto text = llvm::MemoryBuffer::getFile(said))
+    messages = (*text)->getBuffer().str();
+  auto cubin = llvm::MemoryBuffer::getFile(output, /*IsText=*/false,
+                                           /*RequiresNullTerminator=*/false);
+  if (status != 0 || !cubin) {
+    messages = assembler + " failed: " + messages + launchError;
+    return failure();
+  }
+  return (*cubin)->getBuffer().str();
+}
