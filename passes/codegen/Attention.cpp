@@ -98,8 +98,11 @@ FailureOr<AttentionShape> codegen::describeAttention(plan::KernelOp kernel) {
 
 AttentionEmitter::AttentionEmitter(EmitContext &context,
                                    const AttentionShape &shape)
-    : context(context), s(shape),
-      b(context.b.builder, context.b.loc, context.machine.wide ? 16 : 8),
+    : context(context), s(shape), b(context.b.builder, context.b.loc,
+                                    context.block          ? shape.blockLanes()
+                                    : context.machine.wide ? 16
+                                                           : 8,
+                                    /*aligned=*/context.block != nullptr),
       f32(context.b.builder.getF32Type()),
       tileVectors(context.machine.wide ? 4 : 2) {}
 
@@ -119,7 +122,8 @@ void AttentionEmitter::beginKernel() {
   rate = b.splat(probability);
   kept = b.splat(
       b.builder.create<arith::DivFOp>(b.loc, one, b.subf(one, probability)));
-  factors = b.stackArray(f32, AttentionShape::kRows * AttentionShape::kKeys);
+  if (!context.block)
+    factors = b.stackArray(f32, AttentionShape::kRows * AttentionShape::kKeys);
 }
 
 void AttentionEmitter::drawFactors(Value head, Value query, Value key0) {
@@ -268,7 +272,9 @@ Value AttentionEmitter::visible(Value query, Value key) {
   }
   if (segments) {
     Value there = b.laneMask(b.sub(b.i64(s.t), key));
-    Value ofKeys = b.loadVector(b.at(segments, key, i32), i32, there);
+    // A sample's first may lie anywhere.
+    LoopBuilder anywhere(builder, b.loc, b.lanes);
+    Value ofKeys = anywhere.loadVector(b.at(segments, key, i32), i32, there);
     Value ofQuery =
         b.loadScalar(b.at(segments, b.min(query, s.t - 1), i32), i32);
     mask = b.andMask(

@@ -29,6 +29,11 @@ struct AttentionShape {
   int64_t rate = -1, seedLow = -1, seedHigh = -1, step = -1;
   int64_t wholeG = 0;
 
+  // Queries and keys of a tile that a GPU's block keeps in shared memory, and
+  // of each of its 16 x 16 threads in both directions.
+  int64_t blockTile() const { return k <= 128 ? 64 : k <= 256 ? 32 : 16; }
+  int64_t blockLanes() const { return blockTile() / 16; }
+
   int64_t factorFloats() const { return draws ? kRows * kKeys : 0; }
   // Floats from one token to the next, of qkv and of the output.
   int64_t tokenStride() const { return g * (r + 2) * k; }

@@ -10,7 +10,7 @@
 // Blocks begin at multiples of 64 positions, whatever the page size, and a
 // token's work depends on its own position alone: its bits are the same alone
 // or in a batch, and for one token at a time or many.
-#include "passes/codegen/Emitter.h"
+#include "passes/codegen/PagedAttention.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Math/IR/Math.h"
@@ -23,20 +23,9 @@ using namespace lmc::codegen;
 
 namespace {
 
-constexpr int64_t kKeys = 64;          // of a block
+constexpr int64_t kKeys = CacheShape::kKeys;
 constexpr int64_t kTokensPerUnit = 4;  // of a write
 constexpr int64_t kWriteThreads = 128; // of a block, which writes one token
-
-// Shapes, and the argument numbers of the operands.
-struct CacheShape {
-  Operation *op = nullptr;
-  SmallVector<unsigned, 6> arguments; // one per operand
-  int64_t t = 0, g = 0, r = 0, k = 0, rows = 0;
-  bool dynamic = false;
-
-  int64_t tokenStride() const { return g * (r + 2) * k; }
-  int64_t rowStride() const { return g * 2 * k; }
-};
 
 template <typename Op> FailureOr<CacheShape> describe(plan::KernelOp kernel) {
   CacheShape shape;
@@ -63,14 +52,22 @@ template <typename Op> FailureOr<CacheShape> describe(plan::KernelOp kernel) {
   return shape;
 }
 
-Value loadIndex(LoopBuilder &b, Value pointer, Value at) {
+} // namespace
+
+FailureOr<CacheShape> codegen::describePagedAttention(plan::KernelOp kernel) {
+  return describe<lm::PagedAttentionOp>(kernel);
+}
+
+Value codegen::loadIndex(LoopBuilder &b, Value pointer, Value at) {
   Type i32 = b.builder.getI32Type();
   return b.toI64(b.loadScalar(b.at(pointer, at, i32), i32));
 }
 
-Value clamp(LoopBuilder &b, Value value, int64_t end) {
+Value codegen::clampIndex(LoopBuilder &b, Value value, int64_t end) {
   return b.max(b.min(value, end - 1), b.i64(0));
 }
+
+namespace {
 
 //===----------------------------------------------------------------------===//
 // Attention
@@ -132,9 +129,9 @@ void PagedEmitter::emitUnit(Value unit) {
   Value token = b.div(unit, s.g), group = b.rem(unit, s.g);
   queries = b.atF32(pointer(0), b.add(b.mul(token, s.tokenStride()),
                                       b.mul(group, (s.r + 2) * s.k)));
-  position = clamp(b, loadIndex(b, pointer(2), token),
-                   pagesPerSequence * op.getPageSize());
-  Value sequence = clamp(b, loadIndex(b, pointer(3), token), numSequences);
+  position = clampIndex(b, loadIndex(b, pointer(2), token),
+                        pagesPerSequence * op.getPageSize());
+  Value sequence = clampIndex(b, loadIndex(b, pointer(3), token), numSequences);
   pages = b.at(pointer(4), b.mul(sequence, pagesPerSequence),
                b.builder.getI32Type());
   groupOffset = b.mul(group, 2 * s.k);
@@ -206,7 +203,7 @@ void PagedEmitter::emitScores(Value key0, Value numKeys) {
   b.forLoop(b.i64(0), numKeys, 1, [&](Value j) {
     Value p = b.add(key0, j);
     Value page = loadIndex(b, pages, b.div(p, size));
-    Value row = clamp(b, b.add(b.mul(page, size), b.rem(p, size)), s.rows);
+    Value row = clampIndex(b, b.add(b.mul(page, size), b.rem(p, size)), s.rows);
     Value offset = b.add(b.mul(row, s.rowStride()), groupOffset);
     b.store(offset, b.at(offsets, j, i64));
     auto score = [&] {
@@ -268,7 +265,7 @@ void PagedEmitter::addValues(Value head, Value numKeys, Value factor) {
 
 LogicalResult codegen::planPagedAttention(plan::KernelOp kernel,
                                           const Machine &, KernelFacts &facts) {
-  auto shape = describe<lm::PagedAttentionOp>(kernel);
+  auto shape = describePagedAttention(kernel);
   if (failed(shape))
     return failure();
   facts.rows = shape->t;
@@ -280,7 +277,7 @@ LogicalResult codegen::planPagedAttention(plan::KernelOp kernel,
 }
 
 LogicalResult codegen::emitPagedAttention(EmitContext &context) {
-  auto shape = describe<lm::PagedAttentionOp>(context.kernel);
+  auto shape = describePagedAttention(context.kernel);
   if (failed(shape))
     return failure();
   PagedEmitter(context, *shape).emit();

@@ -26,7 +26,8 @@ const AttentionCase kAttentionCases[] = {
     {1, 67, 1, 3, 24, true, true, 0},      {1, 150, 1, 2, 80, true, false, 40},
     {2, 9, 2, 2, 8, false, false, 0},      {1, 131, 1, 1, 16, false, true, 0},
     {1, 200, 1, 1, 128, false, false, 70}, {1, 1, 1, 1, 64, true, false, 0},
-    {1, 300, 1, 4, 64, true, false, 0},
+    {1, 300, 1, 4, 64, true, false, 0},    {1, 37, 2, 1, 6, true, false, 0},
+    {1, 70, 1, 1, 200, true, false, 0},    {1, 35, 1, 1, 260, false, false, 9},
 };
 
 const AttentionCase kDropoutCases[] = {
@@ -142,6 +143,53 @@ TEST_P(AttentionTest, ForwardWithDropout) {
 TEST_P(AttentionTest, GradientWithDropout) {
   for (const AttentionCase &c : kDropoutCases)
     check(c, true);
+}
+
+const char *const kCacheWrite = R"(
+plan.kernel @k(%c: tensor<40x3x2xHxf32>, %x: tensor<?x3x4xHxf32>, %s: tensor<?xi32>) -> tensor<40x3x2xHxf32>
+    attributes {kind = "cache_write", tied = array<i64: 0>} {
+  %y = lm.cache_write %c, %x, %s : (tensor<40x3x2xHxf32>, tensor<?x3x4xHxf32>, tensor<?xi32>) -> tensor<40x3x2xHxf32>
+  plan.yield %y : tensor<40x3x2xHxf32>
+})";
+
+// Slots before and past the cache write nothing.
+TEST_P(AttentionTest, CacheWrite) {
+  for (const char *head : {"16", "24", "6", "3"})
+    for (int64_t rows : {0, 1, 45}) {
+      std::string text = kCacheWrite;
+      replaceAll(text, "H", head);
+      RunOptions run;
+      run.targetCpu = GetParam();
+      run.rows = rows;
+      run.indexLow = -2;
+      run.ascending = true;
+      runner.check(text, run);
+    }
+}
+
+const char *const kPagedAttention = R"(
+plan.kernel @k(%x: tensor<?x2xSxHxf32>, %c: tensor<64x2x2xHxf32>, %p: tensor<?xi32>, %s: tensor<?xi32>, %t: tensor<3x20xi32>) -> tensor<?x2xRxHxf32>
+    attributes {kind = "paged_attention", tied = array<i64: -1>} {
+  %y = lm.paged_attention %x, %c, %p, %s, %t {page_size = 8 : i64, scale = 0.3 : f32, window = W : i64}
+      : (tensor<?x2xSxHxf32>, tensor<64x2x2xHxf32>, tensor<?xi32>, tensor<?xi32>, tensor<3x20xi32>) -> tensor<?x2xRxHxf32>
+  plan.yield %y : tensor<?x2xRxHxf32>
+})";
+
+TEST_P(AttentionTest, Paged) {
+  for (auto [queries, head, window] :
+       {std::tuple{1, 64, 0}, {2, 16, 0}, {3, 24, 40}, {5, 6, 0}, {2, 160, 70}})
+    for (int64_t rows : {1, 7}) {
+      std::string text = kPagedAttention;
+      replaceAll(text, "S", std::to_string(queries + 2));
+      replaceAll(text, "R", std::to_string(queries));
+      replaceAll(text, "H", std::to_string(head));
+      replaceAll(text, "W", std::to_string(window));
+      RunOptions run;
+      run.targetCpu = GetParam();
+      run.rows = rows;
+      run.bounds = {{2, 160}, {3, 3}, {4, 8}};
+      runner.check(text, run);
+    }
 }
 
 // With equal scores and values of one, an output is the share of keys that are

@@ -230,8 +230,13 @@ Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
           value = static_cast<float>(given->second);
         std::memcpy(array.data() + 4 * i, &value, 4);
       } else {
+        auto bound = options.bounds.find(number);
         int32_t value = std::uniform_int_distribution<int32_t>(
-            options.indexLow, options.indexBound - 1)(random);
+            options.indexLow, bound == options.bounds.end()
+                                  ? options.indexBound - 1
+                                  : bound->second - 1)(random);
+        if (options.ascending)
+          value = int32_t(options.indexLow + int64_t(i));
         std::memcpy(array.data() + 4 * i, &value, 4);
       }
     }

@@ -41,6 +41,8 @@ struct RunOptions {
   int64_t rows = 0;        // of a dynamic leading dim
   int64_t indexBound = 16; // i32 arguments lie in [indexLow, indexBound)
   int64_t indexLow = 0;
+  std::map<unsigned, int64_t> bounds; // of single i32 arguments
+  bool ascending = false;  // elements of i32 arguments count from indexLow
   double tolerance = 2e-5; // relative to the largest of the reference
   double positive = 0;     // added to every float argument
   unsigned seed = 1;

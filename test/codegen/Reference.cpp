@@ -251,6 +251,60 @@ void attentionGrad(const AttentionShape &s, const Tensor &qkv,
   });
 }
 
+// A token's last two slots become a row of the cache.
+void cacheWrite(const Tensor &qkv, const Tensor &slots, Tensor &cache) {
+  int64_t g = qkv.shape[1], slotsOfGroup = qkv.shape[2], k = qkv.shape[3];
+  for (int64_t t = 0; t < qkv.shape[0]; ++t)
+    for (int64_t i = 0; i < g; ++i)
+      for (int64_t e = 0; e < 2 * k; ++e) {
+        int64_t row = int64_t(slots.data[t]);
+        int64_t from = ((t * g + i) * slotsOfGroup + slotsOfGroup - 2) * k + e;
+        if (row >= 0 && row < cache.shape[0])
+          cache.data[(row * g + i) * 2 * k + e] = qkv.data[from];
+      }
+}
+
+// Attention of each token to its sequence's rows of the cache.
+template <typename In>
+void pagedAttention(lm::PagedAttentionOp op, const In &in, Tensor &out) {
+  const Tensor &qkv = in(op.getQkv()), &cache = in(op.getCache());
+  const Tensor &pages = in(op.getPages());
+  int64_t g = qkv.shape[1], r = qkv.shape[2] - 2, k = qkv.shape[3];
+  int64_t size = op.getPageSize(), perSequence = pages.shape[1];
+  auto clamp = [](double value, int64_t end) {
+    return std::clamp<int64_t>(int64_t(value), 0, end - 1);
+  };
+  for (int64_t t = 0; t < qkv.shape[0]; ++t) {
+    int64_t position = clamp(in(op.getPositions()).data[t], perSequence * size);
+    int64_t sequence = clamp(in(op.getSequences()).data[t], pages.shape[0]);
+    auto keyOf = [&](int64_t p, int64_t group) {
+      int64_t page = int64_t(pages.data[sequence * perSequence + p / size]);
+      int64_t row = clamp(double(page * size + p % size), cache.shape[0]);
+      return &cache.data[(row * g + group) * 2 * k];
+    };
+    int64_t first = op.getWindow()
+                        ? std::max<int64_t>(position - op.getWindow() + 1, 0)
+                        : 0;
+    for (int64_t i = 0; i < g; ++i)
+      for (int64_t head = 0; head < r; ++head) {
+        const double *q = &qkv.data[((t * g + i) * (r + 2) + head) * k];
+        std::vector<double> score;
+        double top = -HUGE_VAL, sum = 0;
+        for (int64_t p = first; p <= position; ++p) {
+          score.push_back(op.getScale().convertToFloat() *
+                          dot(q, keyOf(p, i), k));
+          top = std::max(top, score.back());
+        }
+        for (double &value : score)
+          sum += value = std::exp(value - top);
+        for (int64_t p = first; p <= position; ++p)
+          for (int64_t e = 0; e < k; ++e)
+            out.data[((t * g + i) * r + head) * k + e] +=
+                score[p - first] / sum * keyOf(p, i)[k + e];
+      }
+  }
+}
+
 class Interpreter {
 public:
   Interpreter(int64_t microBatch, int64_t leading)
@@ -368,7 +422,12 @@ void Interpreter::run(Operation *op) {
     return define(grad.getQkvGradient(), out);
   }
   Tensor out = make(op->getResult(0), leading);
-  if (auto broadcast = dyn_cast<lm::BroadcastOp>(op)) {
+  if (auto write = dyn_cast<lm::CacheWriteOp>(op)) {
+    out = in(write.getCache());
+    cacheWrite(in(write.getQkv()), in(write.getSlots()), out);
+  } else if (auto paged = dyn_cast<lm::PagedAttentionOp>(op)) {
+    pagedAttention(paged, in, out);
+  } else if (auto broadcast = dyn_cast<lm::BroadcastOp>(op)) {
     const Tensor &input = in(broadcast.getInput());
     for (int64_t e = 0; e < out.size(); ++e) {
       std::vector<int64_t> index = indexOf(e, out.shape), from;
