@@ -195,7 +195,8 @@ codegen::compileKernels(ArrayRef<plan::KernelOp> kernels,
   }
   if (isGpu) {
     result.object = cuda::joinPtx(objects);
-    if (failed(assembleCached(cache, *target, result, error)))
+    if (options.assemble &&
+        failed(assembleCached(cache, *target, result, error)))
       return first.emitError() << error;
     return result;
   }

@@ -53,6 +53,7 @@ struct CodegenOptions {
   // Or x86-64-v3, x86-64-v4, ...; a GPU's sm_80 or sm_90.
   std::string targetCpu = "native";
   unsigned threads = 0;       // 0: all cores
+  bool assemble = true;       // PTX to a cubin, where there is an assembler
   std::string cacheDirectory; // empty: no cache
 };
 

@@ -61,6 +61,7 @@ struct RowShare {
 constexpr int64_t kFlatVectors = 4;   // of a thread
 constexpr int64_t kMostThreads = 512; // more would have few registers each
 constexpr int64_t kNarrow = 8;        // vectors of a row of one thread
+constexpr int64_t kStraight = 4;      // vectors of a thread that need no loop
 // Vectors that a thread of a block sums before it adds to the sum of sums.
 constexpr int64_t kThreadBlock = 256;
 
@@ -315,19 +316,26 @@ Values RowEmitter::emitShare(const Pass &pass, Value begin, Value end,
       share.threadPerRow ? Share{b.i64(0), b.lanes} : context.overThreads();
   if (!isFlat(body))
     end = b.i64(body.split);
+  auto visit = [&](Value at, ValueRange carried) {
+    Values outer;
+    for (size_t g = 0; g + 1 < body.columnGroups.size(); ++g) {
+      Interval group = body.columnGroups[g];
+      outer.push_back(b.rem(b.div(at, group.lo), group.hi / group.lo));
+    }
+    Value column = outer.empty() ? at : b.rem(at, width);
+    return emitChunk(pass, outer, column, {}, -1,
+                     Values(carried.begin(), carried.end()));
+  };
+  // Every thread has the same few vectors: without a loop, what one pass loads
+  // stays in registers for the next.
+  if (!isFlat(body) && body.split % own.step == 0 &&
+      body.split / own.step <= kStraight) {
+    for (int64_t at = 0; at < body.split; at += own.step)
+      accumulators = visit(b.add(own.first, at), accumulators);
+    return accumulators;
+  }
   auto walk = [&](Value from, Value to, ValueRange initial) {
-    return b.forLoop(
-        b.add(from, own.first), to, own.step, initial,
-        [&](Value at, ValueRange carried) {
-          Values outer;
-          for (size_t g = 0; g + 1 < body.columnGroups.size(); ++g) {
-            Interval group = body.columnGroups[g];
-            outer.push_back(b.rem(b.div(at, group.lo), group.hi / group.lo));
-          }
-          Value column = outer.empty() ? at : b.rem(at, width);
-          return emitChunk(pass, outer, column, {}, -1,
-                           Values(carried.begin(), carried.end()));
-        });
+    return b.forLoop(b.add(from, own.first), to, own.step, initial, visit);
   };
   int64_t block = own.step * kThreadBlock;
   if (pass.reductions.empty() || body.split <= 2 * block)

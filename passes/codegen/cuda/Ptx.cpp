@@ -148,6 +148,8 @@ cuda::compileToPtx(llvm::Module &module, const std::string &symbol,
   llvm::Function *kernel = module.getFunction(symbol);
   annotate(*kernel, "kernel", 1);
   annotate(*kernel, "maxntidx", threads);
+  // Registers before occupancy: the assembler would rather spill.
+  annotate(*kernel, "minctasm", 1);
   llvm::legacy::PassManager inliner;
   inliner.add(llvm::createAlwaysInlinerLegacyPass());
   inliner.run(module);
