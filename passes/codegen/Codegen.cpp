@@ -36,6 +36,8 @@ FailureOr<KernelFacts> codegen::getKernelFacts(plan::KernelOp kernel,
   facts.randoms = randomsWithoutId(kernel).size();
   if (failed(planKernel(kernel, machine, facts)))
     return failure();
+  if (machine.gpu)
+    facts.stackBytes = 0;
   for (Operation &op : kernel.getBody().front())
     if (auto costed = dyn_cast<lm::Costed>(op))
       if (facts.flops == 0 && !facts.takesRows)

@@ -52,7 +52,7 @@ FailureOr<plan::Plan> lmc::emit::emitPlan(ModuleOp module,
 
   plan::Plan plan;
   plan.set_compiler_version(LMC_VERSION);
-  plan.set_target("cpu");
+  plan.set_target(options.target);
   std::vector<codegen::KernelFacts> facts;
   for (const std::string &cpu : options.targetCpus) {
     codegen::CodegenOptions codegenOptions;
@@ -68,6 +68,11 @@ FailureOr<plan::Plan> lmc::emit::emitPlan(ModuleOp module,
     for (const std::string &feature : compiled->cpuFeatures)
       code->add_cpu_features(feature);
     code->set_object(compiled->object);
+    if (!compiled->cubin.empty()) {
+      plan::Code *cubin = plan.add_code();
+      cubin->set_target_cpu(compiled->targetCpu);
+      cubin->set_object(compiled->cubin);
+    }
     if (facts.empty()) {
       facts = compiled->kernels;
       continue;

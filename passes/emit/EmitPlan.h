@@ -21,7 +21,9 @@
 namespace lmc::emit {
 
 struct EmitOptions {
-  // Instruction sets that the plan embeds kernels for, as Codegen.h takes them.
+  std::string target = "cpu"; // or cuda
+  // Instruction sets that the plan embeds kernels for, as Codegen.h takes them;
+  // one of a GPU's for cuda.
   std::vector<std::string> targetCpus = {"native"};
   unsigned threads = 0;       // 0: all cores
   std::string cacheDirectory; // of compiled kernels; empty: none

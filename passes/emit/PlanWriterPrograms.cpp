@@ -129,6 +129,8 @@ LogicalResult PlanWriter::writePrograms(ArrayRef<plan::KernelOp> kernels,
     message->set_integers(fact.integers());
     message->set_stack_bytes(fact.stackBytes);
     message->set_kind(op.getKind().str());
+    message->set_threads(fact.threads);
+    message->set_shared_bytes(fact.sharedBytes);
   }
   for (auto op : module.getOps<plan::ProgramOp>()) {
     programs[op.getSymName()] = plan.programs_size();

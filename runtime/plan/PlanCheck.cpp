@@ -229,10 +229,14 @@ Status Checker::checkKernels() {
       return corrupt("kernel {} wants {} bytes of stack; at most {} are "
                      "allowed",
                      kernel.name(), kernel.stack_bytes(), maxStackBytes);
+    LMC_RETURN_IF_ERROR(checkBlock(kernel));
   }
-  for (const plan::Code &code : plan.code())
+  for (const plan::Code &code : plan.code()) {
     if (code.object().empty())
       return corrupt("the code for {} is empty", code.target_cpu());
+    if (isCuda())
+      LMC_RETURN_IF_ERROR(checkDeviceCode(code));
+  }
   return Status();
 }
 
@@ -251,6 +255,8 @@ Status Checker::checkLaunch(const plan::Launch &launch) {
       LMC_RETURN_IF_ERROR(checkSlice(
           operand.slice(),
           operand.access() == plan::Operand::READ ? Use::Read : Use::Write));
+    if (isCuda())
+      LMC_RETURN_IF_ERROR(checkAlignment(launch));
     for (const plan::Linear &integer : launch.integers())
       if (!boundLinear(integer, ranges))
         return corrupt("an integer overflows or names an unknown symbol");
@@ -261,7 +267,7 @@ Status Checker::checkLaunch(const plan::Launch &launch) {
     int64_t blocks =
         (rows->maximum + kernel.rows_per_unit() - 1) / kernel.rows_per_unit();
     auto units = checkedMultiply(blocks, kernel.columns());
-    if (!units || *units > maxBytes)
+    if (!units || *units > (isCuda() ? maxBlocks : maxBytes))
       return corrupt("its grid of {} x {} units is too large", blocks,
                      kernel.columns());
     return Status();

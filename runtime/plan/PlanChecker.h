@@ -1,5 +1,6 @@
 // The checks of PlanCheck.h at work on one plan: PlanCheck.cpp has those of
-// what it declares and of its programs, StateCheck.cpp those of its states.
+// what it declares and of its programs, StateCheck.cpp those of its states,
+// DeviceCheck.cpp those of kernels for cuda.
 #ifndef LMC_RUNTIME_PLAN_PLANCHECKER_H
 #define LMC_RUNTIME_PLAN_PLANCHECKER_H
 
@@ -16,6 +17,7 @@ inline constexpr int64_t maxRanks = int64_t(1) << 24;
 inline constexpr int64_t maxSymbol = int64_t(1) << 40;
 inline constexpr int64_t maxBytes = int64_t(1) << 52;
 inline constexpr int64_t maxStackBytes = int64_t(64) << 20;
+inline constexpr int64_t maxBlocks = (int64_t(1) << 31) - 1; // of a CUDA grid
 inline constexpr int maxNumDims = 16;
 
 class Checker {
@@ -34,6 +36,10 @@ private:
   Status checkPort(const plan::Port &port, bool isInput);
   Status checkConstants();
   Status checkKernels();
+  bool isCuda() const { return plan.target() == "cuda"; }
+  Status checkBlock(const plan::Kernel &kernel);
+  Status checkDeviceCode(const plan::Code &code);
+  Status checkAlignment(const plan::Launch &launch);
   Status checkLaunch(const plan::Launch &launch);
   Status checkCollective(const plan::Collective &collective);
   Status checkTransfer(const plan::Transfer &transfer, bool writes);

@@ -301,14 +301,46 @@ std::string cacheDirectory() {
   return path.str().str();
 }
 
-int writePlan(ModuleOp module, const CompileSettings &settings) {
+// What kernels are compiled for.
+int resolveTarget(const CompileSettings &settings, emit::EmitOptions &options) {
+  llvm::StringRef target(settings.target);
+  if (target == "cpu") {
+    llvm::SmallVector<llvm::StringRef> cpus;
+    llvm::StringRef(settings.targetCpus).split(cpus, ',', -1, false);
+    options.targetCpus.assign(cpus.begin(), cpus.end());
+    return kDone;
+  }
+  auto [device, architecture] = target.split(':');
+  if (device != "cuda")
+    return printError("--target: " + settings.target + " not in {cpu,cuda}",
+                      "--target=cpu, --target=cuda:sm_80 or "
+                      "--target=cuda:sm_90");
+  if (architecture.empty())
+    architecture = "sm_80";
+  if (architecture != "sm_80" && architecture != "sm_90")
+    return printError("there is no code for '" + architecture.str() + "'",
+                      "--target=cuda:sm_80 (Ampere and later) or "
+                      "--target=cuda:sm_90 (Hopper and later)");
+  if (settings.targetCpus != CompileSettings().targetCpus)
+    return printError("--target-cpu=" + settings.targetCpus +
+                          " names a processor, but --target is " +
+                          settings.target,
+                      "leave out --target-cpu; --target=cuda:sm_90 names the "
+                      "GPU's architecture");
+  if (!settings.mesh.empty())
+    return printError("--target=" + settings.target + " on a mesh (--mesh=" +
+                          settings.mesh + ") is not supported",
+                      "leave out --mesh: one GPU");
+  options.target = "cuda";
+  options.targetCpus = {architecture.str()};
+  return kDone;
+}
+
+int writePlan(ModuleOp module, const CompileSettings &settings,
+              emit::EmitOptions &options) {
   if (settings.output.empty())
     return printError("no output file", "-o FILE, or --compile-to=PHASE to "
                                         "print a phase");
-  emit::EmitOptions options;
-  llvm::SmallVector<llvm::StringRef> cpus;
-  llvm::StringRef(settings.targetCpus).split(cpus, ',', -1, false);
-  options.targetCpus.assign(cpus.begin(), cpus.end());
   options.threads = settings.threads;
   if (!settings.noCache)
     options.cacheDirectory = cacheDirectory();
@@ -368,6 +400,9 @@ int lmc::compile(const CompileSettings &settings) {
                       "one of " + names);
   }
   if (int status = checkOutput(settings))
+    return status;
+  emit::EmitOptions emitOptions;
+  if (int status = resolveTarget(settings, emitOptions))
     return status;
   DialectRegistry registry;
   registerDialects(registry);
@@ -436,7 +471,7 @@ int lmc::compile(const CompileSettings &settings) {
 
   for (auto [index, phase] : llvm::enumerate(allPhases())) {
     if (phase == Phase::Emit)
-      return writePlan(*module, settings);
+      return writePlan(*module, settings, emitOptions);
     PassManager manager(&context);
     // Once per phase, not per pass: lmc-opt, which tests run, verifies each.
     manager.enableVerifier(false);

@@ -21,8 +21,9 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
   c->add_option("--mode", s.mode, "what the plan is for")
       ->check(CLI::IsMember({"train", "infer"}))
       ->capture_default_str();
-  c->add_option("--target", s.target, "device to compile for")
-      ->check(CLI::IsMember({"cpu"}))
+  c->add_option("--target", s.target,
+                "device to compile for: cpu, or cuda, cuda:sm_80, cuda:sm_90 "
+                "(that architecture and later ones)")
       ->capture_default_str();
   c->add_option("--target-cpu", s.targetCpus,
                 "instruction sets to embed code for, separated by commas: "
