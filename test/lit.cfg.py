@@ -2,6 +2,7 @@
 # machine has. `tools/dev test lit` runs them; one of them:
 #   python3 /usr/lib/llvm-19/build/utils/lit/lit.py -v build/test --filter NAME
 import os
+import shutil
 
 import lit.formats
 
@@ -26,6 +27,8 @@ config.environment["XDG_CACHE_HOME"] = os.path.join(
     config.test_exec_root, "cache")
 
 config.substitutions.append(("%python", "python3"))
+# A PATH without whatever else a machine has.
+config.substitutions.append(("%llvm_programs", programs))
 config.substitutions.append(("%source", config.lmc_source))
 # %exits 4 COMMAND: the command has to end with this exit status.
 config.substitutions.append(
@@ -40,6 +43,12 @@ config.substitutions.append(("%goldens",
 # REQUIRES: what not every machine has.
 if os.path.exists("/dev/nvidia0"):
     config.available_features.add("cuda")
+toolkit = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+if toolkit:
+    config.environment["CUDA_HOME"] = toolkit
+if shutil.which("ptxas") or (
+        toolkit and os.path.exists(os.path.join(toolkit, "bin/ptxas"))):
+    config.available_features.add("ptxas")
 with open("/proc/cpuinfo") as cpuinfo:
     flags = cpuinfo.read().split()
 for name, flag in (("avx512", "avx512f"), ("amx", "amx_tile")):

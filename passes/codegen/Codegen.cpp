@@ -27,6 +27,9 @@ using namespace mlir;
 using namespace lmc;
 using namespace lmc::codegen;
 
+// Of sm_80; later ones have more.
+static constexpr int64_t kMostSharedBytes = 163 << 10;
+
 FailureOr<KernelFacts> codegen::getKernelFacts(plan::KernelOp kernel,
                                                const Machine &machine) {
   KernelFacts facts;
@@ -36,8 +39,13 @@ FailureOr<KernelFacts> codegen::getKernelFacts(plan::KernelOp kernel,
   facts.randoms = randomsWithoutId(kernel).size();
   if (failed(planKernel(kernel, machine, facts)))
     return failure();
-  if (machine.gpu)
+  if (machine.gpu) {
     facts.stackBytes = 0;
+    if (facts.sharedBytes > kMostSharedBytes)
+      return kernel.emitOpError()
+             << "shares " << facts.sharedBytes
+             << " bytes in a block; a GPU's block has " << kMostSharedBytes;
+  }
   for (Operation &op : kernel.getBody().front())
     if (auto costed = dyn_cast<lm::Costed>(op))
       if (facts.flops == 0 && !facts.takesRows)

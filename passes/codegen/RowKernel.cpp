@@ -84,6 +84,24 @@ RowShare shareRows(const KernelBody &body) {
   return share;
 }
 
+// One block writes a result that is one number. If it lies over an argument,
+// other blocks must not read that.
+LogicalResult checkScalars(const KernelBody &body) {
+  auto isOne = [&](Value value) {
+    return body.placeOf(value) == Level::Kernel;
+  };
+  auto values = body.yield().getValues();
+  if (llvm::all_of(values, isOne) || (body.rows() == 1 && !isFlat(body)))
+    return success();
+  for (auto [index, value] : llvm::enumerate(values))
+    if (isOne(value) && body.isTied(index))
+      return const_cast<plan::KernelOp &>(body.kernel).emitOpError()
+             << "overwrites the single number that other blocks of a GPU may "
+                "not have read yet; let result "
+             << index << " lie elsewhere";
+  return success();
+}
+
 // Reductions that one pass has.
 int64_t mostReductions(const KernelBody &body) {
   SmallVector<int64_t> counts(body.numStages + 1, 0);
@@ -467,6 +485,8 @@ LogicalResult codegen::planRow(plan::KernelOp kernel, const Machine &machine,
   facts.stackBytes = 8192;
   RowShare share = shareRows(*body);
   if (machine.gpu) {
+    if (failed(checkScalars(*body)))
+      return failure();
     facts.lanes = share.lanes;
     facts.threads = share.threads;
     if (!share.threadPerRow)

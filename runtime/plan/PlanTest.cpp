@@ -341,6 +341,65 @@ TEST(PlanCheck, SlotsAreHeldToTheEnd) {
       << checkPlan(p).toString();
 }
 
+/// What a plan for cuda says of its kernels and their code.
+TEST(PlanCheck, DeviceKernels) {
+  auto cuda = [] {
+    plan::Plan p = smallPlan();
+    p.set_target("cuda");
+    p.mutable_kernels(0)->set_threads(96);
+    p.mutable_kernels(0)->set_shared_bytes(4096);
+    p.mutable_code(0)->set_target_cpu("sm_80");
+    p.mutable_code(0)->set_object(std::string(".version 7.8\n\0", 14));
+    auto *cubin = p.add_code();
+    cubin->set_target_cpu("sm_80");
+    cubin->set_object("\x7f"
+                      "ELF");
+    return p;
+  };
+  EXPECT_TRUE(checkPlan(cuda()).ok()) << checkPlan(cuda()).toString();
+  auto refused = [&](const char *part, auto change) {
+    plan::Plan p = cuda();
+    change(p);
+    EXPECT_NE(checkPlan(p).toString().find(part), std::string::npos)
+        << checkPlan(p).toString();
+  };
+  for (uint32_t threads : {0, 16, 100, 1056})
+    refused("which is no multiple of 32 up to 1024",
+            [=](auto &p) { p.mutable_kernels(0)->set_threads(threads); });
+  for (int64_t bytes : {-1, (227 << 10) + 1})
+    refused("bytes of shared memory; at most 232448",
+            [=](auto &p) { p.mutable_kernels(0)->set_shared_bytes(bytes); });
+  refused("names sm_80 or later and no features",
+          [](auto &p) { p.mutable_code(0)->set_target_cpu("x86-64-v3"); });
+  refused("names sm_80 or later and no features",
+          [](auto &p) { p.mutable_code(0)->add_cpu_features("avx2"); });
+  refused("neither a cubin nor PTX that ends in its only NUL",
+          [](auto &p) { p.mutable_code(0)->set_object(".version 7.8"); });
+  refused("neither a cubin nor PTX that ends in its only NUL", [](auto &p) {
+    p.mutable_code(0)->set_object(std::string(".ver\0sion\0", 10));
+  });
+  refused("does not always begin at a multiple of 16 bytes", [](auto &p) {
+    p.mutable_programs(0)
+        ->mutable_instructions(0)
+        ->mutable_launch()
+        ->mutable_operands(0)
+        ->mutable_slice()
+        ->mutable_offset()
+        ->mutable_terms(0)
+        ->set_coefficient(8);
+  });
+  refused("grid of 8589934592 x 1 units is too large", [](auto &p) {
+    p.mutable_kernels(0)->set_rows_per_unit(1);
+    p.mutable_programs(0)
+        ->mutable_instructions(0)
+        ->mutable_launch()
+        ->mutable_rows()
+        ->set_constant(int64_t(1) << 33);
+  });
+  refused("blocks of 96 threads and 4096 shared bytes in a plan for cpu",
+          [](auto &p) { p.set_target("cpu"); });
+}
+
 /// Two stages: the first sends 32 bytes to the second, and both meet in a sum.
 static plan::Plan twoStages() {
   plan::Plan p;

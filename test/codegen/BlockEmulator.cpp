@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <csetjmp>
 #include <sstream>
 #include <ucontext.h>
 
@@ -28,7 +29,9 @@ constexpr unsigned kWarp = 32;
 
 struct Fibre {
   enum State { Runnable, AtBarrier, AtShuffle, Done } state = Runnable;
-  ucontext_t context;
+  bool started = false;
+  ucontext_t start;
+  jmp_buf here;         // where it goes on
   void *site = nullptr; // where it waits
   float given = 0, taken = 0;
   int32_t mask = 0;
@@ -38,7 +41,7 @@ struct Fibre {
 struct RunningBlock {
   std::vector<Fibre> fibres;
   std::vector<char> shared;
-  ucontext_t scheduler;
+  jmp_buf scheduler;
   unsigned current = 0;
   int64_t unit = 0;
   std::function<void()> body;
@@ -47,7 +50,20 @@ struct RunningBlock {
     Fibre &fibre = fibres[current];
     fibre.state = state;
     fibre.site = site;
-    swapcontext(&fibre.context, &scheduler);
+    // A jump asks nothing of the kernel, which swapcontext does.
+    if (_setjmp(fibre.here) == 0)
+      _longjmp(scheduler, 1);
+  }
+  // Returns when the fibre waits or ends.
+  __attribute__((noinline)) void resume(unsigned index) {
+    current = index;
+    if (_setjmp(scheduler) != 0)
+      return;
+    Fibre &fibre = fibres[index];
+    if (fibre.started)
+      _longjmp(fibre.here, 1);
+    fibre.started = true;
+    setcontext(&fibre.start);
   }
 };
 RunningBlock *running = nullptr;
@@ -83,7 +99,7 @@ constexpr const char *kEntry = "lmc_emulator_entry";
 void fibreMain() {
   running->body();
   running->fibres[running->current].state = Fibre::Done;
-  // The context's link leads back to the scheduler.
+  _longjmp(running->scheduler, 1);
 }
 
 // Whether all of [begin, end) wait in `state` at one place.
@@ -117,8 +133,7 @@ bool schedule(RunningBlock &block, bool reverse) {
       size_t index = reverse ? count - 1 - i : i;
       Fibre &fibre = block.fibres[index];
       if (fibre.state == Fibre::Runnable) {
-        block.current = unsigned(index);
-        swapcontext(&block.scheduler, &fibre.context);
+        block.resume(unsigned(index));
         progress = true;
       }
       done &= fibre.state == Fibre::Done;
@@ -267,11 +282,11 @@ bool EmulatedKernel::run(void *const *pointers, const int64_t *integers,
     block.shared.assign(size_t(facts.sharedBytes) + 64 + kSharedGuard, '\xff');
     block.fibres.assign(facts.threads, Fibre());
     for (unsigned i = 0; i < facts.threads; ++i) {
-      ucontext_t &context = block.fibres[i].context;
+      ucontext_t &context = block.fibres[i].start;
       getcontext(&context);
       context.uc_stack.ss_sp = stacks.get() + i * kStackBytes;
       context.uc_stack.ss_size = kStackBytes;
-      context.uc_link = &block.scheduler;
+      context.uc_link = nullptr;
       makecontext(&context, fibreMain, 0);
     }
     allMet = schedule(block, reverse);

@@ -115,7 +115,7 @@ bool emulate(KernelRunner &runner, plan::KernelOp kernel) {
   run.targetCpu = kEmulatedGpu;
   run.positive = 1.1; // second moments and variances are
   run.microBatch = 1;
-  run.rows = 5;
+  run.rows = run.indexBound; // of a table of rows that a step computes
   // Two tokens have no slot in common.
   run.ascending = kernel.getKind() == "cache_write";
   runner.check(kernel, run);

@@ -113,6 +113,29 @@ private:
   }
 };
 
+// A function of mathematics that no instruction computes and codegen has no
+// expansion of; null if there is none.
+const llvm::Function *findUnknownMath(const llvm::Module &module) {
+  for (const llvm::Function &function : module)
+    switch (function.getIntrinsicID()) {
+    case llvm::Intrinsic::pow:
+    case llvm::Intrinsic::powi:
+    case llvm::Intrinsic::sin:
+    case llvm::Intrinsic::cos:
+    case llvm::Intrinsic::tan:
+    case llvm::Intrinsic::exp:
+    case llvm::Intrinsic::exp2:
+    case llvm::Intrinsic::exp10:
+    case llvm::Intrinsic::log:
+    case llvm::Intrinsic::log2:
+    case llvm::Intrinsic::log10:
+      return &function;
+    default:
+      break;
+    }
+  return nullptr;
+}
+
 void annotate(llvm::Function &kernel, const char *name, unsigned value) {
   llvm::LLVMContext &context = kernel.getContext();
   auto *number = llvm::ConstantAsMetadata::get(
@@ -135,6 +158,12 @@ cuda::compileToPtx(llvm::Module &module, const std::string &symbol,
       llvm::TargetRegistry::lookupTarget(triple, error);
   if (!backend) {
     error = "this build of LLVM has no back end for NVIDIA's GPUs: " + error;
+    return failure();
+  }
+  // The back end would end the process.
+  if (const llvm::Function *unknown = findUnknownMath(module)) {
+    error = "there is no expansion of " + unknown->getName().str() +
+            " for cuda; kernels there have exp, log, tanh, erf, sqrt and rsqrt";
     return failure();
   }
   llvm::TargetOptions options;
