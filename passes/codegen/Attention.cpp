@@ -19,6 +19,7 @@
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Math/IR/Math.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
 
 #include <limits>
 
@@ -251,6 +252,18 @@ void AttentionEmitter::packTurned(Value target, Value key0, int64_t slot) {
   });
 }
 
+// A sample's segments begin anywhere, and end where the next sample's do.
+Value AttentionEmitter::segmentsOneByOne(Value key) {
+  Type i32 = b.builder.getI32Type();
+  Value vector = b.zeros(b.vectorOf(i32));
+  for (int64_t lane = 0; lane < b.lanes; ++lane) {
+    Value at = b.min(b.add(key, lane), s.t - 1);
+    vector = b.builder.create<vector::InsertOp>(
+        b.loc, b.loadScalar(b.at(segments, at, i32), i32), vector, lane);
+  }
+  return vector;
+}
+
 Value AttentionEmitter::visible(Value query, Value key) {
   OpBuilder &builder = b.builder;
   auto compare = [&](arith::CmpIPredicate predicate, Value x,
@@ -271,10 +284,10 @@ Value AttentionEmitter::visible(Value query, Value key) {
                      compare(arith::CmpIPredicate::sgt, keys, b.splat(oldest)));
   }
   if (segments) {
-    Value there = b.laneMask(b.sub(b.i64(s.t), key));
-    // A sample's first may lie anywhere.
-    LoopBuilder anywhere(builder, b.loc, b.lanes);
-    Value ofKeys = anywhere.loadVector(b.at(segments, key, i32), i32, there);
+    Value ofKeys = context.block ? segmentsOneByOne(key) : [&] {
+      Value there = b.laneMask(b.sub(b.i64(s.t), key));
+      return b.loadVector(b.at(segments, key, i32), i32, there);
+    }();
     Value ofQuery =
         b.loadScalar(b.at(segments, b.min(query, s.t - 1), i32), i32);
     mask = b.andMask(

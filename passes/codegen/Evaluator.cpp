@@ -283,7 +283,7 @@ Value Evaluator::computeAccumulate(lm::AccumulateOp op, Level level) {
   auto argument = dyn_cast<BlockArgument>(op.getAccumulator());
   if (!value)
     return {};
-  if (level == Level::Vector && argument &&
+  if (level == Level::Vector && argument && !b.aligned &&
       coversLanes(body, op.getAccumulator())) {
     // With no lane set nothing is read and zero is added.
     Value accumulator = load(argument, pointers[argument.getArgNumber()], level,

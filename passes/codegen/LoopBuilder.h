@@ -26,7 +26,9 @@ public:
   mlir::OpBuilder &builder;
   mlir::Location loc;
   int64_t lanes; // elements of a vector
-  bool aligned;  // a vector begins at a multiple of its size
+  // A vector begins at a multiple of its size and is read whole: a GPU has no
+  // masked access.
+  bool aligned;
 
   // Types.
   mlir::Type ptrType();

@@ -8,10 +8,12 @@
 //     compiles each to PTX and reads it; with ptxas, also what that says
 //
 // What is asked of PTX: no function from outside; no local memory, that is no
-// spilled register and no array in a frame; and no access narrower than 16
-// bytes where one of 16 is possible. That is: four single words that lie side
-// by side behind one address register are one vector that was taken apart; and
-// a kernel whose vectors have four elements loads or stores at least one such.
+// spilled register and no array in a frame; no access to memory of unknown
+// kind, global or shared, which is how a masked one comes out; and no access
+// narrower than 16 bytes where one of 16 is possible. That is: four single
+// words that lie side by side behind one address register are one vector that
+// was taken apart; and a kernel whose vectors have four elements loads or
+// stores at least one such.
 #include "test/codegen/KernelRunner.h"
 
 #include "passes/codegen/cuda/Ptx.h"
@@ -49,6 +51,9 @@ void Checker::checkText(plan::KernelOp kernel, llvm::StringRef ptx, bool wide) {
   for (const char *unwanted : {".extern .func", "ld.local", "st.local"})
     if (ptx.contains(unwanted))
       fail(kernel, "its PTX has " + llvm::Twine(unwanted));
+  llvm::Regex unknown("\t(ld|st)\\.(v[24]\\.)?[fbu](8|16|32|64) ");
+  if (unknown.match(ptx))
+    fail(kernel, "its PTX accesses memory of unknown kind");
   llvm::Regex access("(ld|st)\\.global[a-z.]*\\.[fbu]32 .*\\[(%rd[0-9]+)"
                      "(\\+(-?[0-9]+))?\\]");
   std::map<std::string, std::set<int64_t>> offsets; // by access and register
