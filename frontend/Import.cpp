@@ -130,7 +130,17 @@ OwningOpRef<ModuleOp> importMlir(StringRef path, const ImportOptions &options,
   for (unsigned i = 0; i < forward.getNumArguments(); ++i) {
     auto input = forward.getArgAttrOfType<StringAttr>(i, lm::kInputAttr);
     auto type = dyn_cast<RankedTensorType>(forward.getArgumentTypes()[i]);
-    if (!input || input != "tokens" || !type || type.getRank() != 2)
+    if (!input || input != "tokens" || !type)
+      continue;
+    // Training takes samples of tokens, inference a row of tokens.
+    if (int64_t numDims = type.getRank(); numDims == (options.train ? 1 : 2)) {
+      emitError(forward.getLoc())
+          << "the module is written for "
+          << (options.train ? "inference" : "training")
+          << ", not for --mode=" << (options.train ? "train" : "infer");
+      return {};
+    }
+    if (type.getRank() != 2)
       continue;
     if (options.sequence == 0 || (type.getDimSize(0) == options.batch &&
                                   type.getDimSize(1) == options.sequence))

@@ -1,5 +1,6 @@
 // Reading and writing the plan's container. See PlanFile.h.
 #include "runtime/plan/PlanFile.h"
+#include "runtime/base/Utf8.h"
 
 #include <cerrno>
 #include <climits>
@@ -145,7 +146,41 @@ static Status systemError(std::string_view what, const std::string &path) {
                    "cannot {} {}: {}", what, path, std::strerror(error));
 }
 
+/// The first text of a message that is not UTF-8, as `field "text"`: protobuf
+/// writes it, and nobody can read it.
+static std::string findNonUtf8(const pb::Message &message) {
+  const pb::Reflection &reflection = *message.GetReflection();
+  std::vector<const pb::FieldDescriptor *> fields;
+  reflection.ListFields(message, &fields);
+  for (const pb::FieldDescriptor *field : fields) {
+    const int count =
+        field->is_repeated() ? reflection.FieldSize(message, field) : 1;
+    for (int i = 0; i < count; ++i) {
+      std::string found;
+      if (field->cpp_type() == pb::FieldDescriptor::CPPTYPE_MESSAGE) {
+        found =
+            findNonUtf8(field->is_repeated()
+                            ? reflection.GetRepeatedMessage(message, field, i)
+                            : reflection.GetMessage(message, field));
+      } else if (field->type() == pb::FieldDescriptor::TYPE_STRING) {
+        std::string text = field->is_repeated()
+                               ? reflection.GetRepeatedString(message, field, i)
+                               : reflection.GetString(message, field);
+        if (size_t good = utf8Prefix(text); good < text.size())
+          found =
+              fmt::format("{} \"{}...\"", field->name(), text.substr(0, good));
+      }
+      if (!found.empty())
+        return found;
+    }
+  }
+  return "";
+}
+
 Status writePlanFile(const plan::Plan &plan, const std::string &path) {
+  if (std::string text = findNonUtf8(plan); !text.empty())
+    return wrongInput("the plan would hold text that is not UTF-8: {}", text)
+        .help("name files and parts of the model in UTF-8");
   LMC_ASSIGN_OR_RETURN(std::string bytes, encodePlan(plan));
   struct stat existing;
   // A device or pipe (/dev/stdout) is written in place.

@@ -311,6 +311,15 @@ static void warnOfUnused(const plan::Plan &plan, const WeightFiles &optimizer,
                unused.size(), unused.size() == 1 ? "" : "s", folder, unused[0]);
 }
 
+/// The plan's config.json, which says that weights are float32.
+static std::string configOf(const plan::Plan &plan, bool saveBf16) {
+  std::string config = plan.model_config();
+  const std::string said = R"("torch_dtype": "float32")";
+  if (size_t at = config.find(said); saveBf16 && at != std::string::npos)
+    config.replace(at, said.size(), R"("torch_dtype": "bfloat16")");
+  return config;
+}
+
 StatusOr<std::optional<CheckpointState>>
 Checkpointer::restore(Executor &executor, bool resume,
                       const std::map<std::string, std::string> &order) {
@@ -411,7 +420,7 @@ Status Checkpointer::save(Executor &executor, CheckpointState state) {
         executor, {isParameter, masterSuffix, DataType::Invalid, 1}));
   if (executor.rank() != 0)
     return Status();
-  modelConfig = executor.plan().model_config();
+  modelConfig = configOf(executor.plan(), options.saveBf16);
   writer = std::thread([this, state] {
     lastSave = write(state);
     model.clear();

@@ -7,8 +7,9 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
-#include <fcntl.h>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,31 +18,10 @@ namespace lmc::runtime {
 MetricsLog::MetricsLog(const TrainOptions &options)
     : options(options), progressBar(isatty(STDERR_FILENO)) {}
 
-/// A run that was killed may have left half a line at the end of the file.
-static void cutHalfLine(const std::string &path) {
-  int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
-  if (fd < 0)
-    return;
-  struct stat info;
-  char last[4096];
-  if (::fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0) {
-    off_t begin = std::max<off_t>(0, info.st_size - off_t(sizeof last));
-    ssize_t got = ::pread(fd, last, sizeof last, begin);
-    while (got > 0 && last[got - 1] != '\n')
-      --got;
-    if (begin + got < info.st_size && (got > 0 || begin == 0) &&
-        ::ftruncate(fd, begin + got) != 0)
-      logWarning("{} ends in half a line", path);
-  }
-  ::close(fd);
-}
-
 StatusOr<std::unique_ptr<MetricsLog>>
 MetricsLog::create(const TrainOptions &options) {
   std::unique_ptr<MetricsLog> log(new MetricsLog(options));
   if (!options.metricsPath.empty()) {
-    if (options.resume)
-      cutHalfLine(options.metricsPath);
     log->file =
         std::fopen(options.metricsPath.c_str(), options.resume ? "ae" : "we");
     if (!log->file)
@@ -50,6 +30,32 @@ MetricsLog::create(const TrainOptions &options) {
   }
   log->writer = std::thread(&MetricsLog::writerLoop, log.get());
   return log;
+}
+
+/// The step that a line is of; none in half a line, which a run that was killed
+/// leaves at the end.
+static std::optional<int64_t> stepOf(const std::string &line) {
+  auto parsed = nlohmann::json::parse(line, nullptr, /*exceptions=*/false);
+  if (!parsed.is_object() || !parsed.contains("step") ||
+      !parsed["step"].is_number_integer())
+    return std::nullopt;
+  return parsed["step"].get<int64_t>();
+}
+
+Status MetricsLog::resumeAfter(int64_t step) {
+  struct stat info;
+  if (!file || ::fstat(::fileno(file), &info) != 0 || !S_ISREG(info.st_mode))
+    return Status();
+  std::ifstream lines(options.metricsPath);
+  off_t kept = 0;
+  for (std::string line; std::getline(lines, line) && !lines.eof();
+       kept += off_t(line.size()) + 1)
+    if (std::optional<int64_t> its = stepOf(line); !its || *its > step)
+      break;
+  if (kept < info.st_size && ::ftruncate(::fileno(file), kept) != 0)
+    return wrongInput("cannot cut metrics in {} behind step {}: {}",
+                      options.metricsPath, step, std::strerror(errno));
+  return Status();
 }
 
 MetricsLog::~MetricsLog() {

@@ -27,12 +27,15 @@ struct StepMetrics {
 
 class MetricsLog {
 public:
-  /// Appends to the metrics file when resuming, else begins it anew.
+  /// Goes on in the metrics file when resuming, else begins it anew.
   static StatusOr<std::unique_ptr<MetricsLog>>
   create(const TrainOptions &options);
   MetricsLog(const MetricsLog &) = delete;
   ~MetricsLog();
 
+  /// Before anything is logged: a resumed run takes the steps behind this one
+  /// again, and their lines, if they were logged, go.
+  Status resumeAfter(int64_t step);
   void step(const StepMetrics &metrics);
   void evaluation(int64_t step, double loss);
   /// Waits until all is written and clears the progress line; a failure when

@@ -258,6 +258,40 @@ int64_t sequenceOf(ModuleOp module) {
   return sequence;
 }
 
+// A module says how many samples its micro-batches have: the flags' default.
+int adoptBatch(ModuleOp module, const CompileSettings &settings,
+               Resolved &resolved) {
+  int64_t samples = 0;
+  if (auto forward = module.lookupSymbol<func::FuncOp>("forward"))
+    for (unsigned i = 0; i < forward.getNumArguments(); ++i)
+      if (auto name = forward.getArgAttrOfType<StringAttr>(i, lm::kInputAttr);
+          name && name.getValue() == "tokens")
+        samples = cast<RankedTensorType>(forward.getArgument(i).getType())
+                      .getShape()[0];
+  PipelineOptions &pipeline = resolved.pipeline;
+  int64_t dataRanks = pipeline.mesh[1] * pipeline.mesh[2];
+  if (samples == 0 || samples == pipeline.microBatch * dataRanks)
+    return kDone;
+  CompileSettings own = settings;
+  own.microBatch = samples / dataRanks;
+  if (settings.microBatch || resolved.train.micro_batch() ||
+      samples % dataRanks != 0)
+    return printError(
+        "the module is written for micro-batches of " +
+            std::to_string(samples) + " samples in all, not for " +
+            std::to_string(pipeline.microBatch) + " on " +
+            std::to_string(dataRanks) + " data-parallel ranks",
+        samples % dataRanks == 0
+            ? "--micro-batch=" + std::to_string(own.microBatch)
+            : "a --mesh whose data ranks divide the module's samples");
+  if (auto global = module->getAttrOfType<IntegerAttr>("lm.global_batch"))
+    if (!settings.globalBatch && !resolved.train.global_batch())
+      own.globalBatch = global.getInt();
+  if (int status = resolveBatch(own, resolved))
+    return status;
+  return resolvePipeline(own, resolved);
+}
+
 int dump(ModuleOp module, const CompileSettings &settings, Phase phase,
          size_t index) {
   if (settings.dumpPhases.empty())
@@ -348,8 +382,10 @@ int writePlan(ModuleOp module, const CompileSettings &settings,
   if (failed(plan))
     return kWrongInput;
   runtime::Status status = runtime::writePlanFile(*plan, settings.output);
-  if (!status.ok())
-    return printError(status.message());
+  if (!status.ok()) {
+    llvm::errs() << status.toString() << '\n';
+    return status.exitStatus();
+  }
   return kDone;
 }
 
@@ -455,8 +491,11 @@ int lmc::compile(const CompileSettings &settings) {
       frontend::importModel(settings.model, importOptions, context);
   if (!module)
     return kWrongInput;
-  if (resolved.pipeline.train)
+  if (resolved.pipeline.train) {
+    if (int status = adoptBatch(*module, settings, resolved))
+      return status;
     resolved.pipeline.sequence = sequenceOf(*module);
+  }
   std::string strategy = settings.sharding;
   if (strategy.empty())
     strategy = settings.sequenceParallel ? "megatron-sp" : "megatron";

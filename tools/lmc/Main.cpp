@@ -1,4 +1,5 @@
 // lmc: the compiler's command line.
+#include "runtime/base/StandardStreams.h"
 #include "tools/FlagRanges.h"
 #include "tools/lmc/Check.h"
 #include "tools/lmc/Compile.h"
@@ -189,6 +190,7 @@ int reportParseError(CLI::App &app, const CLI::ParseError &error) {
 } // namespace
 
 int main(int argc, char **argv) {
+  lmc::runtime::reserveStandardStreams();
   CLI::App app("lmc: compiles transformers to plans that lmrun executes.\n"
                "Exit status: 0 done, 1 failed, 2 the call or an input is "
                "wrong, 3 it does not fit,\n4 a file is corrupt or of another "

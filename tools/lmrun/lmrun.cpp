@@ -1,6 +1,7 @@
 // lmrun: executes plans. This file parses the command line and prints what
 // went wrong; the work is in runtime/.
 #include "runtime/base/Log.h"
+#include "runtime/base/StandardStreams.h"
 #include "runtime/base/Version.h"
 #include "runtime/generate/Session.h"
 #include "tools/lmrun/Commands.h"
@@ -126,6 +127,7 @@ void addThreadOptions(CLI::App &command,
 }
 
 int main(int argc, char **argv) {
+  reserveStandardStreams();
   // A reader that goes away and a file beyond its limit are seen as errors of
   // write, not as signals.
   std::signal(SIGPIPE, SIG_IGN);
