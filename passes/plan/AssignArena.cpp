@@ -232,8 +232,9 @@ void lmc::plan::fillGaps(llvm::MutableArrayRef<ArenaBlock> blocks,
     addPlaced(parts, block, block.offset);
   std::vector<unsigned> order(blocks.size());
   std::iota(order.begin(), order.end(), 0);
-  llvm::stable_sort(order, [&](unsigned a, unsigned b) {
-    return blocks[a].bytes() > blocks[b].bytes();
+  llvm::sort(order, [&](unsigned a, unsigned b) {
+    int64_t bytesA = blocks[a].bytes(), bytesB = blocks[b].bytes();
+    return bytesA != bytesB ? bytesA > bytesB : a < b;
   });
   for (unsigned index : order) {
     auto [gap, top] = findGap(parts, blocks[index]);

@@ -76,6 +76,9 @@ struct Slot {
   std::vector<SlotPart> parts;
 };
 
+// What has a slot: a micro-batch of a chunk in one of the schedules.
+using SlotKey = std::tuple<size_t, int64_t, int64_t>; // schedule, chunk, it
+
 // How the values of a slot lie: in which order of the programs that hold them,
 // and whether of what the first one saves for the last one the early dead lie
 // high. No layout is best for all schedules.
@@ -108,7 +111,7 @@ public:
     bool isInSlot; // the call's slot is to be added
   };
   std::vector<Placed> placed;
-  std::map<std::pair<int64_t, int64_t>, int64_t> slotOf; // chunk, micro-batch
+  std::map<SlotKey, int64_t> slotOf;
   llvm::DenseSet<int> savedUsers; // programs that touch saved values
   int64_t bytes = 0, liveBytes = 0;
   bool mayTryAgain = false; // there is time for another layout
@@ -220,8 +223,8 @@ void StagePacker::findParts(Slot &slot) {
       for (int64_t time : {part.begin, part.end})
         touches.push_back(
             {programAt(time), block.offset + part.offset, part.bytes, false});
-  llvm::stable_sort(
-      touches, [](const Touch &a, const Touch &b) { return a.time < b.time; });
+  llvm::sort(touches,
+             [](const Touch &a, const Touch &b) { return a.time < b.time; });
   for (const ArenaPart &part : partsOf(touches))
     slot.parts.push_back(
         {part.offset, part.bytes, int(part.begin), int(part.end)});
@@ -256,11 +259,11 @@ void StagePacker::packCalls() {
     Blocks values;
     ArenaBlock whole;
   };
-  std::map<int, Outside> outsides; // by program
-  std::map<std::pair<int64_t, int64_t>, std::map<int, int64_t>> timesOf;
+  std::map<int, Outside> outsides;                   // by program
+  std::map<SlotKey, std::map<int, int64_t>> timesOf; // of programs
   int64_t time = -1;
-  for (std::vector<CallOp> &list : assigner.schedules)
-    for (CallOp call : list) {
+  for (auto [schedule, calls] : llvm::enumerate(assigner.schedules))
+    for (CallOp call : calls) {
       int index = assigner.indexOf(call.getProgram());
       AssignedProgram &program = programs[index];
       if (program.stage != stage)
@@ -268,7 +271,7 @@ void StagePacker::packCalls() {
       ++time;
       bool holdsSlot = savedUsers.contains(index);
       if (holdsSlot)
-        timesOf[{program.chunk, call.getMicroBatch()}][index] = time;
+        timesOf[{schedule, program.chunk, call.getMicroBatch()}][index] = time;
       auto [entry, isNew] = outsides.try_emplace(index);
       Outside &outside = entry->second;
       if (isNew) {
@@ -287,9 +290,14 @@ void StagePacker::packCalls() {
   std::vector<ArenaBlock> blocks;
   for (auto &[key, times] : timesOf) {
     blocks.emplace_back();
-    for (const SlotPart &part : slots[key.first].parts)
-      blocks.back().parts.push_back(
-          {times[part.first], times[part.last], part.offset, part.bytes});
+    for (const SlotPart &part : slots[std::get<1>(key)].parts) {
+      // A schedule need not call all of the chunk's programs.
+      auto first = times.lower_bound(part.first);
+      auto behind = times.upper_bound(part.last);
+      if (first != behind)
+        blocks.back().parts.push_back({first->second, std::prev(behind)->second,
+                                       part.offset, part.bytes});
+    }
   }
   for (auto &[program, outside] : outsides)
     blocks.push_back(outside.whole);
@@ -361,13 +369,13 @@ void Assigner::packStages() {
     arenaBytes = std::max(arenaBytes, packer.bytes);
     liveBytes = std::max(liveBytes, packer.liveBytes);
     llvm::append_range(placed, packer.placed);
-    for (std::vector<CallOp> &calls : schedules)
+    for (auto [schedule, calls] : llvm::enumerate(schedules))
       for (CallOp call : calls) {
         int index = indexOf(call.getProgram());
         if (programs[index].stage != stage)
           continue;
-        auto slot =
-            packer.slotOf.find({programs[index].chunk, call.getMicroBatch()});
+        auto slot = packer.slotOf.find(
+            {schedule, programs[index].chunk, call.getMicroBatch()});
         call.setSlot(packer.savedUsers.contains(index) ? slot->second : 0);
         lastSlot = std::max<int64_t>(lastSlot, call.getSlot());
       }

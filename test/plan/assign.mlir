@@ -174,7 +174,9 @@ module @stages attributes {dist.stages = 2 : i64} {
 
 // Three programs of a micro-batch: what the input half saves takes the bytes of
 // what had its last reader there (%b), not of what the weight half still reads
-// (%a), and is not written over its operand. Two micro-batches are under way.
+// (%a), and is not written over its operand. Two micro-batches are under way in
+// the first schedule, one at a time in the one that plan-schedule adds: slots
+// are each schedule's own.
 // CHECK-LABEL: module @halves
 // CHECK: plan.allocation @activations saved 320
 // CHECK: plan.program @forward
@@ -185,6 +187,10 @@ module @stages attributes {dist.stages = 2 : i64} {
 // CHECK-NEXT: plan.run @twice (read @activations[256] 64, write @activations[[[B]]] 64)
 // CHECK: plan.program @weight
 // CHECK-NEXT: plan.run @add (read @activations[[[A]]] 64, read @activations[[[B]]] 64, write @outputs
+// CHECK: plan.call @forward micro_batch 0 slot 0
+// CHECK-NEXT: plan.call @forward micro_batch 1 slot 128
+// CHECK: plan.call @weight micro_batch 1 slot 128
+// CHECK: plan.call @forward micro_batch 1 slot 0
 module @halves attributes {lm.micro_batches = 2 : i64} {
   plan.kernel @twice(%x: tensor<16xf32>) -> tensor<16xf32> attributes {kind = "flat", tied = array<i64: -1>} {
     %y = arith.addf %x, %x : tensor<16xf32>
