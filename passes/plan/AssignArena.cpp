@@ -26,6 +26,7 @@ struct Candidate {
 // The parts that are placed, at their offsets in the arena.
 using PlacedParts = std::vector<ArenaPart>;
 
+// Adds a block's parts, at their offsets in the arena.
 void addPlaced(PlacedParts &placed, const ArenaBlock &block, int64_t offset) {
   for (ArenaPart part : block.parts) {
     part.offset += offset;

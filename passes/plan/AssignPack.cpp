@@ -94,6 +94,7 @@ class lmc::plan::StagePacker {
 public:
   StagePacker(Assigner &assigner, int64_t stage)
       : assigner(assigner), programs(assigner.programs), stage(stage) {}
+  // Takes the answer of another one of the same stage.
   StagePacker &operator=(StagePacker &&other) {
     placed = std::move(other.placed);
     slotOf = std::move(other.slotOf);
@@ -168,6 +169,7 @@ void StagePacker::packTogether() {
     placed.push_back({owner, block.offset, false});
 }
 
+// What lives within a program.
 Blocks StagePacker::scratchOf(int program) {
   return blocksOf([&](int index, const Home &home) {
     return index == program && home.kind == Home::Scratch;
@@ -343,6 +345,8 @@ void StagePacker::packApart(Layout layout) {
   packCalls();
 }
 
+// Packs each stage, with the best of the layouts that there is time for, and
+// turns what came out into slots of calls, allocations and slices.
 void Assigner::packStages() {
   StageBytes bytes(stages, 0);
   std::vector<StagePacker::Placed> placed;

@@ -3,10 +3,12 @@
 // whatever its instructions.
 #include "runtime/plan/ArenaCheck.h"
 
+#include "runtime/base/Checked.h"
+
 #include <algorithm>
 #include <iterator>
 #include <map>
-#include <tuple>
+#include <optional>
 #include <vector>
 
 namespace lmc::runtime {
@@ -58,6 +60,7 @@ struct Summary {
   ByteSet found, written; // read before written; written
 };
 
+// Whether two sets, each moved by a distance, have a byte in common.
 bool meet(const ByteSet &a, int64_t atA, const ByteSet &b, int64_t atB) {
   auto i = a.all().begin();
   auto j = b.all().begin();
@@ -71,6 +74,7 @@ bool meet(const ByteSet &a, int64_t atA, const ByteSet &b, int64_t atB) {
   }
   return false;
 }
+
 using ArenaUse = std::pair<uint32_t, int64_t>; // allocation, coefficient
 using Summaries = std::map<ArenaUse, Summary>;
 
@@ -95,7 +99,9 @@ private:
   }
   Status use(Summaries &sums, const plan::Slice &slice, bool writes);
   StatusOr<Summaries> sumUp(const plan::Program &program);
-  Status checkCall(const plan::Schedule &schedule, int index);
+  Status checkReads(const plan::Schedule &schedule, int index);
+  Status checkScratch(const plan::Schedule &schedule, int index);
+  void write(const plan::Call &call);
   static void cut(Pieces &pieces, int64_t offset);
 
   const plan::Plan &plan;
@@ -104,11 +110,12 @@ private:
   int64_t visits = 0;
 };
 
+// Adds a read or a write of a slice to what its program does.
 Status ArenaChecker::use(Summaries &sums, const plan::Slice &slice,
                          bool writes) {
   if (!isArena(slice.allocation()))
     return Status();
-  int64_t coefficient = 0;
+  std::optional<int64_t> coefficient = 0;
   for (const plan::Linear::Term &term : slice.offset().terms()) {
     const plan::Symbol &symbol = plan.symbols(int(term.symbol()));
     if (symbol.kind() != plan::Symbol::SLOT)
@@ -117,19 +124,26 @@ Status ArenaChecker::use(Summaries &sums, const plan::Slice &slice,
                      slice.allocation(),
                      plan.allocations(int(slice.allocation())).name(),
                      symbol.name());
-    coefficient += term.coefficient();
+    coefficient = checkedAdd(*coefficient, term.coefficient());
+    if (!coefficient)
+      break;
   }
   int64_t begin = slice.offset().constant();
-  Summary &sum = sums[{slice.allocation(), coefficient}];
+  std::optional<int64_t> end = checkedAdd(begin, slice.bytes());
+  if (!coefficient || !end)
+    return corrupt("offset in allocation {} ({}) overflows", slice.allocation(),
+                   plan.allocations(int(slice.allocation())).name());
+  Summary &sum = sums[{slice.allocation(), *coefficient}];
   if (writes)
-    sum.written.add(begin, begin + slice.bytes());
+    sum.written.add(begin, *end);
   else
-    sum.written.visitMissing(
-        begin, begin + slice.bytes(),
-        [&](int64_t from, int64_t to) { sum.found.add(from, to); });
+    sum.written.visitMissing(begin, *end, [&](int64_t from, int64_t to) {
+      sum.found.add(from, to);
+    });
   return Status();
 }
 
+// What a program does to arenas, whatever the call.
 StatusOr<Summaries> ArenaChecker::sumUp(const plan::Program &program) {
   Summaries sums;
   for (const plan::Instruction &instruction : program.instructions()) {
@@ -184,7 +198,8 @@ void ArenaChecker::cut(Pieces &pieces, int64_t offset) {
   pieces[offset] = rest;
 }
 
-Status ArenaChecker::checkCall(const plan::Schedule &schedule, int index) {
+// What a call reads before it writes it is its own micro-batch's.
+Status ArenaChecker::checkReads(const plan::Schedule &schedule, int index) {
   const plan::Call &call = schedule.calls(index);
   const plan::Program &program = plan.programs(int(call.program()));
   auto wrong = [&](uint32_t allocation, int64_t begin, int64_t end,
@@ -195,10 +210,9 @@ Status ArenaChecker::checkCall(const plan::Schedule &schedule, int index) {
                    call.micro_batch(), begin, end, allocation,
                    plan.allocations(int(allocation)).name(), what);
   };
-  const Summaries &sums = programs[call.program()];
-  for (const auto &[where, sum] : sums) {
+  for (const auto &[where, sum] : programs[call.program()]) {
     auto [allocation, coefficient] = where;
-    Pieces &map = pieces[allocation];
+    const Pieces &map = pieces[allocation];
     int64_t base = coefficient * call.slot();
     bool isScratch = plan.allocations(int(allocation)).contents() ==
                      plan::Allocation::SCRATCH;
@@ -223,7 +237,15 @@ Status ArenaChecker::checkCall(const plan::Schedule &schedule, int index) {
       }
     }
   }
-  // What lies in the slot and what does not.
+  return Status();
+}
+
+// What of a call's uses lies in its slot and what does not have no byte in
+// common: the summaries take them for different bytes.
+Status ArenaChecker::checkScratch(const plan::Schedule &schedule, int index) {
+  const plan::Call &call = schedule.calls(index);
+  const plan::Program &program = plan.programs(int(call.program()));
+  const Summaries &sums = programs[call.program()];
   for (auto a = sums.begin(); a != sums.end(); ++a)
     for (auto b = std::next(a);
          b != sums.end() && b->first.first == a->first.first; ++b) {
@@ -241,7 +263,13 @@ Status ArenaChecker::checkCall(const plan::Schedule &schedule, int index) {
                        call.micro_batch(), call.slot(), a->first.first,
                        plan.allocations(int(a->first.first)).name());
     }
-  for (const auto &[where, sum] : sums) {
+  return Status();
+}
+
+// What a call writes is its micro-batch's from here on.
+void ArenaChecker::write(const plan::Call &call) {
+  uint32_t chunk = plan.programs(int(call.program())).chunk();
+  for (const auto &[where, sum] : programs[call.program()]) {
     auto [allocation, coefficient] = where;
     Pieces &map = pieces[allocation];
     for (auto [begin, end] : sum.written.all()) {
@@ -252,12 +280,9 @@ Status ArenaChecker::checkCall(const plan::Schedule &schedule, int index) {
       auto first = map.lower_bound(from), last = map.lower_bound(to);
       visits += 1 + std::distance(first, last);
       map.erase(first, last);
-      map[from] = {to, program.chunk(), call.micro_batch()};
+      map[from] = {to, chunk, call.micro_batch()};
     }
   }
-  if (visits > maxVisits)
-    return corrupt("its calls use more than {} ranges of bytes", maxVisits);
-  return Status();
 }
 
 Status ArenaChecker::run() {
@@ -269,8 +294,15 @@ Status ArenaChecker::run() {
   }
   for (const plan::Schedule &schedule : plan.schedules()) {
     pieces.assign(size_t(plan.allocations_size()), {});
-    for (int i = 0; i < schedule.calls_size(); ++i)
-      LMC_RETURN_IF_ERROR(checkCall(schedule, i));
+    for (int i = 0; i < schedule.calls_size(); ++i) {
+      LMC_RETURN_IF_ERROR(checkReads(schedule, i));
+      LMC_RETURN_IF_ERROR(checkScratch(schedule, i));
+      write(schedule.calls(i));
+      if (visits > maxVisits)
+        return corrupt("the calls of schedule {} of stage {} use more than {} "
+                       "ranges of bytes",
+                       schedule.name(), schedule.stage(), maxVisits);
+    }
   }
   return Status();
 }

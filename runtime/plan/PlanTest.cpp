@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <gtest/gtest.h>
+#include <limits>
 #include <random>
 #include <xxhash.h>
 
@@ -383,6 +384,19 @@ TEST(PlanCheck, SlotsAreHeldToTheEnd) {
           [](auto &p) {
             p.mutable_allocations(0)->set_contents(plan::Allocation::SCRATCH);
           });
+  // Each alone is a place: of a slot that is 0 everywhere.
+  refused("offset in allocation 0 (saved) overflows", [&](auto &p) {
+    for (plan::Call &call : *p.mutable_schedules(0)->mutable_calls())
+      call.set_slot(0);
+    auto *offset = p.mutable_programs(0)
+                       ->mutable_instructions(0)
+                       ->mutable_fill()
+                       ->mutable_slice()
+                       ->mutable_offset();
+    *offset->add_terms() = offset->terms(0);
+    for (plan::Linear::Term &term : *offset->mutable_terms())
+      term.set_coefficient(std::numeric_limits<int64_t>::max());
+  });
   refused("depends on symbol slot, which is no slot", [](auto &p) {
     p.mutable_symbols(0)->set_kind(plan::Symbol::MICRO_BATCH);
   });
