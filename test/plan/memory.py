@@ -8,8 +8,8 @@ Per rank, P parameters of its stage in float32, d ranks that ZeRO shares over:
 parameters 4P, or 4P/d from level 3 on; gradients 4P, or 4P/d from 2 on; two
 moments 8P, or 8P/d from 1 on. Padding apart: it is below 1 %. The tied table
 lies at one place on the first and the last stage, so that those between leave
-its bytes free. 1F1B's stage i of
-p holds the saved values of min(m, p - i) micro-batches. The arena of each stage
+its bytes free. 1F1B's stage i of p holds the saved values of min(m, p - i)
+micro-batches. The arena of each stage
 is at most 1.03 times what is alive at once; 1.04 where a stage has several
 chunks, whose slots differ in size and pack with a gap. Where a backward runs in
 halves it is 1.16: a slot is one range of bytes, so that what the input half
@@ -70,6 +70,11 @@ def parameters(stage, pp, t):
     return count + (2 * width if stage == pp - 1 else 0)
 
 
+def largest_ratio(flags):
+    """What the arena of a plan that was compiled with these flags may be."""
+    return 1.16 if halves in flags else 1.04 if chunks in flags else 1.03
+
+
 def check(model, scratch, zero, mesh, micro_batches, *flags):
     sizes = {a: int(n) for a, n in (x.split("=") for x in mesh.split(","))}
     dp, fsdp = sizes.get("dp", 1), sizes.get("fsdp", 1)
@@ -102,8 +107,7 @@ def check(model, scratch, zero, mesh, micro_batches, *flags):
     if description["memory"]["peak_bytes"] != max(s["peak_bytes"]
                                                   for s in stages):
         sys.exit(f"{name}: the peak is not that of a stage")
-    ratio = 1.16 if halves in flags else 1.04 if chunks in flags else 1.03
-    run("replay-plan", f"--max-ratio={ratio}", plan)
+    run("replay-plan", f"--max-ratio={largest_ratio(flags)}", plan)
     print(f"{name}: agrees")
 
 
