@@ -273,6 +273,10 @@ def Plan_ScheduleOp : Plan_Op<"schedule",
 
 def Plan_CallOp : Plan_Op<"call", [HasParent<"ScheduleOp">]> {
   let summary = "run a program for a micro-batch";
+  let description = [{
+    `slot` says where the saved values of the micro-batch are: until plan-assign
+    in which of several sets, from there on at which byte of the arena.
+  }];
   let arguments = (ins FlatSymbolRefAttr:$program, I64Attr:$micro_batch,
       I64Attr:$slot);
   let assemblyFormat =

@@ -30,7 +30,7 @@ namespace lm = lmc::lm;
 LogicalResult Assigner::readSchedules() {
   struct Called {
     llvm::SmallDenseSet<int64_t> microBatches;
-    int64_t stage = 0, slots = 1;
+    int64_t stage = 0;
   };
   llvm::MapVector<StringRef, Called> calledPrograms;
   for (auto schedule : module.getOps<ScheduleOp>()) {
@@ -48,9 +48,7 @@ LogicalResult Assigner::readSchedules() {
                << "calls @" << call.getProgram() << " on stage " << stage
                << ", another schedule on stage " << called.stage;
       called.microBatches.insert(call.getMicroBatch());
-      called.slots = std::max<int64_t>(called.slots, call.getSlot() + 1);
       microBatches = std::max<int64_t>(microBatches, call.getMicroBatch() + 1);
-      slots = std::max(slots, called.slots);
     }
   }
   for (auto &[name, called] : calledPrograms) {
@@ -63,8 +61,8 @@ LogicalResult Assigner::readSchedules() {
     program.stage = called.stage;
     if (auto chunk = function->getAttrOfType<IntegerAttr>(kChunkAttr))
       program.chunk = chunk.getInt();
-    program.slots = called.slots;
     program.isPerMicroBatch = called.microBatches.size() > 1;
+    indices[name] = int(programs.size());
     programs.push_back(std::move(program));
   }
   for (auto function : module.getOps<func::FuncOp>())
@@ -189,29 +187,26 @@ LogicalResult Assigner::collectPorts() {
   return success();
 }
 
-// May all programs stand on one line of time, each once? They may if between
-// the writer and the last reader of saved values only programs run that stand
-// between the two on the line.
-bool Assigner::fitsOneLineOfTime() {
-  if (slots != 1)
-    return false;
-  llvm::StringMap<int> indices;
-  for (auto [index, program] : llvm::enumerate(programs))
-    indices[program.function.getName()] = index;
+// May all programs of a stage stand on one line of time, each once? They may if
+// between the writer and the last reader of saved values only programs run that
+// stand between the two on the line.
+bool Assigner::fitsOneLineOfTime(int64_t stage) {
   for (std::vector<CallOp> &calls : schedules)
     for (size_t i = 0; i < calls.size(); ++i) {
-      int writer = indices.lookup(calls[i].getProgram());
+      int writer = indexOf(calls[i].getProgram());
+      if (programs[writer].stage != stage)
+        break;
       size_t lastReader = i;
       for (size_t j = i + 1; j < calls.size(); ++j) {
-        int reader = indices.lookup(calls[j].getProgram());
+        int reader = indexOf(calls[j].getProgram());
         if (programs[reader].savers.contains(writer) &&
             calls[j].getMicroBatch() == calls[i].getMicroBatch())
           lastReader = j;
       }
       for (size_t j = i + 1; j < lastReader; ++j) {
-        int between = indices.lookup(calls[j].getProgram());
+        int between = indexOf(calls[j].getProgram());
         if (between <= writer ||
-            between >= indices.lookup(calls[lastReader].getProgram()))
+            between >= indexOf(calls[lastReader].getProgram()))
           return false;
       }
     }
@@ -428,10 +423,7 @@ LogicalResult Assigner::run() {
   placePorts(inputs, "inputs", "input");
   placePorts(outputs, "outputs", "output");
   placeFixedHomes();
-  if (fitsOneLineOfTime())
-    packTogether();
-  else
-    packApart();
+  packStages();
   buildDeclarations();
   for (AssignedProgram &program : programs)
     buildProgram(program);

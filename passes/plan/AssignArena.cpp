@@ -7,10 +7,10 @@
 #include "passes/plan/AssignArena.h"
 
 #include "llvm/ADT/STLExtras.h"
-#include "llvm/ADT/SmallVector.h"
 
 #include <limits>
 #include <numeric>
+#include <random>
 #include <vector>
 
 using namespace lmc::plan;
@@ -23,36 +23,46 @@ struct Candidate {
   int64_t bytes = std::numeric_limits<int64_t>::max();
 };
 
-bool alive(const ArenaBlock &a, const ArenaBlock &b) {
-  return a.begin <= b.end && b.begin <= a.end;
+// The parts that are placed, at their offsets in the arena.
+using PlacedParts = std::vector<ArenaPart>;
+
+// Adds a block's parts, at their offsets in the arena.
+void addPlaced(PlacedParts &placed, const ArenaBlock &block, int64_t offset) {
+  for (ArenaPart part : block.parts) {
+    part.offset += offset;
+    placed.push_back(part);
+  }
 }
 
-// The tightest gap for `block` between those of `placed`, ordered by offset,
-// that are alive with it, or -1; and where the highest of them ends.
-std::pair<int64_t, int64_t> findGap(llvm::ArrayRef<ArenaBlock> placed,
+// Offsets at which the block would lie upon a placed part that is alive with
+// it: those between first and second, both excluded; by their first.
+using Taken = llvm::SmallVector<std::pair<int64_t, int64_t>, 64>;
+
+Taken findTaken(const PlacedParts &placed, const ArenaBlock &block) {
+  Taken taken;
+  for (const ArenaPart &other : placed)
+    for (const ArenaPart &part : block.parts)
+      if (part.begin <= other.end && other.begin <= part.end)
+        taken.push_back({other.offset - part.offset - part.bytes,
+                         other.offset - part.offset + other.bytes});
+  llvm::sort(taken);
+  return taken;
+}
+
+// The offset in the tightest gap that `placed` leave for `block`, or -1; and
+// the lowest one above all that are alive with it.
+std::pair<int64_t, int64_t> findGap(const PlacedParts &placed,
                                     const ArenaBlock &block) {
   int64_t top = 0, best = -1;
   int64_t bestGap = std::numeric_limits<int64_t>::max();
-  for (const ArenaBlock &other : placed) {
-    if (!alive(block, other))
-      continue;
-    int64_t gap = other.offset - top;
-    if (gap >= block.bytes && gap < bestGap) {
-      bestGap = gap;
+  for (auto [low, high] : findTaken(placed, block)) {
+    if (low >= top && low - top < bestGap) {
+      bestGap = low - top;
       best = top;
     }
-    top = std::max(top, other.offset + other.bytes);
+    top = std::max(top, alignBytes(high));
   }
   return {best, top};
-}
-
-bool isBelow(const ArenaBlock &a, const ArenaBlock &b) {
-  return a.offset < b.offset;
-}
-
-void insertByOffset(std::vector<ArenaBlock> &placed, const ArenaBlock &block) {
-  placed.insert(std::upper_bound(placed.begin(), placed.end(), block, isBelow),
-                block);
 }
 
 // Places the blocks in `order`, each into the tightest gap.
@@ -61,16 +71,14 @@ Candidate place(llvm::ArrayRef<ArenaBlock> blocks,
   Candidate result;
   result.offsets.assign(blocks.size(), 0);
   result.bytes = 0;
-  std::vector<ArenaBlock> placed; // by offset
-  placed.reserve(blocks.size());
+  PlacedParts placed;
   for (unsigned index : order) {
-    ArenaBlock block = blocks[index];
-    block.bytes = alignBytes(block.bytes);
-    auto [gap, top] = findGap(placed, block);
-    block.offset = gap >= 0 ? gap : top;
-    result.offsets[index] = block.offset;
-    result.bytes = std::max(result.bytes, block.offset + block.bytes);
-    insertByOffset(placed, block);
+    auto [gap, top] = findGap(placed, blocks[index]);
+    int64_t offset = gap >= 0 ? gap : top;
+    result.offsets[index] = offset;
+    result.bytes =
+        std::max(result.bytes, alignBytes(offset + blocks[index].bytes()));
+    addPlaced(placed, blocks[index], offset);
   }
   result.order = std::move(order);
   return result;
@@ -81,9 +89,8 @@ std::vector<unsigned> promoteHighest(llvm::ArrayRef<ArenaBlock> blocks,
                                      const Candidate &candidate) {
   std::vector<unsigned> order, others;
   for (unsigned index : candidate.order) {
-    bool isHighest =
-        candidate.offsets[index] + alignBytes(blocks[index].bytes) ==
-        candidate.bytes;
+    bool isHighest = alignBytes(candidate.offsets[index] +
+                                blocks[index].bytes()) == candidate.bytes;
     (isHighest ? order : others).push_back(index);
   }
   order.insert(order.end(), others.begin(), others.end());
@@ -92,12 +99,29 @@ std::vector<unsigned> promoteHighest(llvm::ArrayRef<ArenaBlock> blocks,
 
 } // namespace
 
+int64_t ArenaBlock::bytes() const {
+  int64_t end = 0;
+  for (const ArenaPart &part : parts)
+    end = std::max(end, part.offset + part.bytes);
+  return end;
+}
+
+std::pair<int64_t, int64_t> lmc::plan::lifetimeOf(const ArenaBlock &block) {
+  int64_t begin = std::numeric_limits<int64_t>::max(), end = 0;
+  for (const ArenaPart &part : block.parts) {
+    begin = std::min(begin, part.begin);
+    end = std::max(end, part.end);
+  }
+  return {begin, end};
+}
+
 int64_t lmc::plan::largestLiveBytes(llvm::ArrayRef<ArenaBlock> blocks) {
   std::vector<std::pair<int64_t, int64_t>> changes; // (time, bytes)
-  for (const ArenaBlock &block : blocks) {
-    changes.push_back({block.begin, alignBytes(block.bytes)});
-    changes.push_back({block.end + 1, -alignBytes(block.bytes)});
-  }
+  for (const ArenaBlock &block : blocks)
+    for (const ArenaPart &part : block.parts) {
+      changes.push_back({part.begin, part.bytes});
+      changes.push_back({part.end + 1, -part.bytes});
+    }
   llvm::sort(changes); // at one time, what dies goes first
   int64_t live = 0, largest = 0;
   for (auto [time, bytes] : changes) {
@@ -107,7 +131,15 @@ int64_t lmc::plan::largestLiveBytes(llvm::ArrayRef<ArenaBlock> blocks) {
   return largest;
 }
 
-int64_t lmc::plan::packArena(llvm::MutableArrayRef<ArenaBlock> blocks) {
+double lmc::plan::pairsOfParts(llvm::ArrayRef<ArenaBlock> blocks) {
+  double parts = 0;
+  for (const ArenaBlock &block : blocks)
+    parts += double(block.parts.size());
+  return 0.5 * parts * parts + 1;
+}
+
+int64_t lmc::plan::packArena(llvm::MutableArrayRef<ArenaBlock> blocks,
+                             double work) {
   if (blocks.empty())
     return 0;
   int64_t enough = largestLiveBytes(blocks);
@@ -115,10 +147,8 @@ int64_t lmc::plan::packArena(llvm::MutableArrayRef<ArenaBlock> blocks) {
   std::vector<unsigned> natural(blocks.size());
   std::iota(natural.begin(), natural.end(), 0);
 
-  // One try visits every pair of blocks.
-  double pairs = 0.5 * blocks.size() * blocks.size() + 1;
   int64_t triesLeft =
-      static_cast<int64_t>(std::min(400.0, std::max(4.0, 1.5e8 / pairs)));
+      std::clamp<int64_t>(int64_t(work / pairsOfParts(blocks)), 1, 400);
   Candidate best;
   auto attempt = [&](std::vector<unsigned> order) {
     Candidate candidate = place(blocks, std::move(order));
@@ -138,13 +168,18 @@ int64_t lmc::plan::packArena(llvm::MutableArrayRef<ArenaBlock> blocks) {
     });
     attempt(std::move(order));
   };
-  auto duration = [](const ArenaBlock &b) { return b.end - b.begin + 1; };
-  attemptBy([&](const ArenaBlock &b) { return b.bytes; });
-  attemptBy([&](const ArenaBlock &b) { return duration(b); });
-  attemptBy([&](const ArenaBlock &b) {
-    return static_cast<double>(b.bytes) * static_cast<double>(duration(b));
+  attemptBy([](const ArenaBlock &b) { return b.bytes(); });
+  attemptBy([](const ArenaBlock &b) {
+    auto [begin, end] = lifetimeOf(b);
+    return end - begin;
   });
-  attemptBy([&](const ArenaBlock &b) { return -b.begin; });
+  attemptBy([](const ArenaBlock &b) {
+    double area = 0;
+    for (const ArenaPart &part : b.parts)
+      area += double(part.bytes) * double(part.end - part.begin + 1);
+    return area;
+  });
+  attemptBy([](const ArenaBlock &b) { return -lifetimeOf(b).first; });
 
   Candidate current = best;
   int64_t sinceBetter = 0;
@@ -153,31 +188,61 @@ int64_t lmc::plan::packArena(llvm::MutableArrayRef<ArenaBlock> blocks) {
     current = std::move(candidate);
     sinceBetter = better ? 0 : sinceBetter + 1;
   }
+  // Few blocks are cheap to try again and again: one of the best order's goes
+  // somewhere else. The same numbers on every machine.
+  std::minstd_rand random;
+  while (best.bytes > enough && triesLeft > 0) {
+    std::vector<unsigned> order = best.order;
+    for (int move = 0; move < 2; ++move) {
+      auto from = order.begin() + random() % order.size();
+      unsigned index = *from;
+      order.erase(from);
+      order.insert(order.begin() + random() % (order.size() + 1), index);
+    }
+    Candidate candidate = place(blocks, std::move(order));
+    --triesLeft;
+    if (candidate.bytes <= best.bytes)
+      best = std::move(candidate);
+  }
   for (auto [index, block] : llvm::enumerate(blocks))
     block.offset = best.offsets[index];
   return best.bytes;
 }
 
+int64_t lmc::plan::stackBlocks(llvm::MutableArrayRef<ArenaBlock> blocks) {
+  PlacedParts placed;
+  int64_t bytes = 0;
+  for (ArenaBlock &block : blocks) {
+    block.offset = 0;
+    // The lowest gap: whatever is taken above it comes later in the order.
+    for (auto [low, high] : findTaken(placed, block)) {
+      if (low >= block.offset)
+        break;
+      block.offset = std::max(block.offset, alignBytes(high));
+    }
+    bytes = std::max(bytes, alignBytes(block.offset + block.bytes()));
+    addPlaced(placed, block, block.offset);
+  }
+  return bytes;
+}
+
 void lmc::plan::fillGaps(llvm::MutableArrayRef<ArenaBlock> blocks,
-                         std::vector<ArenaBlock> placed, int64_t bytes) {
-  for (ArenaBlock &block : placed)
-    block.bytes = alignBytes(block.bytes);
-  llvm::sort(placed, isBelow);
+                         llvm::ArrayRef<ArenaBlock> placed, int64_t bytes) {
+  PlacedParts parts;
+  for (const ArenaBlock &block : placed)
+    addPlaced(parts, block, block.offset);
   std::vector<unsigned> order(blocks.size());
   std::iota(order.begin(), order.end(), 0);
   llvm::sort(order, [&](unsigned a, unsigned b) {
-    return blocks[a].bytes != blocks[b].bytes
-               ? blocks[a].bytes > blocks[b].bytes
-               : a < b;
+    int64_t bytesA = blocks[a].bytes(), bytesB = blocks[b].bytes();
+    return bytesA != bytesB ? bytesA > bytesB : a < b;
   });
   for (unsigned index : order) {
-    ArenaBlock block = blocks[index];
-    block.bytes = alignBytes(block.bytes);
-    auto [gap, top] = findGap(placed, block);
-    block.offset = gap >= 0 ? gap : top;
-    if (block.offset + block.bytes > bytes)
+    auto [gap, top] = findGap(parts, blocks[index]);
+    int64_t offset = gap >= 0 ? gap : top;
+    if (offset + blocks[index].bytes() > bytes)
       continue;
-    blocks[index].offset = block.offset;
-    insertByOffset(placed, block);
+    blocks[index].offset = offset;
+    addPlaced(parts, blocks[index], offset);
   }
 }

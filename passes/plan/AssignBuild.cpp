@@ -12,10 +12,10 @@ void Assigner::buildDeclarations() {
   auto integer = [&](int64_t value) {
     return builder.getI64IntegerAttr(value);
   };
-  for (auto [name, count] :
-       {std::pair(kMicroBatch, microBatches), std::pair(kSlot, slots)})
-    if (count > 1)
-      builder.create<SymbolOp>(loc, name, name, 0, count - 1, IntegerAttr());
+  for (auto [name, last] :
+       {std::pair(kMicroBatch, microBatches - 1), std::pair(kSlot, lastSlot)})
+    if (last > 0)
+      builder.create<SymbolOp>(loc, name, name, 0, last, IntegerAttr());
   if (auto sizes = module->getAttrOfType<DictionaryAttr>(lm::kSizesAttr))
     for (NamedAttribute size : sizes)
       builder.create<SymbolOp>(loc, size.getName().getValue(), "size", 0,

@@ -336,16 +336,11 @@ LogicalResult HomeFinder::placeResult(Value value, Home::Kind kind,
   return success();
 }
 
-// Resolves every use to its root and finds the roots' lifetimes.
+// Resolves every use to its root.
 void HomeFinder::finish() {
-  for (auto [index, step] : llvm::enumerate(result.steps))
-    for (Step::Use &use : step.uses) {
+  for (Step &step : result.steps)
+    for (Step::Use &use : step.uses)
       use.place = result.resolve(use.place);
-      Home &home = result.homes[use.place.home];
-      if (home.begin < 0)
-        home.begin = index;
-      home.end = index;
-    }
 }
 
 FailureOr<ProgramHomes> lmc::plan::findHomes(func::FuncOp function,

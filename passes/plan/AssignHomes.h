@@ -37,8 +37,7 @@ struct Home {
   int64_t offset = 0; // in the parent
   // Saved, in a reader: the program that writes it, and its root there.
   int ownerProgram = -1, owner = -1;
-  int64_t firstWrite = -1;      // index of the first operation that writes it
-  int64_t begin = -1, end = -1; // roots: first and last step that touches it
+  int64_t firstWrite = -1; // index of the first operation that writes it
 };
 
 struct Place {

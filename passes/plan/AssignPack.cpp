@@ -2,218 +2,402 @@
 // by lifetime, saved values and scratch. See AssignArena.h for packing itself.
 #include "passes/plan/Assigner.h"
 
+#include <limits>
+#include <map>
+#include <tuple>
+
 using namespace mlir;
 using namespace lmc::plan;
 
-// One arena for everything that lives within a step.
-void Assigner::packTogether() {
-  struct Owner {
-    size_t program;
-    int home;
-    int64_t offset;
-  };
+namespace {
+
+// One use of some bytes of a block.
+struct Touch {
+  int64_t time, offset, bytes;
+  bool isNew; // writes without reading: what was there is dead before
+};
+
+// A block's runs of bytes with one history each.
+SmallVector<ArenaPart, 1> partsOf(ArrayRef<Touch> touches) {
+  llvm::SmallSetVector<int64_t, 8> cuts;
+  for (const Touch &touch : touches) {
+    cuts.insert(touch.offset);
+    cuts.insert(touch.offset + touch.bytes);
+  }
+  SmallVector<int64_t> bounds = cuts.takeVector();
+  llvm::sort(bounds);
+  // By lifetime, so that neighbours of one lifetime become one part.
+  std::map<std::pair<int64_t, int64_t>, SmallVector<ArenaPart, 1>> byLifetime;
+  for (size_t i = 0; i + 1 < bounds.size(); ++i) {
+    std::vector<std::pair<int64_t, int64_t>> lives;
+    for (const Touch &touch : touches) {
+      if (touch.offset > bounds[i] ||
+          touch.offset + touch.bytes < bounds[i + 1])
+        continue;
+      if (lives.empty() || (touch.isNew && touch.time > lives.back().second))
+        lives.push_back({touch.time, touch.time});
+      lives.back().second = touch.time;
+    }
+    for (auto life : lives) {
+      auto &parts = byLifetime[life];
+      int64_t bytes = bounds[i + 1] - bounds[i];
+      if (!parts.empty() &&
+          parts.back().offset + parts.back().bytes == bounds[i])
+        parts.back().bytes += bytes;
+      else
+        parts.push_back({life.first, life.second, bounds[i], bytes});
+    }
+  }
+  SmallVector<ArenaPart, 1> all;
+  for (auto &[life, parts] : byLifetime)
+    all.append(parts);
+  return all;
+}
+
+// A root home in the arena: of the program that writes it first.
+using Owner = std::pair<int, int>; // program, home
+
+struct Blocks {
+  std::vector<ArenaBlock> blocks;
   std::vector<Owner> owners;
-  StageBytes bytes(stages, 0);
-  bool holdsSaved = false;
-  for (int64_t stage = 0; stage < stages; ++stage) {
-    std::vector<ArenaBlock> blocks;
-    size_t firstOwner = owners.size();
-    llvm::DenseMap<std::pair<size_t, int>, size_t> blockOf;
-    for (auto [index, program] : llvm::enumerate(programs)) {
+};
+
+// Bytes of a slot, and which of a chunk's programs are the first and the last
+// between which they hold something.
+struct SlotPart {
+  int64_t offset, bytes;
+  int first, last;
+};
+
+// What the micro-batches of a chunk save.
+struct Slot {
+  Blocks values; // saved, and scratch in their gaps
+  int64_t bytes = 0;
+  std::vector<SlotPart> parts;
+};
+
+// What has a slot: a micro-batch of a chunk in one of the schedules.
+using SlotKey = std::tuple<size_t, int64_t, int64_t>; // schedule, chunk, it
+
+// How the values of a slot lie: in which order of the programs that hold them,
+// and whether of what the first one saves for the last one the early dead lie
+// high. No layout is best for all schedules.
+struct Layout {
+  enum Order { FirstWriter, LastReader, LastWriter } order = FirstWriter;
+  bool lateLow = false;
+};
+
+} // namespace
+
+// One stage's arena in the making.
+class lmc::plan::StagePacker {
+public:
+  StagePacker(Assigner &assigner, int64_t stage)
+      : assigner(assigner), programs(assigner.programs), stage(stage) {}
+  // Takes the answer of another one of the same stage.
+  StagePacker &operator=(StagePacker &&other) {
+    placed = std::move(other.placed);
+    slotOf = std::move(other.slotOf);
+    savedUsers = std::move(other.savedUsers);
+    bytes = other.bytes;
+    liveBytes = other.liveBytes;
+    return *this;
+  }
+
+  void packTogether();
+  void packApart(Layout layout);
+  struct Placed {
+    Owner owner;
+    int64_t offset;
+    bool isInSlot; // the call's slot is to be added
+  };
+  std::vector<Placed> placed;
+  std::map<SlotKey, int64_t> slotOf;
+  llvm::DenseSet<int> savedUsers; // programs that touch saved values
+  int64_t bytes = 0, liveBytes = 0;
+  bool mayTryAgain = false; // there is time for another layout
+
+private:
+  Blocks blocksOf(llvm::function_ref<bool(int program, const Home &)> wants);
+  Blocks scratchOf(int program);
+  int programAt(int64_t time) const;
+  void layOut(Slot &slot, Layout layout, Blocks saved);
+  void findParts(Slot &slot);
+  Blocks fillSlot(Slot &slot, int program);
+  void packCalls();
+
+  Assigner &assigner;
+  std::vector<AssignedProgram> &programs;
+  int64_t stage;
+  std::map<int64_t, Slot> slots; // by chunk
+};
+
+// The homes of this stage's programs that `wants` takes, on the line of time.
+Blocks StagePacker::blocksOf(
+    llvm::function_ref<bool(int program, const Home &)> wants) {
+  llvm::MapVector<Owner, SmallVector<Touch>> touches;
+  for (auto [index, program] : llvm::enumerate(programs)) {
+    if (program.stage != stage)
+      continue;
+    for (auto [number, step] : llvm::enumerate(program.homes.steps))
+      for (const Step::Use &use : step.uses) {
+        const Home &home = program.homes.homes[use.place.home];
+        if ((home.kind != Home::Scratch && home.kind != Home::Saved) ||
+            !wants(index, home))
+          continue;
+        Owner owner = home.owner >= 0 ? Owner(home.ownerProgram, home.owner)
+                                      : Owner(index, use.place.home);
+        touches[owner].push_back({program.base + int64_t(number),
+                                  use.place.offset, use.bytes,
+                                  use.access == Step::Use::Write});
+      }
+  }
+  Blocks result;
+  for (auto &[owner, list] : touches) {
+    result.owners.push_back(owner);
+    result.blocks.push_back({partsOf(list), 0});
+  }
+  return result;
+}
+
+// All programs on one line of time.
+void StagePacker::packTogether() {
+  Blocks all = blocksOf([](int, const Home &) { return true; });
+  bytes = packArena(all.blocks);
+  liveBytes = largestLiveBytes(all.blocks);
+  for (auto [owner, block] : llvm::zip(all.owners, all.blocks))
+    placed.push_back({owner, block.offset, false});
+}
+
+// What lives within a program.
+Blocks StagePacker::scratchOf(int program) {
+  return blocksOf([&](int index, const Home &home) {
+    return index == program && home.kind == Home::Scratch;
+  });
+}
+
+// The program that runs at a point of the line of time.
+int StagePacker::programAt(int64_t time) const {
+  auto behind = llvm::upper_bound(
+      programs, time, [](int64_t time, const AssignedProgram &program) {
+        return time < program.base;
+      });
+  return int(behind - programs.begin()) - 1;
+}
+
+// Values that the same programs hold lie together, and what is dead early lies
+// at an end, so that there the bytes are free together: for other slots, for
+// scratch, for what later programs save.
+void StagePacker::layOut(Slot &slot, Layout layout, Blocks saved) {
+  std::vector<std::pair<std::tuple<int, int, int64_t>, size_t>> order;
+  int firstProgram = std::numeric_limits<int>::max(), lastProgram = 0;
+  for (const ArenaBlock &block : saved.blocks) {
+    auto [begin, end] = lifetimeOf(block);
+    firstProgram = std::min(firstProgram, programAt(begin));
+    lastProgram = std::max(lastProgram, programAt(end));
+  }
+  for (auto [index, block] : llvm::enumerate(saved.blocks)) {
+    auto [begin, end] = lifetimeOf(block);
+    int first = programAt(begin), last = programAt(end);
+    int64_t within = first != firstProgram                   ? begin
+                     : layout.lateLow && last == lastProgram ? -end
+                                                             : end;
+    std::tuple<int, int, int64_t> key{first, -last, within};
+    if (layout.order == Layout::LastReader)
+      key = {-last, first, within};
+    if (layout.order == Layout::LastWriter)
+      key = {-last, -first, within};
+    order.push_back({key, index});
+  }
+  llvm::sort(order);
+  for (auto &[key, index] : order) {
+    slot.values.blocks.push_back(saved.blocks[index]);
+    slot.values.owners.push_back(saved.owners[index]);
+  }
+  slot.bytes = stackBlocks(slot.values.blocks);
+}
+
+// Which of the chunk's programs hold what bytes of a slot.
+void StagePacker::findParts(Slot &slot) {
+  SmallVector<Touch> touches;
+  for (const ArenaBlock &block : slot.values.blocks)
+    for (const ArenaPart &part : block.parts)
+      for (int64_t time : {part.begin, part.end})
+        touches.push_back(
+            {programAt(time), block.offset + part.offset, part.bytes, false});
+  llvm::sort(touches,
+             [](const Touch &a, const Touch &b) { return a.time < b.time; });
+  for (const ArenaPart &part : partsOf(touches))
+    slot.parts.push_back(
+        {part.offset, part.bytes, int(part.begin), int(part.end)});
+}
+
+// Puts scratch of `program` into gaps of bytes that the slot holds then;
+// returns what is left.
+Blocks StagePacker::fillSlot(Slot &slot, int program) {
+  std::vector<ArenaBlock> taken = slot.values.blocks;
+  for (const SlotPart &part : slot.parts)
+    if (program < part.first || part.last < program)
+      taken.push_back({{ArenaPart{0, std::numeric_limits<int64_t>::max() - 1,
+                                  part.offset, part.bytes}},
+                       0});
+  Blocks scratch = scratchOf(program), left;
+  for (ArenaBlock &block : scratch.blocks)
+    block.offset = -1;
+  fillGaps(scratch.blocks, taken, slot.bytes);
+  for (auto [owner, block] : llvm::zip(scratch.owners, scratch.blocks)) {
+    Blocks &to = block.offset < 0 ? left : slot.values;
+    to.owners.push_back(owner);
+    to.blocks.push_back(block);
+  }
+  return left;
+}
+
+// Slots, and scratch that found no gap in them, by the calls of the stage's
+// schedules: a slot is alive from its micro-batch's first call to its last one,
+// a program's scratch, in one place, at its calls.
+void StagePacker::packCalls() {
+  struct Outside {
+    Blocks values;
+    ArenaBlock whole;
+  };
+  std::map<int, Outside> outsides;                   // by program
+  std::map<SlotKey, std::map<int, int64_t>> timesOf; // of programs
+  int64_t time = -1;
+  for (auto [schedule, calls] : llvm::enumerate(assigner.schedules))
+    for (CallOp call : calls) {
+      int index = assigner.indexOf(call.getProgram());
+      AssignedProgram &program = programs[index];
       if (program.stage != stage)
         continue;
-      for (auto [number, home] : llvm::enumerate(program.homes.homes)) {
-        if (home.parent >= 0 || home.begin < 0)
-          continue;
-        if (home.kind == Home::Saved && home.owner >= 0) {
-          auto known = blockOf.find({size_t(home.ownerProgram), home.owner});
-          if (known != blockOf.end())
-            blocks[known->second].end = program.base + home.end;
-          continue;
+      ++time;
+      bool holdsSlot = savedUsers.contains(index);
+      if (holdsSlot)
+        timesOf[{schedule, program.chunk, call.getMicroBatch()}][index] = time;
+      auto [entry, isNew] = outsides.try_emplace(index);
+      Outside &outside = entry->second;
+      if (isNew) {
+        outside.values = holdsSlot ? fillSlot(slots[program.chunk], index)
+                                   : scratchOf(index);
+        outside.whole.parts.push_back(
+            {time, time, 0, packArena(outside.values.blocks)});
+      }
+      auto &parts = outside.whole.parts;
+      if (time <= parts.back().end + 1)
+        parts.back().end = time;
+      else
+        parts.push_back({time, time, 0, parts.back().bytes});
+    }
+
+  std::vector<ArenaBlock> blocks;
+  for (auto &[key, times] : timesOf) {
+    blocks.emplace_back();
+    for (const SlotPart &part : slots[std::get<1>(key)].parts) {
+      // A schedule need not call all of the chunk's programs.
+      auto first = times.lower_bound(part.first);
+      auto behind = times.upper_bound(part.last);
+      if (first != behind)
+        blocks.back().parts.push_back({first->second, std::prev(behind)->second,
+                                       part.offset, part.bytes});
+    }
+  }
+  for (auto &[program, outside] : outsides)
+    blocks.push_back(outside.whole);
+  // All stages share the time of one.
+  double work = kPackingWork / double(assigner.stages);
+  bytes = packArena(blocks, work);
+  liveBytes = largestLiveBytes(blocks);
+  mayTryAgain = 8 * pairsOfParts(blocks) < work;
+
+  auto block = blocks.begin();
+  for (auto &[key, times] : timesOf)
+    slotOf[key] = (block++)->offset;
+  for (auto &[program, outside] : outsides) {
+    int64_t base = (block++)->offset;
+    for (auto [owner, each] :
+         llvm::zip(outside.values.owners, outside.values.blocks))
+      placed.push_back({owner, base + each.offset, false});
+  }
+  for (auto &[chunk, slot] : slots)
+    for (auto [owner, each] : llvm::zip(slot.values.owners, slot.values.blocks))
+      placed.push_back({owner, each.offset, true});
+}
+
+// Each micro-batch of a chunk has a place for what it saves, its slot, from its
+// first call to its last one; all slots of a chunk are laid out alike.
+void StagePacker::packApart(Layout layout) {
+  for (auto [index, program] : llvm::enumerate(programs))
+    for (const Step &step : program.homes.steps)
+      for (const Step::Use &use : step.uses)
+        if (program.stage == stage &&
+            program.homes.homes[use.place.home].kind == Home::Saved) {
+          savedUsers.insert(index);
+          slots[program.chunk];
         }
-        if (home.kind != Home::Scratch && home.kind != Home::Saved)
-          continue;
-        holdsSaved |= home.kind == Home::Saved;
-        blockOf[{index, int(number)}] = blocks.size();
-        blocks.push_back({program.base + home.begin, program.base + home.end,
-                          home.bytes, 0});
-        owners.push_back({index, int(number), 0});
+  for (auto &[chunk, slot] : slots) {
+    layOut(slot, layout,
+           blocksOf([&, chunk = chunk](int program, const Home &home) {
+             return home.kind == Home::Saved &&
+                    programs[program].chunk == chunk;
+           }));
+    findParts(slot);
+  }
+  packCalls();
+}
+
+// Packs each stage, with the best of the layouts that there is time for, and
+// turns what came out into slots of calls, allocations and slices.
+void Assigner::packStages() {
+  StageBytes bytes(stages, 0);
+  std::vector<StagePacker::Placed> placed;
+  for (int64_t stage = 0; stage < stages; ++stage) {
+    StagePacker packer(*this, stage);
+    if (fitsOneLineOfTime(stage)) {
+      packer.packTogether();
+    } else {
+      packer.packApart({});
+      for (Layout layout : {Layout{Layout::FirstWriter, true},
+                            {Layout::LastReader, false},
+                            {Layout::LastReader, true},
+                            {Layout::LastWriter, false},
+                            {Layout::LastWriter, true}}) {
+        if (!packer.mayTryAgain)
+          break;
+        StagePacker other(*this, stage);
+        other.packApart(layout);
+        if (other.bytes < packer.bytes)
+          packer = std::move(other);
       }
     }
-    bytes[stage] = packArena(blocks);
-    liveBytes = std::max(liveBytes, largestLiveBytes(blocks));
-    for (auto [i, block] : llvm::enumerate(blocks))
-      owners[firstOwner + i].offset = block.offset;
+    bytes[stage] = packer.bytes;
+    arenaBytes = std::max(arenaBytes, packer.bytes);
+    liveBytes = std::max(liveBytes, packer.liveBytes);
+    llvm::append_range(placed, packer.placed);
+    for (auto [schedule, calls] : llvm::enumerate(schedules))
+      for (CallOp call : calls) {
+        int index = indexOf(call.getProgram());
+        if (programs[index].stage != stage)
+          continue;
+        auto slot = packer.slotOf.find(
+            {schedule, programs[index].chunk, call.getMicroBatch()});
+        call.setSlot(packer.savedUsers.contains(index) ? slot->second : 0);
+        lastSlot = std::max<int64_t>(lastSlot, call.getSlot());
+      }
   }
-  arenaBytes = *std::max_element(bytes.begin(), bytes.end());
-  if (owners.empty())
+  if (placed.empty())
     return;
+  bool holdsSaved = llvm::any_of(placed, [&](auto &one) {
+    return programs[one.owner.first].homes.homes[one.owner.second].kind ==
+           Home::Saved;
+  });
   FlatSymbolRefAttr arena = allocate(holdsSaved ? "activations" : "scratch",
                                      holdsSaved ? "saved" : "scratch", bytes);
-  for (const Owner &owner : owners) {
-    AssignedProgram &program = programs[owner.program];
-    program.slices[owner.home] = slice(arena, linear(owner.offset),
-                                       program.homes.homes[owner.home].bytes);
+  for (const StagePacker::Placed &one : placed) {
+    AssignedProgram &program = programs[one.owner.first];
+    LinearAttr offset = linear(one.offset);
+    if (one.isInSlot)
+      offset = offset.plus(1, kSlot);
+    program.slices[one.owner.second] =
+        slice(arena, offset, program.homes.homes[one.owner.second].bytes);
   }
-}
-
-// What each program has to do with saved values.
-std::vector<Assigner::SavedUse> Assigner::findSavedUses() {
-  std::vector<SavedUse> uses(programs.size(), SavedUse::NoneAlive);
-  llvm::StringMap<size_t> indices;
-  for (auto [index, program] : llvm::enumerate(programs)) {
-    indices[program.function.getName()] = index;
-    for (const Home &home : program.homes.homes)
-      if (home.parent < 0 && home.begin >= 0 && home.kind == Home::Saved)
-        uses[index] = SavedUse::Touches;
-  }
-  for (const std::vector<CallOp> &calls : schedules) {
-    auto touches = [&](CallOp call) {
-      return uses[indices.lookup(call.getProgram())] == SavedUse::Touches;
-    };
-    auto first = llvm::find_if(calls, touches);
-    auto last = std::find_if(calls.rbegin(), calls.rend(), touches).base();
-    for (auto call = first; call < last; ++call)
-      if (!touches(*call))
-        uses[indices.lookup(CallOp(*call).getProgram())] = SavedUse::SomeAlive;
-  }
-  return uses;
-}
-
-// Saved values of a chunk lie at slot * stride: within a slot, a value may take
-// the bytes of one that has had its last reader, for a micro-batch meets the
-// programs of a chunk in their order. Scratch goes, the largest first, where
-// saved values leave bytes free,
-//
-//   - in the gaps of the running micro-batch's own slot, for a program that
-//     has to do with saved values;
-//   - anywhere among them, for a program that runs when no micro-batch is
-//     under way (the update, an evaluation);
-//
-// and what finds no place there into bytes that every program uses anew. Where
-// a stage has one slot, scratch and saved values are packed together.
-void Assigner::packApart() {
-  struct Slot {
-    std::vector<ArenaBlock> blocks;
-    std::vector<std::pair<size_t, int>> owners; // program, home
-    int64_t count = 1, base = 0, stride = 0;
-  };
-  llvm::MapVector<std::pair<int64_t, int64_t>, Slot> slotsOf; // stage, chunk
-  llvm::DenseMap<std::pair<size_t, int>, size_t> blockOf;
-  for (auto [index, program] : llvm::enumerate(programs)) {
-    Slot &slot = slotsOf[{program.stage, program.chunk}];
-    slot.count = std::max(slot.count, program.slots);
-    for (auto [number, home] : llvm::enumerate(program.homes.homes)) {
-      if (home.parent >= 0 || home.begin < 0 || home.kind != Home::Saved)
-        continue;
-      if (home.owner >= 0) {
-        auto known = blockOf.find({size_t(home.ownerProgram), home.owner});
-        if (known != blockOf.end())
-          slot.blocks[known->second].end = program.base + home.end;
-      } else {
-        blockOf[{index, int(number)}] = slot.blocks.size();
-        slot.blocks.push_back({program.base + home.begin,
-                               program.base + home.end, home.bytes, 0});
-        slot.owners.push_back({index, int(number)});
-      }
-    }
-  }
-  std::vector<SavedUse> uses = findSavedUses();
-  // With one slot it is one line of time.
-  llvm::DenseMap<int64_t, int> chunksOf; // of a stage
-  for (auto &[place, slot] : slotsOf)
-    chunksOf[place.first] += !slot.blocks.empty();
-  for (auto [index, program] : llvm::enumerate(programs)) {
-    Slot &slot = slotsOf[{program.stage, program.chunk}];
-    if (slot.count > 1 || chunksOf[program.stage] > 1 ||
-        uses[index] != SavedUse::Touches)
-      continue;
-    for (auto [number, home] : llvm::enumerate(program.homes.homes))
-      if (home.parent < 0 && home.begin >= 0 && home.kind == Home::Scratch) {
-        slot.blocks.push_back({program.base + home.begin,
-                               program.base + home.end, home.bytes, 0});
-        slot.owners.push_back({index, int(number)});
-      }
-  }
-  StageBytes savedBytes(stages, 0), scratchBytes(stages, 0);
-  for (auto &[place, slot] : slotsOf) {
-    slot.stride = packArena(slot.blocks);
-    slot.base = savedBytes[place.first];
-    savedBytes[place.first] += slot.stride * slot.count;
-  }
-  auto most = [](const StageBytes &bytes) {
-    return *std::max_element(bytes.begin(), bytes.end());
-  };
-  FlatSymbolRefAttr saved, scratch;
-  if (most(savedBytes) > 0)
-    saved = allocate("saved", "saved", savedBytes);
-  auto inSlot = [&](const Slot &slot, const ArenaBlock &block) {
-    LinearAttr where = linear(slot.base + block.offset);
-    if (slot.count > 1)
-      where = where.plus(slot.stride, kSlot);
-    return slice(saved, where, block.bytes);
-  };
-  for (auto &[place, slot] : slotsOf)
-    for (auto [owner, block] : llvm::zip(slot.owners, slot.blocks))
-      programs[owner.first].slices[owner.second] = inSlot(slot, block);
-
-  struct Left {
-    size_t program;
-    int home;
-    ArenaBlock block;
-  };
-  std::vector<Left> left;
-  for (auto [index, program] : llvm::enumerate(programs)) {
-    const Slot &slot = slotsOf[{program.stage, program.chunk}];
-    std::vector<ArenaBlock> blocks, placed;
-    std::vector<int> numbers;
-    int64_t room = 0;
-    if (uses[index] == SavedUse::Touches) {
-      room = slot.stride;
-      placed = slot.blocks;
-    } else if (uses[index] == SavedUse::NoneAlive) {
-      room = savedBytes[program.stage];
-    }
-    for (auto [number, home] : llvm::enumerate(program.homes.homes)) {
-      if (home.parent >= 0 || home.begin < 0 || home.kind != Home::Scratch ||
-          program.slices[number])
-        continue;
-      blocks.push_back(
-          {program.base + home.begin, program.base + home.end, home.bytes, -1});
-      numbers.push_back(number);
-    }
-    std::vector<ArenaBlock> alive = placed;
-    alive.insert(alive.end(), blocks.begin(), blocks.end());
-    liveBytes =
-        std::max(liveBytes, (uses[index] == SavedUse::NoneAlive
-                                 ? 0
-                                 : savedBytes[program.stage] - int64_t(room)) +
-                                largestLiveBytes(alive));
-    if (room > 0)
-      fillGaps(blocks, std::move(placed), room);
-    std::vector<ArenaBlock> others;
-    for (auto [number, block] : llvm::zip(numbers, blocks)) {
-      if (block.offset < 0) {
-        others.push_back(block);
-        left.push_back({index, number, block});
-      } else {
-        program.slices[number] =
-            uses[index] == SavedUse::Touches
-                ? inSlot(slot, block)
-                : slice(saved, linear(block.offset), block.bytes);
-      }
-    }
-    int64_t &bytes = scratchBytes[program.stage];
-    bytes = std::max(bytes, packArena(others));
-    for (auto [one, block] : llvm::zip(
-             llvm::MutableArrayRef(left).take_back(others.size()), others))
-      one.block.offset = block.offset;
-  }
-  if (most(scratchBytes) > 0)
-    scratch = allocate("scratch", "scratch", scratchBytes);
-  for (const Left &one : left)
-    programs[one.program].slices[one.home] =
-        slice(scratch, linear(one.block.offset), one.block.bytes);
-  for (int64_t stage = 0; stage < stages; ++stage)
-    arenaBytes = std::max(arenaBytes, savedBytes[stage] + scratchBytes[stage]);
 }

@@ -19,7 +19,6 @@ namespace lmc::plan {
 struct AssignedProgram {
   mlir::func::FuncOp function;
   int64_t stage = 0, chunk = 0;
-  int64_t slots = 1; // of the micro-batches that it is called for
   bool isPerMicroBatch = false;
   int64_t base = 0; // of its steps on the line of time
   // Indices of the programs that save what this one reads.
@@ -38,6 +37,8 @@ struct AssignedPort {
 // Names in the order of their first appearance.
 using Ports = llvm::MapVector<llvm::StringRef, AssignedPort>;
 
+class StagePacker;
+
 class Assigner {
 public:
   explicit Assigner(mlir::ModuleOp module)
@@ -49,12 +50,15 @@ public:
   int64_t arenaBytes = 0, liveBytes = 0;
 
 private:
+  friend class StagePacker;
+
   mlir::LogicalResult readSchedules();
   mlir::LogicalResult findAllHomes();
   mlir::LogicalResult collectPorts();
   mlir::LogicalResult addPort(AssignedProgram &program, Ports &ports,
                               llvm::StringRef name, mlir::Value value);
-  bool fitsOneLineOfTime();
+  bool fitsOneLineOfTime(int64_t stage);
+  int indexOf(llvm::StringRef program) const { return indices.lookup(program); }
 
   // A block of bytes for each pipeline stage; what is allocated is the most.
   using StageBytes = llvm::SmallVector<int64_t>;
@@ -63,12 +67,7 @@ private:
   void placeInBuckets();
   void placePorts(Ports &ports, llvm::StringRef allocation,
                   llvm::StringRef contents);
-  void packTogether();
-  void packApart();
-  // Whether a program reads or writes saved values, or runs while some are
-  // alive, or while none is.
-  enum class SavedUse { Touches, SomeAlive, NoneAlive };
-  std::vector<SavedUse> findSavedUses();
+  void packStages();
   void placeFixedHomes();
   mlir::FlatSymbolRefAttr allocate(llvm::StringRef name,
                                    llvm::StringRef contents,
@@ -94,9 +93,10 @@ private:
   mlir::SymbolTable symbols;
   mlir::OpBuilder builder;
   std::vector<AssignedProgram>
-      programs; // in the order in which they are called first
+      programs;                 // in the order in which they are called first
+  llvm::StringMap<int> indices; // of programs
   std::vector<std::vector<CallOp>> schedules;
-  int64_t microBatches = 1, slots = 1, stages = 1;
+  int64_t microBatches = 1, stages = 1, lastSlot = 0;
   Ports inputs, outputs, scalars;
   llvm::StringMap<SliceAttr> states;
   llvm::StringMap<mlir::FlatSymbolRefAttr> allocations;

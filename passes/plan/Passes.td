@@ -132,8 +132,10 @@ def Assign : Pass<"plan-assign", "::mlir::ModuleOp"> {
     time, in the order in which a micro-batch meets them, so that a saved value
     lives from its writer in forward to its last reader in backward and its
     bytes serve other values before and after. Where several micro-batches are
-    under way at once (more than one slot), saved values get an allocation of
-    their own, at slot * stride.
+    under way at once on a stage, what each of them saves lies in one range of
+    bytes, laid out alike for all micro-batches of a chunk; these ranges and
+    the programs' scratch are packed by the calls of the stage. From here a
+    call's slot is the byte at which the range of its micro-batch begins.
 
     **Before**
     ```mlir

@@ -1,5 +1,6 @@
 // The checks of PlanCheck.h, in the order in which one builds on another:
 // mesh, symbols, allocations, tensors, kernels, programs, schedules.
+#include "runtime/plan/ArenaCheck.h"
 #include "runtime/plan/PlanChecker.h"
 #include "runtime/plan/PlanFacts.h"
 
@@ -428,6 +429,7 @@ Status Checker::run() {
   LMC_RETURN_IF_ERROR(checkKernels());
   LMC_ASSIGN_OR_RETURN(uses, checkCalls(plan, ranges, stages));
   LMC_RETURN_IF_ERROR(checkPrograms());
+  LMC_RETURN_IF_ERROR(checkArenas(plan));
   return stages > 1 ? checkStages(plan, stages) : Status();
 }
 

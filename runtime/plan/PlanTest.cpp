@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <gtest/gtest.h>
+#include <limits>
 #include <random>
 #include <xxhash.h>
 
@@ -332,13 +333,73 @@ static plan::Plan twoSlots() {
 
 TEST(PlanCheck, SlotsAreHeldToTheEnd) {
   EXPECT_TRUE(checkPlan(twoSlots()).ok()) << checkPlan(twoSlots()).toString();
-  plan::Plan p = twoSlots();
-  p.mutable_schedules(0)->mutable_calls(1)->set_slot(0);
-  EXPECT_NE(checkPlan(p).toString().find(
-                "call 1: micro-batch 1 of chunk 0 takes slot 0, it has slot 0 "
-                "and that one holds micro-batch 0"),
-            std::string::npos)
-      << checkPlan(p).toString();
+  auto refused = [](const char *because,
+                    const std::function<void(plan::Plan &)> &change) {
+    plan::Plan p = twoSlots();
+    change(p);
+    std::string text = checkPlan(p).toString();
+    EXPECT_NE(text.find(because), std::string::npos)
+        << "wanted: " << because << "\ngot: " << text;
+  };
+  auto setStride = [](plan::Plan &p, int64_t stride) {
+    for (plan::Slice *slice : {p.mutable_programs(0)
+                                   ->mutable_instructions(0)
+                                   ->mutable_fill()
+                                   ->mutable_slice(),
+                               p.mutable_programs(1)
+                                   ->mutable_instructions(0)
+                                   ->mutable_copy()
+                                   ->mutable_source()})
+      slice->mutable_offset()->mutable_terms(0)->set_coefficient(stride);
+  };
+  refused(
+      "call 2: program backward, micro-batch 0, reads bytes [0, 64) of "
+      "allocation 0 (saved), which chunk 0, micro-batch 1, has written "
+      "over",
+      [](auto &p) { p.mutable_schedules(0)->mutable_calls(1)->set_slot(0); });
+  refused("reads bytes [32, 64) of allocation 0 (saved), which chunk 0, "
+          "micro-batch 1, has written over",
+          [&](auto &p) { setStride(p, 32); });
+  refused(
+      "call 2: program backward, micro-batch 0, reads bytes [64, 128) of "
+      "allocation 0 (saved), which chunk 0, micro-batch 1, has written "
+      "over",
+      [](auto &p) { p.mutable_schedules(0)->mutable_calls(2)->set_slot(1); });
+  refused("call 0: program backward, micro-batch 0, reads bytes [0, 64) of "
+          "allocation 0 (saved), which nothing has written before it",
+          [](auto &p) {
+            p.mutable_schedules(0)->mutable_calls()->SwapElements(0, 2);
+          });
+  refused("call 1: program forward, micro-batch 1, has scratch in bytes of its "
+          "slot 1 of allocation 0 (saved)",
+          [](auto &p) {
+            setSlice(p.mutable_programs(0)
+                         ->add_instructions()
+                         ->mutable_fill()
+                         ->mutable_slice(),
+                     0, 64, 64);
+          });
+  refused("program backward, micro-batch 0, reads bytes [0, 64) of allocation "
+          "0 (saved), which it has not written before",
+          [](auto &p) {
+            p.mutable_allocations(0)->set_contents(plan::Allocation::SCRATCH);
+          });
+  // Each alone is a place: of a slot that is 0 everywhere.
+  refused("offset in allocation 0 (saved) overflows", [&](auto &p) {
+    for (plan::Call &call : *p.mutable_schedules(0)->mutable_calls())
+      call.set_slot(0);
+    auto *offset = p.mutable_programs(0)
+                       ->mutable_instructions(0)
+                       ->mutable_fill()
+                       ->mutable_slice()
+                       ->mutable_offset();
+    *offset->add_terms() = offset->terms(0);
+    for (plan::Linear::Term &term : *offset->mutable_terms())
+      term.set_coefficient(std::numeric_limits<int64_t>::max());
+  });
+  refused("depends on symbol slot, which is no slot", [](auto &p) {
+    p.mutable_symbols(0)->set_kind(plan::Symbol::MICRO_BATCH);
+  });
 }
 
 /// What a plan for cuda says of its kernels and their code.
@@ -409,6 +470,7 @@ static plan::Plan twoStages() {
   auto *scratch = p.add_allocations();
   scratch->set_name("scratch");
   scratch->set_memory(plan::DEVICE);
+  scratch->set_contents(plan::Allocation::STATE);
   scratch->set_bytes(128);
   scratch->add_stage_bytes(128);
   scratch->add_stage_bytes(64);

@@ -15,11 +15,9 @@ namespace lmc::runtime {
 // More than any sane schedule exchanges in a step.
 static constexpr int64_t maxExchanges = int64_t(1) << 26;
 
-/// A program runs once, or once for each micro-batch. From its first call to
-/// its last one a micro-batch of a chunk keeps one slot of saved values, which
-/// no other one takes meanwhile.
-static Status checkSlots(const plan::Plan &plan,
-                         const plan::Schedule &schedule) {
+/// A program runs once, or once for each micro-batch.
+static Status checkMicroBatches(const plan::Plan &plan,
+                                const plan::Schedule &schedule) {
   std::map<uint32_t, std::set<int64_t>> microBatches; // of programs
   for (const plan::Call &call : schedule.calls())
     if (!microBatches[call.program()].insert(call.micro_batch()).second)
@@ -34,35 +32,6 @@ static Status checkSlots(const plan::Plan &plan,
                      schedule.name(), schedule.stage(),
                      plan.programs(int(program)).name(), called.size(),
                      plan.micro_batches());
-  using Key = std::pair<uint32_t, int64_t>; // chunk and micro-batch, or slot
-  auto isPerMicroBatch = [&](const plan::Call &call) {
-    return microBatches[call.program()].size() > 1;
-  };
-  std::map<Key, int> last;
-  for (int i = 0; i < schedule.calls_size(); ++i)
-    if (const plan::Call &call = schedule.calls(i); isPerMicroBatch(call))
-      last[{plan.programs(int(call.program())).chunk(), call.micro_batch()}] =
-          i;
-  std::map<Key, int64_t> slotOf, holder;
-  for (int i = 0; i < schedule.calls_size(); ++i) {
-    const plan::Call &call = schedule.calls(i);
-    if (!isPerMicroBatch(call))
-      continue;
-    uint32_t chunk = plan.programs(int(call.program())).chunk();
-    auto [slot, isNew] =
-        slotOf.insert({{chunk, call.micro_batch()}, call.slot()});
-    auto [held, isFree] =
-        holder.insert({{chunk, call.slot()}, call.micro_batch()});
-    if (slot->second != call.slot() || held->second != call.micro_batch())
-      return corrupt(
-          "schedule {} of stage {}, call {}: micro-batch {} of chunk "
-          "{} takes slot {}, it has slot {} and that one holds "
-          "micro-batch {}",
-          schedule.name(), schedule.stage(), i, call.micro_batch(), chunk,
-          call.slot(), slot->second, held->second);
-    if (last[{chunk, call.micro_batch()}] == i)
-      holder.erase(held);
-  }
   return Status();
 }
 
@@ -114,7 +83,7 @@ StatusOr<std::vector<ProgramUse>> checkCalls(const plan::Plan &plan,
       use.slots.minimum = std::min(use.slots.minimum, call.slot());
       use.slots.maximum = std::max(use.slots.maximum, call.slot());
     }
-    LMC_RETURN_IF_ERROR(checkSlots(plan, schedule));
+    LMC_RETURN_IF_ERROR(checkMicroBatches(plan, schedule));
   }
   return uses;
 }

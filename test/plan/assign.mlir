@@ -116,19 +116,21 @@ func.func @step(%x: tensor<16xf32> {lm.input = "x"},
 // -----
 
 // Stages are packed each for itself. What both hold comes first, at one offset;
-// saved values lie at slot * stride on the stage that has several slots.
+// on the stage that has several micro-batches under way, saved values lie from
+// the call's slot on.
 // CHECK-LABEL: module @stages
 // CHECK: lm.parameter @first {{.*}}plan.slice = #plan.slice<@parameters[64] 64>, plan.stages = array<i64: 0>
 // CHECK: lm.parameter @shared {{.*}}plan.slice = #plan.slice<@parameters[0] 64>, plan.stages = array<i64: 0, 1>
 // CHECK: plan.allocation @parameters state 128 {stage_bytes = array<i64: 128, 64>}
-// CHECK: plan.allocation @saved saved 128 {stage_bytes = array<i64: 128, 0>}
-// CHECK: plan.allocation @scratch scratch 64 {stage_bytes = array<i64: 0, 64>}
+// CHECK: plan.allocation @activations saved 128 {stage_bytes = array<i64: 128, 64>}
 // CHECK: plan.program @f0 chunk 0
-// CHECK-NEXT: plan.run @twice (read @parameters[64] 64, write @saved[64 * slot] 64)
-// CHECK-NEXT: plan.send <@saved[64 * slot] 64> stage 1 channel 2
+// CHECK-NEXT: plan.run @twice (read @parameters[64] 64, write @activations[1 * slot] 64)
+// CHECK-NEXT: plan.send <@activations[1 * slot] 64> stage 1 channel 2
 // CHECK: plan.program @f1 chunk 1
-// CHECK-NEXT: plan.receive <@scratch[0] 64> stage -1 channel 2
-// CHECK-NEXT: plan.run @twice (read @scratch[0] 64, write @outputs[128 + 64 * micro_batch] 64)
+// CHECK-NEXT: plan.receive <@activations[0] 64> stage -1 channel 2
+// CHECK-NEXT: plan.run @twice (read @activations[0] 64, write @outputs[128 + 64 * micro_batch] 64)
+// CHECK: plan.call @f0 micro_batch 0 slot 0
+// CHECK-NEXT: plan.call @f0 micro_batch 1 slot 64
 module @stages attributes {dist.stages = 2 : i64} {
   plan.kernel @twice(%x: tensor<16xf32>) -> tensor<16xf32>
       attributes {kind = "flat", tied = array<i64: -1>} {
@@ -172,17 +174,23 @@ module @stages attributes {dist.stages = 2 : i64} {
 
 // Three programs of a micro-batch: what the input half saves takes the bytes of
 // what had its last reader there (%b), not of what the weight half still reads
-// (%a), and is not written over its operand. Two micro-batches are under way.
+// (%a), and is not written over its operand. Two micro-batches are under way in
+// the first schedule, one at a time in the one that plan-schedule adds: slots
+// are each schedule's own.
 // CHECK-LABEL: module @halves
-// CHECK: plan.allocation @saved saved 256
+// CHECK: plan.allocation @activations saved 320
 // CHECK: plan.program @forward
-// CHECK-NEXT: plan.run @twice (read @inputs[64 * micro_batch] 64, write @saved[[[A:.*128 \* slot]]] 64)
-// CHECK-NEXT: plan.run @twice (read @saved[[[A]]] 64, write @saved[[[B:.*128 \* slot]]] 64)
+// CHECK-NEXT: plan.run @twice (read @inputs[64 * micro_batch] 64, write @activations[[[A:1 \* slot]]] 64)
+// CHECK-NEXT: plan.run @twice (read @activations[[[A]]] 64, write @activations[[[B:64 \+ 1 \* slot]]] 64)
 // CHECK: plan.program @input
-// CHECK-NEXT: plan.run @twice (read @saved[[[B]]] 64, write @scratch[0] 64)
-// CHECK-NEXT: plan.run @twice (read @scratch[0] 64, write @saved[[[B]]] 64)
+// CHECK-NEXT: plan.run @twice (read @activations[[[B]]] 64, write @activations[256] 64)
+// CHECK-NEXT: plan.run @twice (read @activations[256] 64, write @activations[[[B]]] 64)
 // CHECK: plan.program @weight
-// CHECK-NEXT: plan.run @add (read @saved[[[A]]] 64, read @saved[[[B]]] 64, write @outputs
+// CHECK-NEXT: plan.run @add (read @activations[[[A]]] 64, read @activations[[[B]]] 64, write @outputs
+// CHECK: plan.call @forward micro_batch 0 slot 0
+// CHECK-NEXT: plan.call @forward micro_batch 1 slot 128
+// CHECK: plan.call @weight micro_batch 1 slot 128
+// CHECK: plan.call @forward micro_batch 1 slot 0
 module @halves attributes {lm.micro_batches = 2 : i64} {
   plan.kernel @twice(%x: tensor<16xf32>) -> tensor<16xf32> attributes {kind = "flat", tied = array<i64: -1>} {
     %y = arith.addf %x, %x : tensor<16xf32>

@@ -5,7 +5,8 @@
 
 #include <algorithm>
 #include <iterator>
-#include <set>
+#include <map>
+#include <vector>
 
 using namespace lmc;
 
@@ -176,6 +177,32 @@ std::vector<SavedUse> savedUses(const plan::Plan &plan,
   return saved;
 }
 
+// The most micro-batches of chunks between their first and their last call.
+int64_t mostUnderWay(const plan::Plan &plan, const plan::Schedule &schedule) {
+  std::map<uint32_t, int64_t> timesCalled; // programs
+  for (const plan::Call &call : schedule.calls())
+    ++timesCalled[call.program()];
+  std::map<std::pair<uint32_t, int64_t>, std::pair<int, int>> spans;
+  for (int i = 0; i < schedule.calls_size(); ++i) {
+    const plan::Call &call = schedule.calls(i);
+    if (timesCalled[call.program()] == 1 && plan.micro_batches() > 1)
+      continue; // for all micro-batches
+    uint32_t chunk = plan.programs(int(call.program())).chunk();
+    auto [span, isNew] =
+        spans.try_emplace({chunk, call.micro_batch()}, std::pair(i, i));
+    span->second.second = i;
+  }
+  std::vector<int64_t> changes(size_t(schedule.calls_size()) + 1);
+  for (auto &[key, span] : spans) {
+    ++changes[size_t(span.first)];
+    --changes[size_t(span.second) + 1];
+  }
+  int64_t now = 0, most = 0;
+  for (int64_t change : changes)
+    most = std::max(most, now += change);
+  return most;
+}
+
 } // namespace
 
 StageMemory lmc::memoryOf(const plan::Plan &plan,
@@ -192,7 +219,6 @@ StageMemory lmc::memoryOf(const plan::Plan &plan,
   }
   std::map<uint32_t, std::pair<int64_t, std::vector<SavedUse>>> programs;
   std::map<uint32_t, LiveBytes> live;
-  std::set<int64_t> slots;
   std::vector<int64_t> firstTime; // of each call; an instruction takes one
   int64_t time = 0;
   for (const plan::Call &call : schedule.calls()) {
@@ -204,8 +230,6 @@ StageMemory lmc::memoryOf(const plan::Plan &plan,
       uses = savedUses(plan, program);
     }
     memory.calls.push_back({0, scratch});
-    if (!uses.empty())
-      slots.insert(call.slot());
     for (const auto &[instruction, use] : uses) {
       int64_t begin = offsetOf(plan, *use.slice, call, schedule.stage());
       int64_t end = begin + use.slice->bytes();
@@ -219,7 +243,7 @@ StageMemory lmc::memoryOf(const plan::Plan &plan,
     time += std::max(program.instructions_size(), 1);
   }
   firstTime.push_back(time);
-  memory.slots = int64_t(slots.size());
+  memory.slots = mostUnderWay(plan, schedule);
   std::vector<int64_t> saved(static_cast<size_t>(time));
   for (auto &[allocation, bytes] : live) {
     std::vector<int64_t> alive = bytes.finish(time);

@@ -11,15 +11,15 @@
 namespace lmc {
 
 struct CallMemory {
-  // The most at one instruction. Where one micro-batch at a time is under way,
-  // scratch lies among the saved values.
+  // The most at one instruction. Where a plan saves anything, scratch lies
+  // among the saved values and counts as such.
   int64_t saved = 0, scratch = 0;
 };
 
 struct StageMemory {
-  int64_t allocated = 0; // on the device
-  int64_t fixed = 0;     // of it, what is neither saved nor scratch
-  int64_t slots = 0;     // micro-batches whose saved values have a place
+  int64_t allocated = 0;         // on the device
+  int64_t fixed = 0;             // of it, what is neither saved nor scratch
+  int64_t slots = 0;             // micro-batches of chunks under way at once
   std::vector<CallMemory> calls; // as in the schedule
 };
 
