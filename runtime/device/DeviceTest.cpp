@@ -129,7 +129,8 @@ TEST(KernelLoader, ChoosesTheBestCodeThatRuns) {
 
 TEST(KernelLoader, RefusesWhatIsNoSharedObject) {
   auto device = makeCpu(1, false);
-  auto handles = device->loadKernels({{"x86-64", {}, "not ELF"}}, {"f"});
+  auto handles =
+      device->loadKernels({{"x86-64", {}, "not ELF"}}, {KernelRequest{"f"}});
   ASSERT_FALSE(handles.ok());
   EXPECT_EQ(handles.status().exitStatus(), 4);
 }
