@@ -6,7 +6,7 @@
 #include "runtime/device/cuda/CodeChoice.h"
 #include "runtime/exec/BigramPlanForTest.h"
 #include "runtime/plan/Linear.h"
-#include "runtime/weights/LocalTensor.h"
+#include "runtime/train/Snapshot.h"
 
 #include <cstdlib>
 #include <gtest/gtest.h>
@@ -194,6 +194,20 @@ TEST_F(CudaDeviceTest, WeightsAreThoseOfTheCpu) {
                          0);
              });
   EXPECT_EQ(pieces, 2);
+
+  // As a checkpoint takes them, transposed.
+  Snapshot::Selection parameters;
+  parameters.wants = [](const plan::State &state) {
+    return state.kind() == plan::State::PARAMETER;
+  };
+  parameters.suffix = [](const plan::State &) { return std::string(); };
+  Snapshot onCpu, onCuda;
+  ASSERT_TRUE(onCpu.gather(**expected, parameters).ok());
+  ASSERT_TRUE(onCuda.gather(**executor, parameters).ok());
+  ASSERT_EQ(onCuda.tensors().size(), 1u);
+  EXPECT_EQ(std::memcmp(onCuda.tensors()[0].data, onCpu.tensors()[0].data,
+                        size_t(all.bytes())),
+            0);
 }
 
 TEST_F(CudaDeviceTest, TellsWhatTheDriverSays) {
