@@ -33,6 +33,9 @@ config.substitutions.append(("%source", config.lmc_source))
 # %exits 4 COMMAND: the command has to end with this exit status.
 config.substitutions.append(
     ("%exits", "python3 " + os.path.join(config.lmc_source, "test/exits.py")))
+# A folder with a double of the CUDA driver, for LD_LIBRARY_PATH.
+config.substitutions.append(
+    ("%cuda_stub", os.path.join(config.lmc_build, "test/cuda-stub")))
 config.substitutions.append(
     ("%plugins", os.path.join(config.lmc_build, "lib")))
 config.substitutions.append(("%examples",

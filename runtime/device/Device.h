@@ -1,6 +1,6 @@
 // A device: the memory that a plan's slices lie in and the engine that runs
-// its kernels, fills and copies. cpu/ runs them on a pinned thread pool, null/
-// runs nothing and holds nothing (dry runs).
+// its kernels, fills and copies. cpu/ runs them on a pinned thread pool, cuda/
+// on an NVIDIA GPU; null/ runs nothing and holds nothing (dry runs).
 //
 // What it stands for: one accelerator, or this rank's share of the host's
 //   cores, with the arenas of one plan.
@@ -40,6 +40,16 @@ struct CodeObject {
   std::string_view object;
 };
 
+/// A kernel of the plan, as far as a device must know it: parameters of a
+/// launch are `operands` pointers, `integers` numbers and the units. On a GPU a
+/// unit is a block of `threads` threads with `sharedBytes` of dynamic shared
+/// memory.
+struct KernelRequest {
+  std::string symbol;
+  uint32_t operands = 0, integers = 0, threads = 0;
+  int64_t sharedBytes = 0;
+};
+
 /// Where a kernel starts; made by the device, opaque to everyone else.
 using KernelHandle = const void *;
 
@@ -60,11 +70,11 @@ public:
   virtual Status allocate(const std::vector<AllocationRequest> &blocks) = 0;
   virtual std::byte *base(uint32_t block) const = 0;
 
-  /// Takes the best of `code` that this device can run and finds the symbols
-  /// in it; one handle per symbol.
+  /// Takes the best of `code` that this device can run and finds the kernels
+  /// in it; one handle per kernel.
   virtual StatusOr<std::vector<KernelHandle>>
   loadKernels(const std::vector<CodeObject> &code,
-              const std::vector<std::string> &symbols) = 0;
+              const std::vector<KernelRequest> &wanted) = 0;
 
   /// Computes the units [0, units) of a kernel.
   virtual void launch(KernelHandle kernel, void *const *pointers,

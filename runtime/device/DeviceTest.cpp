@@ -1,6 +1,7 @@
 // One conformance suite for every device, and what is particular to the CPU:
 // the thread pool, the choice of code, and guard pages.
 #include "runtime/device/cpu/CpuDevice.h"
+#include "runtime/device/cuda/CudaDevice.h"
 #include "runtime/device/null/NullDevice.h"
 
 #include <cstring>
@@ -15,7 +16,15 @@ struct DeviceCase {
   bool computes; ///< null/ runs nothing, by design
   std::function<std::unique_ptr<Device>()> make;
 };
-class DeviceConformance : public testing::TestWithParam<DeviceCase> {};
+class DeviceConformance : public testing::TestWithParam<DeviceCase> {
+protected:
+  void SetUp() override {
+    if (std::string(GetParam().name) != "cuda")
+      return;
+    if (auto gpus = CudaDevice::list(); !gpus.ok())
+      GTEST_SKIP() << gpus.status().message();
+  }
+};
 
 TEST_P(DeviceConformance, AllocatesZeroedAlignedBlocks) {
   std::unique_ptr<Device> device = GetParam().make();
@@ -60,13 +69,20 @@ static std::unique_ptr<Device> makeCpu(int threads, bool guards) {
   return device.ok() ? *std::move(device) : nullptr;
 }
 
+static std::unique_ptr<Device> makeCuda() {
+  auto device = CudaDevice::create(ThreadPool::Options());
+  EXPECT_TRUE(device.ok()) << device.status().toString();
+  return device.ok() ? *std::move(device) : nullptr;
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Devices, DeviceConformance,
     testing::Values(DeviceCase{"null", false,
                                [] { return std::make_unique<NullDevice>(); }},
                     DeviceCase{"cpu", true, [] { return makeCpu(2, false); }},
                     DeviceCase{"cpu_guarded", true,
-                               [] { return makeCpu(3, true); }}),
+                               [] { return makeCpu(3, true); }},
+                    DeviceCase{"cuda", true, makeCuda}),
     [](const auto &info) { return info.param.name; });
 
 TEST(ThreadPool, RunsEveryUnitOnceWhateverTheThreads) {
@@ -129,7 +145,8 @@ TEST(KernelLoader, ChoosesTheBestCodeThatRuns) {
 
 TEST(KernelLoader, RefusesWhatIsNoSharedObject) {
   auto device = makeCpu(1, false);
-  auto handles = device->loadKernels({{"x86-64", {}, "not ELF"}}, {"f"});
+  auto handles =
+      device->loadKernels({{"x86-64", {}, "not ELF"}}, {KernelRequest{"f"}});
   ASSERT_FALSE(handles.ok());
   EXPECT_EQ(handles.status().exitStatus(), 4);
 }

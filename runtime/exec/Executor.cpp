@@ -40,11 +40,12 @@ Status Executor::prepare() {
     code.push_back({one.target_cpu(),
                     {one.cpu_features().begin(), one.cpu_features().end()},
                     one.object()});
-  std::vector<std::string> symbols;
+  std::vector<KernelRequest> wanted;
   for (const plan::Kernel &kernel : thePlan.kernels())
-    symbols.push_back(kernel.symbol());
+    wanted.push_back({kernel.symbol(), kernel.operands(), kernel.integers(),
+                      kernel.threads(), kernel.shared_bytes()});
   LMC_ASSIGN_OR_RETURN(std::vector<KernelHandle> kernels,
-                       theDevice.loadKernels(code, symbols));
+                       theDevice.loadKernels(code, wanted));
 
   std::vector<AllocationRequest> blocks;
   for (const plan::Allocation &allocation : thePlan.allocations())
@@ -212,6 +213,9 @@ Status Executor::runProgram(uint32_t index) {
       return std::move(status).note(
           "in {}", describeInstruction(thePlan, index, op.instruction));
     if (options.profile) {
+      if (Status status = theDevice.synchronize(); !status.ok())
+        return std::move(status).note(
+            "in {}", describeInstruction(thePlan, index, op.instruction));
       times[index][i].ns += uint64_t(
           std::chrono::nanoseconds(std::chrono::steady_clock::now() - start)
               .count());

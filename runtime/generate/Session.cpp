@@ -1,7 +1,7 @@
 // See Session.h.
 #include "runtime/generate/Session.h"
 #include "runtime/base/Log.h"
-#include "runtime/device/cpu/CpuDevice.h"
+#include "runtime/device/OpenDevice.h"
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFacts.h"
 #include "runtime/plan/PlanFile.h"
@@ -29,10 +29,10 @@ static Status open(Call &call) {
   device.guardPages = options.guardPages;
   if (options.pinThreads && int(cores.size()) >= device.threads)
     device.cores.assign(cores.begin(), cores.begin() + device.threads);
-  LMC_ASSIGN_OR_RETURN(std::unique_ptr<CpuDevice> cpu,
-                       CpuDevice::create(device));
+  LMC_ASSIGN_OR_RETURN(std::unique_ptr<Device> opened,
+                       openDevice(call.plan.target(), device));
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor,
-                       Executor::create(call.plan, *cpu, nullptr, 0,
+                       Executor::create(call.plan, *opened, nullptr, 0,
                                         {options.profile || options.measure}));
   if (!options.weights.empty()) {
     LMC_ASSIGN_OR_RETURN(WeightFiles weights,
@@ -50,10 +50,6 @@ Status runSession(const SessionOptions &options,
   LMC_ASSIGN_OR_RETURN(plan::Plan plan, readPlanFile(options.plan));
   if (Status status = checkPlan(plan); !status.ok())
     return std::move(status).prepend(options.plan);
-  if (plan.target() != "cpu" && !plan.target().empty())
-    return wrongInput("the plan is made for the target \"{}\"; this lmrun runs "
-                      "\"cpu\"",
-                      plan.target());
   if (int64_t ranks = worldSize(plan); ranks != 1)
     return wrongInput("the plan is made for {} ranks; one runs here", ranks)
         .help("compile a plan without --mesh: any checkpoint fits it");

@@ -85,10 +85,19 @@ Status StepModel::run() {
   put(slotsPort, slots);
   put(logitRowsPort, logitRows);
   put(pagesPort, pages.pageTable());
-  return executor->run(schedule);
+  LMC_RETURN_IF_ERROR(executor->run(schedule));
+  Device &device = executor->device();
+  if (device.hostAccessible())
+    return Status();
+  hostLogits.resize(size_t(numLogits() * vocabulary()));
+  device.read(executor->address(logitsPort->slice()), hostLogits.data(),
+              int64_t(hostLogits.size() * sizeof(float)));
+  return device.synchronize();
 }
 
 const float *StepModel::logits(int64_t index) const {
+  if (!executor->device().hostAccessible())
+    return hostLogits.data() + index * vocabulary();
   return reinterpret_cast<const float *>(
              executor->address(logitsPort->slice())) +
          index * vocabulary();

@@ -48,6 +48,8 @@ private:
                    *logitRowsPort = nullptr, *pagesPort = nullptr,
                    *logitsPort = nullptr;
   std::vector<int32_t> tokens, positions, sequences, slots, logitRows;
+  /// Of the step, where the host cannot reach the plan's.
+  std::vector<float> hostLogits;
 };
 
 } // namespace lmc::runtime

@@ -80,21 +80,24 @@ Status Snapshot::gatherState(Executor &executor, const Selection &selection,
     std::vector<int64_t> coordinates = rankCoordinates(plan.mesh(), rank);
     if (!ownsPart(plan, coordinates, state))
       continue;
-    LocalTensor part = LocalTensor::of(executor, state);
-    if (rank != 0) {
-      part = LocalTensor::of(plan, state, coordinates);
-      staging.resize(size_t(part.bytes()));
-      part.data = staging.data();
-      LMC_RETURN_IF_ERROR(receivePart(*executor.comm(), rank, part));
+    Device &device = executor.device();
+    auto store = [&](const LocalTensor &part) {
+      storePart(device, part, boxes, dtype, selection.scale, buffers);
+    };
+    if (rank == 0) {
+      readOnHost(device, LocalTensor::of(executor, state), store);
+      continue;
     }
-    storePart(executor.device(), part, boxes, dtype, selection.scale, buffers);
+    LocalTensor part = LocalTensor::of(plan, state, coordinates);
+    staging.resize(size_t(part.bytes()));
+    part.data = staging.data();
+    LMC_RETURN_IF_ERROR(receivePart(*executor.comm(), rank, part));
+    store(part);
   }
   return Status();
 }
 
 Status Snapshot::gather(Executor &executor, const Selection &selection) {
-  if (!executor.device().hostAccessible())
-    return Status();
   for (const plan::State &state : executor.plan().states())
     if (selection.wants(state))
       LMC_RETURN_IF_ERROR(gatherState(executor, selection, state));

@@ -4,7 +4,7 @@
 #include "runtime/comm/Traffic.h"
 #include "runtime/comm/host/HostCommunicator.h"
 #include "runtime/comm/local/LocalCommunicator.h"
-#include "runtime/device/cpu/CpuDevice.h"
+#include "runtime/device/OpenDevice.h"
 #include "runtime/plan/PlanFacts.h"
 #include "runtime/train/Checkpoint.h"
 #include "runtime/train/JobFacts.h"
@@ -102,10 +102,10 @@ static Status runRank(const Setup &setup, int rank, int place,
   for (int i = 0; i < setup.threadsPerRank && !setup.cores.empty(); ++i)
     device.cores.push_back(
         setup.cores[size_t(place * setup.threadsPerRank + i)]);
-  LMC_ASSIGN_OR_RETURN(std::unique_ptr<CpuDevice> cpu,
-                       CpuDevice::create(device));
+  LMC_ASSIGN_OR_RETURN(std::unique_ptr<Device> opened,
+                       openDevice(setup.plan.target(), device));
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor,
-                       Executor::create(setup.plan, *cpu, comm, rank,
+                       Executor::create(setup.plan, *opened, comm, rank,
                                         {options.profile, progress}));
   TrafficReport report;
   if (comm)
@@ -167,12 +167,17 @@ Status checkTraining(const plan::Plan &plan, const TrainOptions &options) {
     return wrongInput("the plan is made for \"{}\", not for training",
                       plan.mode())
         .help("compile with --mode=train");
-  if (plan.target() != "cpu" && !plan.target().empty())
-    return wrongInput("the plan is made for the target \"{}\"; this lmrun runs "
-                      "\"cpu\"",
-                      plan.target());
   LMC_RETURN_IF_ERROR(checkSettings(plan, options));
   int64_t ranks = worldSize(plan);
+  // A dry run needs no device.
+  if (options.paceSeconds == 0) {
+    if (plan.target() == "cuda" && ranks > 1)
+      return wrongInput("the plan is for CUDA and {} ranks; ranks cannot "
+                        "exchange what lies on GPUs yet",
+                        ranks)
+          .help("compile without --mesh, or with --target=cpu");
+    LMC_RETURN_IF_ERROR(checkDevice(plan.target()));
+  }
   if (ranks == options.ranks)
     return Status();
   std::vector<std::string> axes;

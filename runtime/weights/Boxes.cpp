@@ -109,15 +109,12 @@ struct LoadContext {
 };
 } // namespace
 
-void loadState(Executor &executor, const plan::State &state,
-               const WeightFiles &weights, const std::string &suffix) {
-  Device &device = executor.device();
-  if (!device.hostAccessible())
-    return;
-  LocalTensor tensor = LocalTensor::of(executor, state);
-  device.fillZero(tensor.data, tensor.bytes());
+/// Fills what lies in the boxes of a part that is zero.
+static void loadPart(Device &device, const LocalTensor &tensor,
+                     const std::vector<BoxMap> &boxes,
+                     const WeightFiles &weights) {
   constexpr int64_t blockElements = 1 << 16;
-  for (const BoxMap &box : boxesOf(executor.plan(), state, suffix)) {
+  for (const BoxMap &box : boxes) {
     const TensorView *view = findBox(box, weights);
     LoadContext context{tensor, box, *view,
                         lookUpDataType(int(view->dtype))->sizeBytes};
@@ -148,6 +145,15 @@ void loadState(Executor &executor, const plan::State &state,
         },
         &context, (tensor.elements() + blockElements - 1) / blockElements);
   }
+}
+
+void loadState(Executor &executor, const plan::State &state,
+               const WeightFiles &weights, const std::string &suffix) {
+  Device &device = executor.device();
+  std::vector<BoxMap> boxes = boxesOf(executor.plan(), state, suffix);
+  writeOnHost(
+      device, LocalTensor::of(executor, state),
+      [&](const LocalTensor &part) { loadPart(device, part, boxes, weights); });
 }
 
 Status loadParameters(Executor &executor, const WeightFiles &weights) {

@@ -94,16 +94,8 @@ static void drawRun(const FillContext &fill, int64_t global, int64_t count,
   }
 }
 
-void initializeState(Executor &executor, const plan::State &state,
-                     uint64_t seed) {
-  FillContext fill{LocalTensor::of(executor, state),
-                   state.initialization().kind(),
-                   state.initialization().scale(),
-                   philoxKey(seed, state.initialization().id())};
-  Device &device = executor.device();
-  if (!device.hostAccessible())
-    return;
-  device.fillZero(fill.tensor.data, fill.tensor.bytes());
+/// The part is zero.
+static void fillPart(Device &device, FillContext &fill) {
   if (fill.kind == plan::State::Initialization::ZEROS)
     return;
   constexpr int64_t blockElements = 4096;
@@ -130,6 +122,20 @@ void initializeState(Executor &executor, const plan::State &state,
               });
       },
       &fill, (fill.tensor.elements() + blockElements - 1) / blockElements);
+}
+
+void initializeState(Executor &executor, const plan::State &state,
+                     uint64_t seed) {
+  FillContext fill{{},
+                   state.initialization().kind(),
+                   state.initialization().scale(),
+                   philoxKey(seed, state.initialization().id())};
+  Device &device = executor.device();
+  writeOnHost(device, LocalTensor::of(executor, state),
+              [&](const LocalTensor &part) {
+                fill.tensor = part;
+                fillPart(device, fill);
+              });
 }
 
 } // namespace lmc::runtime

@@ -11,6 +11,7 @@
 #include "runtime/exec/Executor.h"
 
 #include <algorithm>
+#include <cstring>
 
 namespace lmc::runtime {
 
@@ -70,6 +71,52 @@ struct LocalTensor {
     }
   }
 };
+
+/// The bytes of a tensor that pass through host memory at a time.
+inline constexpr int64_t hostPieceBytes = int64_t(64) << 20;
+
+/// Calls work(piece) for one piece of the tensor after the other, each with its
+/// bytes in the same buffer.
+template <typename Work>
+void forHostPieces(const LocalTensor &tensor, Work work) {
+  int64_t step = std::max<int64_t>(1, hostPieceBytes / tensor.elementBytes);
+  std::vector<std::byte> buffer(
+      size_t(std::min(step, tensor.elements()) * tensor.elementBytes));
+  for (int64_t first = tensor.first; first < tensor.end; first += step) {
+    LocalTensor piece = tensor;
+    piece.first = first;
+    piece.end = std::min(first + step, tensor.end);
+    piece.data = buffer.data();
+    work(piece);
+  }
+}
+
+/// Runs work(part) where the host can read a tensor's bytes: once and in place,
+/// or, where device memory is out of the host's reach, for one piece after the
+/// other.
+template <typename Work>
+void readOnHost(Device &device, const LocalTensor &tensor, Work work) {
+  if (device.hostAccessible())
+    return work(tensor);
+  forHostPieces(tensor, [&](const LocalTensor &piece) {
+    device.read(tensor.at(piece.first), piece.data, piece.bytes());
+    work(piece);
+  });
+}
+
+/// The same where the host fills them: they are zero before.
+template <typename Work>
+void writeOnHost(Device &device, const LocalTensor &tensor, Work work) {
+  if (device.hostAccessible()) {
+    device.fillZero(tensor.data, tensor.bytes());
+    return work(tensor);
+  }
+  forHostPieces(tensor, [&](const LocalTensor &piece) {
+    std::memset(piece.data, 0, size_t(piece.bytes()));
+    work(piece);
+    device.write(tensor.at(piece.first), piece.data, piece.bytes());
+  });
+}
 
 /// Fills a PARAMETER as its Initialization says: a function of (seed, id,
 /// global element index), so every mesh starts from the same weights.

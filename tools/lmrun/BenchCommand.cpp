@@ -112,10 +112,13 @@ static int64_t weightBytes(const plan::Plan &plan) {
   return bytes;
 }
 
-/// Reads every byte of the allocation of parameters, on all threads.
+/// Reads every byte of the allocation of parameters, on all threads, where the
+/// host can.
 static double readParameters(Executor &executor, int64_t &bytes) {
   const plan::Plan &plan = executor.plan();
   bytes = 0;
+  if (!executor.device().hostAccessible())
+    return 0;
   int found = -1;
   for (const plan::State &state : plan.states())
     if (state.kind() == plan::State::PARAMETER)

@@ -20,6 +20,7 @@ using CommandBody = std::function<lmc::runtime::Status()>;
 void addThreadOptions(CLI::App &command, lmc::runtime::SessionOptions &session);
 
 CommandBody addBenchCommand(CLI::App &app);
+CommandBody addDevicesCommand(CLI::App &app);
 CommandBody addEvalCommand(CLI::App &app);
 CommandBody addGenerateCommand(CLI::App &app);
 CommandBody addTrainCommand(CLI::App &app);

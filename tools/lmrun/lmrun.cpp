@@ -145,6 +145,7 @@ int main(int argc, char **argv) {
   CommandBody generate = addGenerateCommand(app);
   CommandBody eval = addEvalCommand(app);
   CommandBody bench = addBenchCommand(app);
+  CommandBody devices = addDevicesCommand(app);
   CommandBody tokenize = addTokenizeCommand(app);
   try {
     app.parse(argc, argv);
@@ -167,5 +168,7 @@ int main(int argc, char **argv) {
     return report(eval());
   if (app.got_subcommand("bench"))
     return report(bench());
+  if (app.got_subcommand("devices"))
+    return report(devices());
   return report(tokenize());
 }

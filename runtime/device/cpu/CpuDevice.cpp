@@ -140,17 +140,17 @@ CpuDevice::allocateGuarded(const std::vector<AllocationRequest> &blocks) {
 
 StatusOr<std::vector<KernelHandle>>
 CpuDevice::loadKernels(const std::vector<CodeObject> &objects,
-                       const std::vector<std::string> &symbols) {
+                       const std::vector<KernelRequest> &wanted) {
   std::vector<KernelHandle> handles;
-  if (symbols.empty())
+  if (wanted.empty())
     return handles;
   LMC_ASSIGN_OR_RETURN(size_t best, chooseCode(objects, cpuFeatures()));
   LMC_ASSIGN_OR_RETURN(LoadedCode loaded, LoadedCode::load(objects[best]));
-  for (const std::string &symbol : symbols) {
-    void *address = loaded.find(symbol);
+  for (const KernelRequest &kernel : wanted) {
+    void *address = loaded.find(kernel.symbol);
     if (!address)
       return corrupt("the plan's code for {} lacks the kernel {}",
-                     objects[best].targetCpu, symbol);
+                     objects[best].targetCpu, kernel.symbol);
     handles.push_back(address);
   }
   code.push_back(std::move(loaded));
@@ -216,12 +216,7 @@ void CpuDevice::write(std::byte *target, const void *source, int64_t bytes) {
 }
 
 void CpuDevice::parallelHost(HostWork work, void *context, int64_t units) {
-  void *pointers[] = {reinterpret_cast<void *>(work), context};
-  pool->run(
-      [](void *const *pointers, const int64_t *, int64_t begin, int64_t end) {
-        reinterpret_cast<HostWork>(pointers[0])(pointers[1], begin, end);
-      },
-      pointers, nullptr, units);
+  pool->runHost(work, context, units);
 }
 
 } // namespace lmc::runtime

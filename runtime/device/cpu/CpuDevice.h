@@ -31,7 +31,7 @@ public:
   std::byte *base(uint32_t block) const override { return bases[block]; }
   StatusOr<std::vector<KernelHandle>>
   loadKernels(const std::vector<CodeObject> &code,
-              const std::vector<std::string> &symbols) override;
+              const std::vector<KernelRequest> &wanted) override;
   void launch(KernelHandle kernel, void *const *pointers,
               const int64_t *integers, int64_t units, Parts parts) override;
   void fillZero(std::byte *target, int64_t bytes) override;

@@ -161,6 +161,17 @@ void ThreadPool::run(Work work, void *const *pointers, const int64_t *integers,
   ownerSleeps.store(0);
 }
 
+void ThreadPool::runHost(void (*work)(void *, int64_t, int64_t), void *context,
+                         int64_t units) {
+  void *pointers[] = {reinterpret_cast<void *>(work), context};
+  run(
+      [](void *const *pointers, const int64_t *, int64_t begin, int64_t end) {
+        reinterpret_cast<void (*)(void *, int64_t, int64_t)>(pointers[0])(
+            pointers[1], begin, end);
+      },
+      pointers, nullptr, units);
+}
+
 Status runOnBigStack(int64_t stackBytes, void (*body)(void *), void *context) {
   struct Start {
     void (*body)(void *);

@@ -53,6 +53,9 @@ public:
   void run(Work work, void *const *pointers, const int64_t *integers,
            int64_t units, int partsPerThread = defaultParts);
   static constexpr int defaultParts = 4;
+  /// The same for what is no kernel (Device::parallelHost).
+  void runHost(void (*work)(void *context, int64_t begin, int64_t end),
+               void *context, int64_t units);
 
   int numThreads() const { return int(workers.size()) + 1; }
 

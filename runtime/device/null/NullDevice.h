@@ -56,8 +56,8 @@ public:
   }
   StatusOr<std::vector<KernelHandle>>
   loadKernels(const std::vector<CodeObject> &,
-              const std::vector<std::string> &symbols) override {
-    return std::vector<KernelHandle>(symbols.size(), nullptr);
+              const std::vector<KernelRequest> &wanted) override {
+    return std::vector<KernelHandle>(wanted.size(), nullptr);
   }
   void launch(KernelHandle, void *const *, const int64_t *, int64_t,
               Parts) override {}

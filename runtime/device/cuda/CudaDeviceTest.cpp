@@ -1,0 +1,260 @@
+// The CUDA device without a GPU: which code it takes, and, on a double of the
+// driver that this binary's rpath finds, what it calls, with which arguments
+// and in which order. The double computes nothing.
+#include "runtime/device/cuda/CudaDevice.h"
+#include "runtime/device/cpu/CpuDevice.h"
+#include "runtime/device/cuda/CodeChoice.h"
+#include "runtime/exec/BigramPlanForTest.h"
+#include "runtime/plan/Linear.h"
+#include "runtime/train/Snapshot.h"
+
+#include <cstdlib>
+#include <gtest/gtest.h>
+
+using namespace lmc::runtime;
+namespace plan = lmc::plan;
+
+static const char *ptx = ".version 8.0\n.target sm_80\n";
+static const char *cubin = "\x7f"
+                           "ELF...";
+
+TEST(CodeChoice, TakesTheCubinOfTheVeryGpuThenTheNewestPtx) {
+  std::vector<CodeObject> code = {{"sm_80", {}, ptx},  {"sm_80", {}, cubin},
+                                  {"sm_90", {}, ptx},  {"sm_90", {}, cubin},
+                                  {"sm_90a", {}, ptx}, {"sm_100", {}, ptx}};
+  EXPECT_EQ(*cuda::chooseCode(code, 80), 1u);
+  EXPECT_EQ(*cuda::chooseCode(code, 86), 0u);
+  EXPECT_EQ(*cuda::chooseCode(code, 89), 0u);
+  EXPECT_EQ(*cuda::chooseCode(code, 90), 3u);
+  EXPECT_EQ(*cuda::chooseCode(code, 100), 5u);
+  EXPECT_EQ(*cuda::chooseCode(code, 120), 5u);
+  code.pop_back();
+  EXPECT_EQ(*cuda::chooseCode(code, 100), 2u); // not sm_90a's
+}
+
+TEST(CodeChoice, RefusesWhatTheGpuCannotRun) {
+  auto none = cuda::chooseCode({{"sm_90", {}, ptx}, {"sm_80", {}, cubin}}, 86);
+  ASSERT_FALSE(none.ok());
+  EXPECT_EQ(none.status().exitStatus(), 2);
+  std::string text = none.status().toString();
+  EXPECT_NE(text.find("the PTX for sm_90 needs a GPU of sm_90 or later"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("the cubin for sm_80 needs a GPU of sm_80\n"),
+            std::string::npos)
+      << text;
+}
+
+/// The lines that the double wrote since the last call.
+static std::vector<std::string> takeLog() {
+  std::vector<std::string> lines;
+  std::ifstream file(std::getenv("LMC_STUB_CUDA_LOG"));
+  for (std::string line; std::getline(file, line);)
+    lines.push_back(line);
+  std::ofstream(std::getenv("LMC_STUB_CUDA_LOG")); // empties it
+  return lines;
+}
+
+class CudaDeviceTest : public testing::Test {
+protected:
+  void SetUp() override {
+    path = testing::TempDir() + "cuda-stub.log";
+    ::setenv("LMC_STUB_CUDA_LOG", path.c_str(), 1);
+    auto gpus = CudaDevice::list();
+    ASSERT_TRUE(gpus.ok()) << gpus.status().toString();
+    ASSERT_EQ((*gpus)[0].name, "no GPU (a test double)");
+    auto made = CudaDevice::create(ThreadPool::Options());
+    ASSERT_TRUE(made.ok()) << made.status().toString();
+    device = *std::move(made);
+    takeLog();
+  }
+  void TearDown() override {
+    device = nullptr;
+    ::unsetenv("LMC_STUB_CUDA_FAIL");
+    std::remove(path.c_str());
+  }
+  static void fail(const char *call) {
+    ::setenv("LMC_STUB_CUDA_FAIL", call, 1);
+  }
+
+  std::string path;
+  std::unique_ptr<CudaDevice> device;
+};
+
+/// The bigram plan as if it were compiled for a GPU; the kernels are empty.
+static plan::Plan cudaPlan(BigramPlan bigram = {}) {
+  plan::Plan plan = bigram.build();
+  plan.set_target("cuda");
+  std::string text = ptx;
+  uint32_t threads = 0;
+  for (plan::Kernel &kernel : *plan.mutable_kernels()) {
+    kernel.set_threads(threads += 64);
+    kernel.set_shared_bytes(threads == 64 ? 100 << 10 : 0);
+    text += ".visible .entry " + kernel.symbol() + "(\n";
+    for (uint32_t i = 0; i <= kernel.operands() + kernel.integers(); ++i)
+      text += ".param .u64 p" + std::to_string(i) + "\n";
+    text += ")\n{\nret;\n}\n";
+  }
+  plan.mutable_code(0)->set_target_cpu("sm_80");
+  plan.mutable_code(0)->set_object(text + '\0');
+  return plan;
+}
+
+/// What a schedule has to launch, worked out from the plan alone.
+static std::vector<std::string> plannedLaunches(const plan::Plan &plan,
+                                                const Device &device) {
+  std::vector<std::string> lines;
+  for (const plan::Call &call : plan.schedules(0).calls())
+    for (const plan::Instruction &instruction :
+         plan.programs(int(call.program())).instructions()) {
+      if (!instruction.has_launch())
+        continue;
+      std::vector<int64_t> values = {call.micro_batch()}; // the one symbol
+      const plan::Launch &launch = instruction.launch();
+      const plan::Kernel &kernel = plan.kernels(int(launch.kernel()));
+      int64_t rows = evaluateLinear(launch.rows(), values);
+      int64_t units = (rows + kernel.rows_per_unit() - 1) /
+                      kernel.rows_per_unit() * kernel.columns();
+      std::string line =
+          fmt::format("launch {} {} {} {}", kernel.symbol(), units,
+                      kernel.threads(), kernel.shared_bytes());
+      for (const plan::Operand &operand : launch.operands())
+        line += fmt::format(
+            " {:x}",
+            uint64_t(uintptr_t(device.base(operand.slice().allocation()))) +
+                uint64_t(evaluateLinear(operand.slice().offset(), values)));
+      for (const plan::Linear &integer : launch.integers())
+        line += fmt::format(" {:x}", evaluateLinear(integer, values));
+      lines.push_back(line + fmt::format(" {:x}", units));
+    }
+  return lines;
+}
+
+TEST_F(CudaDeviceTest, LaunchesWhatThePlanSaysAndNothingElseInAStep) {
+  plan::Plan plan = cudaPlan();
+  auto executor = Executor::create(plan, *device, nullptr, 0, {});
+  ASSERT_TRUE(executor.ok()) << executor.status().toString();
+  std::vector<std::string> before = takeLog();
+  for (const plan::Kernel &kernel : plan.kernels())
+    EXPECT_EQ(std::count(before.begin(), before.end(),
+                         "function_load " + kernel.symbol()),
+              1);
+  EXPECT_EQ(
+      std::count(before.begin(), before.end(), "shared bigram_forward 102400"),
+      1);
+  for (const std::string &line : before) {
+    EXPECT_NE(line.compare(0, 6, "launch"), 0) << line;
+    EXPECT_NE(line.compare(0, 15, "shared bigram_a"), 0) << line;
+  }
+  int64_t bytes = 0;
+  for (const std::string &line : before)
+    if (line.compare(0, 6, "alloc ") == 0)
+      bytes += std::stoll(line.substr(6));
+  int64_t planned = 0;
+  for (const plan::Allocation &allocation : plan.allocations())
+    planned += allocation.bytes();
+  EXPECT_EQ(bytes, planned);
+
+  ASSERT_TRUE((*executor)->run((*executor)->findSchedule("train")).ok());
+  std::vector<std::string> launches, step = takeLog();
+  ASSERT_FALSE(step.empty());
+  EXPECT_EQ(step.back(), "sync");
+  step.pop_back();
+  for (const std::string &line : step)
+    if (line.compare(0, 6, "launch") == 0)
+      launches.push_back(line);
+    else // fills, and copies of collectives of one rank
+      EXPECT_EQ(line.compare(0, 6, "memset"), 0) << line;
+  EXPECT_EQ(launches, plannedLaunches(plan, *device));
+  EXPECT_EQ(launches.size(), 4u); // two micro-batches, finish, update
+}
+
+// The double's addresses crash whoever touches them: weights go through read
+// and write, in more than one piece.
+TEST_F(CudaDeviceTest, WeightsAreThoseOfTheCpu) {
+  BigramPlan bigram;
+  bigram.vocabulary = 4200;
+  plan::Plan plan = cudaPlan(bigram), cpuPlan = bigram.build();
+  auto cpu = CpuDevice::create({});
+  ASSERT_TRUE(cpu.ok());
+  auto expected = Executor::create(cpuPlan, **cpu, nullptr, 0, {});
+  auto executor = Executor::create(plan, *device, nullptr, 0, {});
+  ASSERT_TRUE(expected.ok() && executor.ok());
+  const plan::State &table = plan.states(0);
+  initializeState(**expected, cpuPlan.states(0), 42);
+  initializeState(**executor, table, 42);
+  LocalTensor all = LocalTensor::of(**expected, cpuPlan.states(0));
+  ASSERT_GT(all.bytes(), hostPieceBytes);
+  int pieces = 0;
+  readOnHost(*device, LocalTensor::of(**executor, table),
+             [&](const LocalTensor &piece) {
+               ++pieces;
+               EXPECT_EQ(std::memcmp(piece.data, all.at(piece.first),
+                                     size_t(piece.bytes())),
+                         0);
+             });
+  EXPECT_EQ(pieces, 2);
+
+  // As a checkpoint takes them, transposed.
+  Snapshot::Selection parameters;
+  parameters.wants = [](const plan::State &state) {
+    return state.kind() == plan::State::PARAMETER;
+  };
+  parameters.suffix = [](const plan::State &) { return std::string(); };
+  Snapshot onCpu, onCuda;
+  ASSERT_TRUE(onCpu.gather(**expected, parameters).ok());
+  ASSERT_TRUE(onCuda.gather(**executor, parameters).ok());
+  ASSERT_EQ(onCuda.tensors().size(), 1u);
+  EXPECT_EQ(std::memcmp(onCuda.tensors()[0].data, onCpu.tensors()[0].data,
+                        size_t(all.bytes())),
+            0);
+}
+
+TEST_F(CudaDeviceTest, TellsWhatTheDriverSays) {
+  fail("cuModuleLoadDataEx");
+  auto handles =
+      device->loadKernels({{"sm_80", {}, ptx}}, {KernelRequest{"f"}});
+  ASSERT_FALSE(handles.ok());
+  EXPECT_NE(handles.status().toString().find("ptxas: line 1: the stub's words"),
+            std::string::npos)
+      << handles.status().toString();
+  fail("nothing");
+  handles = device->loadKernels({{"sm_80", {}, ptx}}, {KernelRequest{"f"}});
+  ASSERT_FALSE(handles.ok());
+  EXPECT_EQ(handles.status().exitStatus(), 4);
+
+  fail("cuMemGetInfo");
+  Status status = device->allocate({{"weights", 1 << 20}});
+  EXPECT_EQ(status.exitStatus(), 3);
+  EXPECT_NE(status.toString().find("1.0 MiB needed, 64 bytes free"),
+            std::string::npos)
+      << status.toString();
+}
+
+TEST_F(CudaDeviceTest, AFailedLaunchIsToldBySynchronize) {
+  plan::Plan plan = cudaPlan();
+  auto executor = Executor::create(plan, *device, nullptr, 0, {});
+  ASSERT_TRUE(executor.ok());
+  fail("cuLaunchKernel");
+  Status status = (*executor)->run(0);
+  ASSERT_FALSE(status.ok());
+  EXPECT_NE(status.toString().find("bigram_forward: the stub fails"),
+            std::string::npos)
+      << status.toString();
+  fail("nothing"); // and stays
+  EXPECT_FALSE(device->synchronize().ok());
+}
+
+TEST_F(CudaDeviceTest, RefusesMoreBlocksThanAGridHas) {
+  auto handles =
+      device->loadKernels({{"sm_80", {}, ".entry f(.param .s64 units)"}},
+                          {KernelRequest{"f", 0, 0, 32}});
+  ASSERT_TRUE(handles.ok());
+  device->launch((*handles)[0], nullptr, nullptr, 0, Parts::Many);
+  EXPECT_TRUE(device->synchronize().ok());
+  device->launch((*handles)[0], nullptr, nullptr, int64_t(1) << 31,
+                 Parts::Many);
+  EXPECT_FALSE(device->synchronize().ok());
+  for (const std::string &line : takeLog())
+    EXPECT_NE(line.compare(0, 6, "launch"), 0) << line;
+}

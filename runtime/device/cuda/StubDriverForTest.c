@@ -1,0 +1,204 @@
+// A double of libcuda.so.1 for tests of what is called, with what and in which
+// order: no GPU and no results. Memory is the host's, but its addresses are
+// altered so that whoever touches them without the driver crashes. A module is
+// PTX of any content; a launch computes nothing.
+//
+// Every call that matters is a line of the file that LMC_STUB_CUDA_LOG names:
+//   load, function NAME, function_load NAME, shared NAME BYTES, alloc BYTES,
+//   alloc_host BYTES, memset ADDRESS BYTES, copy TARGET SOURCE BYTES, sync,
+//   launch NAME BLOCKS THREADS SHARED PARAMETER...
+// LMC_STUB_CUDA_FAIL names a call that fails; LMC_STUB_CUDA_DEVICES is how many
+// GPUs there are (1).
+//
+// Only tests link or load it: it lies in a folder of its own of the build,
+// which no installed program searches.
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { notFound = 500, invalidImage = 200, noMemory = 2 };
+static const uint64_t deviceBit = 1ull << 62; // no canonical address has it
+
+static void record(const char *format, ...) {
+  const char *path = getenv("LMC_STUB_CUDA_LOG");
+  if (!path)
+    return;
+  FILE *file = fopen(path, "a");
+  va_list arguments;
+  va_start(arguments, format);
+  vfprintf(file, format, arguments);
+  va_end(arguments);
+  fclose(file);
+}
+static int fails(const char *name) {
+  const char *wanted = getenv("LMC_STUB_CUDA_FAIL");
+  return wanted && !strcmp(wanted, name);
+}
+static void *real(uint64_t address) {
+  return (void *)(uintptr_t)(address & ~deviceBit);
+}
+
+static int init(unsigned flags) { return fails("cuInit") ? 100 : 0; }
+static int errorName(int error, const char **name) {
+  *name = error == 100 ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR_OF_THE_STUB";
+  return 0;
+}
+static int errorString(int error, const char **text) {
+  *text = error == 100 ? "no CUDA-capable device is detected" : "the stub fails";
+  return 0;
+}
+static int driverVersion(int *version) { return *version = 12040, 0; }
+static int deviceCount(int *count) {
+  const char *devices = getenv("LMC_STUB_CUDA_DEVICES");
+  return *count = devices ? atoi(devices) : 1, 0;
+}
+static int device(int *number, int ordinal) { return *number = ordinal, 0; }
+static int deviceName(char *name, int bytes, int number) {
+  return snprintf(name, (size_t)bytes, "no GPU (a test double)"), 0;
+}
+static int attribute(int *value, int wanted, int number) {
+  return *value = wanted == 75 ? 9 : 0, 0; // sm_90
+}
+static int totalMemory(size_t *bytes, int number) {
+  return *bytes = (size_t)80 << 30, 0;
+}
+static int retain(void **context, int number) {
+  return *context = (void *)1, 0;
+}
+static int release(int number) { return record("release\n"), 0; }
+static int setCurrent(void *context) { return 0; }
+static int memoryInfo(size_t *freeBytes, size_t *total) {
+  *total = (size_t)80 << 30;
+  *freeBytes = fails("cuMemGetInfo") ? 64 : *total;
+  return 0;
+}
+static int allocate(uint64_t *address, size_t bytes) {
+  record("alloc %zu\n", bytes);
+  void *memory = aligned_alloc(256, (bytes + 255) / 256 * 256);
+  if (!memory || fails("cuMemAlloc"))
+    return noMemory;
+  memset(memory, 0xff, bytes); // the driver's is not zero either
+  *address = (uint64_t)(uintptr_t)memory | deviceBit;
+  return 0;
+}
+static int release_(uint64_t address) { return free(real(address)), 0; }
+static int allocateHost(void **address, size_t bytes, unsigned flags) {
+  record("alloc_host %zu\n", bytes);
+  *address = aligned_alloc(256, (bytes + 255) / 256 * 256);
+  return 0;
+}
+static int releaseHost(void *address) { return free(address), 0; }
+static int createStream(void **stream, unsigned flags) {
+  return *stream = (void *)2, 0;
+}
+static int destroyStream(void *stream) { return 0; }
+static int synchronize(void *stream) {
+  record("sync\n");
+  return fails("cuStreamSynchronize") ? 700 : 0;
+}
+static int copy(uint64_t target, uint64_t source, size_t bytes, void *stream) {
+  record("copy %" PRIx64 " %" PRIx64 " %zu\n", target, source, bytes);
+  memcpy(real(target), real(source), bytes);
+  return 0;
+}
+static int fill(uint64_t target, unsigned char value, size_t bytes,
+                void *stream) {
+  record("memset %" PRIx64 " %zu\n", target, bytes);
+  memset(real(target), value, bytes);
+  return 0;
+}
+static int load(const char **module, const char *image, unsigned options,
+                int *names, void **values) {
+  record("load\n");
+  if (fails("cuModuleLoadDataEx")) {
+    snprintf(values[0], (size_t)values[1], "ptxas: line 1: the stub's words");
+    return invalidImage;
+  }
+  return *module = strdup(image), 0;
+}
+static int unload(char *module) { return free(module), 0; }
+
+struct Function {
+  char name[1000];
+  int parameters;
+};
+static int function(struct Function **found, const char *module,
+                    const char *name) {
+  record("function %s\n", name);
+  char entry[1100];
+  snprintf(entry, sizeof entry, ".entry %s(", name);
+  const char *at = strstr(module, entry);
+  if (!at)
+    return notFound;
+  struct Function *made = calloc(1, sizeof *made); // as long as the process
+  snprintf(made->name, sizeof made->name, "%s", name);
+  const char *end = strchr(at, ')');
+  for (; (at = strstr(at, ".param")) && at < end; at += 6)
+    ++made->parameters;
+  return *found = made, 0;
+}
+static int loadFunction(struct Function *f) {
+  return record("function_load %s\n", f->name), 0;
+}
+static int setAttribute(struct Function *f, int wanted, int value) {
+  return record("shared %s %d\n", f->name, value), wanted == 8 ? 0 : 1;
+}
+static int launch(struct Function *f, unsigned x, unsigned y, unsigned z,
+                  unsigned threads, unsigned b, unsigned c, unsigned shared,
+                  void *stream, void **parameters, void **extra) {
+  char line[20000];
+  int at = snprintf(line, sizeof line, "launch %s %u %u %u", f->name, x * y * z,
+                    threads * b * c, shared);
+  for (int i = 0; i < f->parameters; ++i)
+    at += snprintf(line + at, sizeof line - (size_t)at, " %" PRIx64,
+                   *(uint64_t *)parameters[i]);
+  record("%s\n", line);
+  return fails("cuLaunchKernel") ? 1 : 0;
+}
+
+int cuGetProcAddress_v2(const char *name, void **found, int version,
+                        uint64_t flags, int *status) {
+  static const struct {
+    const char *name;
+    void *function;
+  } functions[] = {
+      {"cuInit", init},
+      {"cuGetErrorName", errorName},
+      {"cuGetErrorString", errorString},
+      {"cuDriverGetVersion", driverVersion},
+      {"cuDeviceGetCount", deviceCount},
+      {"cuDeviceGet", device},
+      {"cuDeviceGetName", deviceName},
+      {"cuDeviceGetAttribute", attribute},
+      {"cuDeviceTotalMem", totalMemory},
+      {"cuDevicePrimaryCtxRetain", retain},
+      {"cuDevicePrimaryCtxRelease", release},
+      {"cuCtxSetCurrent", setCurrent},
+      {"cuMemGetInfo", memoryInfo},
+      {"cuMemAlloc", allocate},
+      {"cuMemFree", release_},
+      {"cuMemHostAlloc", allocateHost},
+      {"cuMemFreeHost", releaseHost},
+      {"cuStreamCreate", createStream},
+      {"cuStreamDestroy", destroyStream},
+      {"cuStreamSynchronize", synchronize},
+      {"cuMemcpyAsync", copy},
+      {"cuMemsetD8Async", fill},
+      {"cuModuleLoadDataEx", load},
+      {"cuModuleUnload", unload},
+      {"cuModuleGetFunction", function},
+      {"cuFuncLoad", loadFunction},
+      {"cuFuncSetAttribute", setAttribute},
+      {"cuLaunchKernel", launch},
+  };
+  *found = NULL;
+  if (fails("cuGetProcAddress"))
+    return notFound;
+  for (size_t i = 0; i < sizeof functions / sizeof *functions; ++i)
+    if (!strcmp(functions[i].name, name))
+      return *found = functions[i].function, 0;
+  return notFound;
+}
