@@ -32,8 +32,7 @@ MetricsLog::create(const TrainOptions &options) {
   return log;
 }
 
-/// The step that a line is of; none in half a line, which a run that was killed
-/// leaves at the end.
+/// The step that a line is of; none in a line that is not ours, which stays.
 static std::optional<int64_t> stepOf(const std::string &line) {
   auto parsed = nlohmann::json::parse(line, nullptr, /*exceptions=*/false);
   if (!parsed.is_object() || !parsed.contains("step") ||
@@ -46,11 +45,12 @@ Status MetricsLog::resumeAfter(int64_t step) {
   struct stat info;
   if (!file || ::fstat(::fileno(file), &info) != 0 || !S_ISREG(info.st_mode))
     return Status();
+  // A run that was killed may have left half a line at the end, which goes.
   std::ifstream lines(options.metricsPath);
   off_t kept = 0;
   for (std::string line; std::getline(lines, line) && !lines.eof();
        kept += off_t(line.size()) + 1)
-    if (std::optional<int64_t> its = stepOf(line); !its || *its > step)
+    if (std::optional<int64_t> its = stepOf(line); its && *its > step)
       break;
   if (kept < info.st_size && ::ftruncate(::fileno(file), kept) != 0)
     return wrongInput("cannot cut metrics in {} behind step {}: {}",
