@@ -36,9 +36,9 @@ inline constexpr llvm::StringLiteral kSliceAttr = "plan.slice";
 // A value that a micro-batch's forward saves for its backward: an attribute
 // of forward's result and of backward's argument.
 inline constexpr llvm::StringLiteral kSavedAttr = "lm.saved";
-// Names of the two symbols that a call sets.
+// Names of the symbols that a call sets: its micro-batch, and slots by number.
 inline constexpr llvm::StringLiteral kMicroBatch = "micro_batch";
-inline constexpr llvm::StringLiteral kSlot = "slot";
+inline constexpr llvm::StringLiteral kSlotPrefix = "slot.";
 
 } // namespace lmc::plan
 

@@ -274,11 +274,12 @@ def Plan_ScheduleOp : Plan_Op<"schedule",
 def Plan_CallOp : Plan_Op<"call", [HasParent<"ScheduleOp">]> {
   let summary = "run a program for a micro-batch";
   let description = [{
-    `slot` says where the saved values of the micro-batch are: until plan-assign
-    in which of several sets, from there on at which byte of the arena.
+    `slot` says in which of several sets the saved values of the micro-batch
+    are; plan-assign makes bytes of it: `slot_values` are what the symbols of
+    kind `slot` have in this call, in the order of their declaration.
   }];
   let arguments = (ins FlatSymbolRefAttr:$program, I64Attr:$micro_batch,
-      I64Attr:$slot);
+      I64Attr:$slot, OptionalAttr<DenseI64ArrayAttr>:$slot_values);
   let assemblyFormat =
       "$program `micro_batch` $micro_batch `slot` $slot attr-dict";
 }

@@ -157,7 +157,8 @@ LogicalResult PlanWriter::writeSchedules() {
       plan::Call *target = message->add_calls();
       target->set_program(known->second);
       target->set_micro_batch(call.getMicroBatch());
-      target->set_slot(call.getSlot());
+      for (int64_t value : call.getSlotValues().value_or(ArrayRef<int64_t>()))
+        target->add_slots(value);
     }
   }
   return success();

@@ -3,14 +3,15 @@
 // programs, so several are tried; then the blocks that reach highest are moved
 // to the front of the best order and it is tried again, until the arena is at
 // most a thousandth above the largest live sum, nothing has helped for a while
-// or the budget of work is spent.
+// or the budget of work is spent. Few blocks are then searched for a place for
+// all in less.
 #include "passes/plan/AssignArena.h"
 
+#include "llvm/ADT/BitVector.h"
 #include "llvm/ADT/STLExtras.h"
 
 #include <limits>
 #include <numeric>
-#include <random>
 #include <vector>
 
 using namespace lmc::plan;
@@ -84,6 +85,131 @@ Candidate place(llvm::ArrayRef<ArenaBlock> blocks,
   return result;
 }
 
+// The search holds a frame of the stack for each block.
+constexpr size_t kMostSearched = 512;
+
+// Places the blocks one after the other, as they come alive, so that none
+// reaches above `capacity`: each at an end of a gap between those placed before
+// and alive with it, the tightest gap first. Where there is none, the last one
+// that is in its way goes elsewhere (conflict-directed backjumping; Prosser,
+// "Hybrid algorithms for the constraint satisfaction problem", 1993).
+class Search {
+public:
+  Search(llvm::ArrayRef<ArenaBlock> blocks) : blocks(blocks) {
+    for (unsigned i = 0; i < blocks.size(); ++i)
+      order.push_back(i);
+    llvm::stable_sort(order, [&](unsigned a, unsigned b) {
+      int64_t beginA = lifetimeOf(blocks[a]).first;
+      int64_t beginB = lifetimeOf(blocks[b]).first;
+      return beginA != beginB ? beginA < beginB
+                              : blocks[a].bytes() > blocks[b].bytes();
+    });
+    offsets.assign(blocks.size(), 0);
+    rivals.resize(blocks.size());
+    for (unsigned i = 0; i < order.size(); ++i)
+      for (unsigned j = 0; j < i; ++j)
+        addRivals(i, j);
+  }
+  // Whether it found a place for all, within so many steps.
+  bool run(int64_t limit, int64_t steps) {
+    capacity = limit;
+    stepsLeft = steps;
+    llvm::BitVector culprits;
+    return placeFrom(0, culprits);
+  }
+  const std::vector<int64_t> &answer() const { return offsets; }
+
+private:
+  // A block that stands before forbids the offsets between its own plus `low`
+  // and plus `high`, both excluded.
+  struct Rival {
+    unsigned place; // in the order
+    int64_t low, high;
+  };
+  void addRivals(unsigned i, unsigned j) {
+    for (const ArenaPart &part : blocks[order[i]].parts)
+      for (const ArenaPart &other : blocks[order[j]].parts)
+        if (part.begin <= other.end && other.begin <= part.end)
+          rivals[i].push_back({j, other.offset - part.offset - part.bytes,
+                               other.offset - part.offset + other.bytes});
+  }
+  // Where it fails, `culprits` are the blocks before whose places it is due to.
+  bool placeFrom(unsigned i, llvm::BitVector &culprits);
+
+  llvm::ArrayRef<ArenaBlock> blocks;
+  std::vector<unsigned> order;
+  std::vector<int64_t> offsets;           // of blocks
+  std::vector<std::vector<Rival>> rivals; // by place in the order
+  int64_t capacity = 0;
+  int64_t stepsLeft = 0;
+};
+
+bool Search::placeFrom(unsigned i, llvm::BitVector &culprits) {
+  culprits.clear();
+  culprits.resize(unsigned(order.size()));
+  if (i == order.size())
+    return true;
+  stepsLeft -= 1 + int64_t(rivals[i].size());
+  if (stepsLeft <= 0)
+    return false;
+  Taken taken;
+  for (const Rival &rival : rivals[i]) {
+    int64_t offset = offsets[order[rival.place]];
+    taken.push_back({offset + rival.low, offset + rival.high});
+    culprits.set(rival.place);
+  }
+  int64_t last = capacity - blocks[order[i]].bytes();
+  taken.push_back({last, std::numeric_limits<int64_t>::max()});
+  llvm::sort(taken);
+  llvm::SmallVector<std::pair<int64_t, int64_t>, 8> places; // gap, offset
+  int64_t top = 0;
+  for (auto [low, high] : taken) {
+    if (low >= top) {
+      int64_t highEnd = low / kAlignmentBytes * kAlignmentBytes;
+      places.push_back({low - top, top});
+      if (highEnd > top)
+        places.push_back({low - top, highEnd});
+    }
+    if (high == std::numeric_limits<int64_t>::max())
+      break;
+    top = std::max(top, alignBytes(high));
+  }
+  llvm::sort(places);
+  llvm::BitVector deeper;
+  for (auto [gap, offset] : places) {
+    offsets[order[i]] = offset;
+    if (placeFrom(i + 1, deeper))
+      return true;
+    if (stepsLeft <= 0)
+      return false;
+    if (!deeper.test(i)) { // another place of this one does not help
+      culprits = deeper;
+      return false;
+    }
+    culprits |= deeper;
+  }
+  culprits.reset(i);
+  return false;
+}
+
+// Makes the arena as small as a search finds, from the smallest capacity on.
+void searchBelow(Candidate &best, llvm::ArrayRef<ArenaBlock> blocks,
+                 double work) {
+  Search search(blocks);
+  int64_t live = largestLiveBytes(blocks);
+  for (int64_t share : {1024, 256, 128, 64, 32, 24, 16, 12}) {
+    int64_t capacity =
+        (live + live / share) / kAlignmentBytes * kAlignmentBytes;
+    if (capacity >= best.bytes)
+      return;
+    if (!search.run(capacity, int64_t(work / 10)))
+      continue;
+    best.bytes = capacity;
+    best.offsets = search.answer();
+    return;
+  }
+}
+
 // The order with the blocks that reach highest in front.
 std::vector<unsigned> promoteHighest(llvm::ArrayRef<ArenaBlock> blocks,
                                      const Candidate &candidate) {
@@ -142,8 +268,7 @@ int64_t lmc::plan::packArena(llvm::MutableArrayRef<ArenaBlock> blocks,
                              double work) {
   if (blocks.empty())
     return 0;
-  int64_t enough = largestLiveBytes(blocks);
-  enough += enough / 1024;
+  int64_t live = largestLiveBytes(blocks);
   std::vector<unsigned> natural(blocks.size());
   std::iota(natural.begin(), natural.end(), 0);
 
@@ -159,7 +284,7 @@ int64_t lmc::plan::packArena(llvm::MutableArrayRef<ArenaBlock> blocks,
     return std::make_pair(better, std::move(candidate));
   };
   auto attemptBy = [&](auto key) {
-    if (best.bytes <= enough || triesLeft <= 0)
+    if (isTight(best.bytes, live) || triesLeft <= 0)
       return;
     std::vector<unsigned> order = natural;
     llvm::sort(order, [&](unsigned a, unsigned b) {
@@ -183,27 +308,14 @@ int64_t lmc::plan::packArena(llvm::MutableArrayRef<ArenaBlock> blocks,
 
   Candidate current = best;
   int64_t sinceBetter = 0;
-  while (best.bytes > enough && triesLeft > 0 && sinceBetter < 24) {
+  while (!isTight(best.bytes, live) && triesLeft > 0 && sinceBetter < 24) {
     auto [better, candidate] = attempt(promoteHighest(blocks, current));
     current = std::move(candidate);
     sinceBetter = better ? 0 : sinceBetter + 1;
   }
-  // Few blocks are cheap to try again and again: one of the best order's goes
-  // somewhere else. The same numbers on every machine.
-  std::minstd_rand random;
-  while (best.bytes > enough && triesLeft > 0) {
-    std::vector<unsigned> order = best.order;
-    for (int move = 0; move < 2; ++move) {
-      auto from = order.begin() + random() % order.size();
-      unsigned index = *from;
-      order.erase(from);
-      order.insert(order.begin() + random() % (order.size() + 1), index);
-    }
-    Candidate candidate = place(blocks, std::move(order));
-    --triesLeft;
-    if (candidate.bytes <= best.bytes)
-      best = std::move(candidate);
-  }
+  if (!isTight(best.bytes, live) && blocks.size() <= kMostSearched &&
+      4 * pairsOfParts(blocks) < work)
+    searchBelow(best, blocks, work);
   for (auto [index, block] : llvm::enumerate(blocks))
     block.offset = best.offsets[index];
   return best.bytes;

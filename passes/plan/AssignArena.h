@@ -55,6 +55,12 @@ double pairsOfParts(llvm::ArrayRef<ArenaBlock> blocks);
 // The largest sum of bytes alive at one time.
 int64_t largestLiveBytes(llvm::ArrayRef<ArenaBlock> blocks);
 
+// Whether an arena is so little above the largest live sum that no search for a
+// better packing is worth its time.
+inline bool isTight(int64_t bytes, int64_t liveBytes) {
+  return bytes <= liveBytes + liveBytes / 1024;
+}
+
 // Sets every block's offset, a multiple of kAlignmentBytes, and returns the
 // bytes of the arena. The same blocks give the same offsets. One try visits
 // every pair of parts; there are as many as `work` pairs allow, one at least.

@@ -12,10 +12,13 @@ void Assigner::buildDeclarations() {
   auto integer = [&](int64_t value) {
     return builder.getI64IntegerAttr(value);
   };
-  for (auto [name, last] :
-       {std::pair(kMicroBatch, microBatches - 1), std::pair(kSlot, lastSlot)})
+  if (microBatches > 1)
+    builder.create<SymbolOp>(loc, kMicroBatch, "micro_batch", 0,
+                             microBatches - 1, IntegerAttr());
+  for (auto [index, last] : llvm::enumerate(lastSlots))
     if (last > 0)
-      builder.create<SymbolOp>(loc, name, name, 0, last, IntegerAttr());
+      builder.create<SymbolOp>(loc, slotName(index), "slot", 0, last,
+                               IntegerAttr());
   if (auto sizes = module->getAttrOfType<DictionaryAttr>(lm::kSizesAttr))
     for (NamedAttribute size : sizes)
       builder.create<SymbolOp>(loc, size.getName().getValue(), "size", 0,

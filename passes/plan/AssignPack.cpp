@@ -4,12 +4,16 @@
 
 #include <limits>
 #include <map>
+#include <optional>
 #include <tuple>
+#include <utility>
 
 using namespace mlir;
 using namespace lmc::plan;
 
 namespace {
+
+using Parts = SmallVector<ArenaPart, 1>;
 
 // One use of some bytes of a block.
 struct Touch {
@@ -18,7 +22,7 @@ struct Touch {
 };
 
 // A block's runs of bytes with one history each.
-SmallVector<ArenaPart, 1> partsOf(ArrayRef<Touch> touches) {
+Parts partsOf(ArrayRef<Touch> touches) {
   llvm::SmallSetVector<int64_t, 8> cuts;
   for (const Touch &touch : touches) {
     cuts.insert(touch.offset);
@@ -27,7 +31,7 @@ SmallVector<ArenaPart, 1> partsOf(ArrayRef<Touch> touches) {
   SmallVector<int64_t> bounds = cuts.takeVector();
   llvm::sort(bounds);
   // By lifetime, so that neighbours of one lifetime become one part.
-  std::map<std::pair<int64_t, int64_t>, SmallVector<ArenaPart, 1>> byLifetime;
+  std::map<std::pair<int64_t, int64_t>, Parts> byLifetime;
   for (size_t i = 0; i + 1 < bounds.size(); ++i) {
     std::vector<std::pair<int64_t, int64_t>> lives;
     for (const Touch &touch : touches) {
@@ -48,7 +52,7 @@ SmallVector<ArenaPart, 1> partsOf(ArrayRef<Touch> touches) {
         parts.push_back({life.first, life.second, bounds[i], bytes});
     }
   }
-  SmallVector<ArenaPart, 1> all;
+  Parts all;
   for (auto &[life, parts] : byLifetime)
     all.append(parts);
   return all;
@@ -62,30 +66,55 @@ struct Blocks {
   std::vector<Owner> owners;
 };
 
-// Bytes of a slot, and which of a chunk's programs are the first and the last
-// between which they hold something.
-struct SlotPart {
-  int64_t offset, bytes;
-  int first, last;
-};
-
-// What the micro-batches of a chunk save.
+// Values that the micro-batches of a chunk save and that lie together.
 struct Slot {
   Blocks values; // saved, and scratch in their gaps
   int64_t bytes = 0;
-  std::vector<SlotPart> parts;
 };
 
-// What has a slot: a micro-batch of a chunk in one of the schedules.
+// A call may be cut into phases, so that what is dead in the middle of it is
+// dead there: this many, or one where the time to pack does not suffice.
+constexpr int64_t kPhases = 16;
+
+// Parts that are given by the phases of programs, by the calls of a schedule
+// that need not call all of these programs: when each is called.
+Parts partsAt(ArrayRef<ArenaPart> parts, const std::map<int, int64_t> &times,
+              int64_t phases) {
+  Parts result;
+  for (ArenaPart part : parts) {
+    auto first = times.lower_bound(int(part.begin / phases));
+    auto behind = times.upper_bound(int(part.end / phases));
+    if (first == behind)
+      continue;
+    auto last = std::prev(behind);
+    part.begin =
+        first->second * phases +
+        (first->first == part.begin / phases ? part.begin % phases : 0);
+    part.end =
+        last->second * phases +
+        (last->first == part.end / phases ? part.end % phases : phases - 1);
+    result.push_back(part);
+  }
+  return result;
+}
+
+// What has slots: a micro-batch of a chunk in one of the schedules.
 using SlotKey = std::tuple<size_t, int64_t, int64_t>; // schedule, chunk, it
 
-// How the values of a slot lie: in which order of the programs that hold them,
-// and whether of what the first one saves for the last one the early dead lie
-// high. No layout is best for all schedules.
+// In which order the values that a chunk saves are stacked: by the programs
+// that hold them, and within what the first one saves for the last one, whether
+// the early dead lie high. No layout is best for all schedules.
 struct Layout {
-  enum Order { FirstWriter, LastReader, LastWriter } order = FirstWriter;
-  bool lateLow = false;
+  enum Order { FirstWriter, LastWriter } order;
+  bool lateLow;
 };
+
+constexpr Layout kLayouts[] = {{Layout::FirstWriter, true},
+                               {Layout::LastWriter, false},
+                               {Layout::FirstWriter, false}};
+
+// The slot of a program's scratch; those of its chunk's saved values follow.
+constexpr unsigned kScratchSlot = 0;
 
 } // namespace
 
@@ -97,8 +126,7 @@ public:
   // Takes the answer of another one of the same stage.
   StagePacker &operator=(StagePacker &&other) {
     placed = std::move(other.placed);
-    slotOf = std::move(other.slotOf);
-    savedUsers = std::move(other.savedUsers);
+    slotsOf = std::move(other.slotsOf);
     bytes = other.bytes;
     liveBytes = other.liveBytes;
     return *this;
@@ -109,11 +137,10 @@ public:
   struct Placed {
     Owner owner;
     int64_t offset;
-    bool isInSlot; // the call's slot is to be added
+    std::optional<unsigned> slot; // of the call, to be added
   };
   std::vector<Placed> placed;
-  std::map<SlotKey, int64_t> slotOf;
-  llvm::DenseSet<int> savedUsers; // programs that touch saved values
+  llvm::DenseMap<Operation *, SmallVector<int64_t, 4>> slotsOf; // calls
   int64_t bytes = 0, liveBytes = 0;
   bool mayTryAgain = false; // there is time for another layout
 
@@ -121,15 +148,29 @@ private:
   Blocks blocksOf(llvm::function_ref<bool(int program, const Home &)> wants);
   Blocks scratchOf(int program);
   int programAt(int64_t time) const;
-  void layOut(Slot &slot, Layout layout, Blocks saved);
-  void findParts(Slot &slot);
-  Blocks fillSlot(Slot &slot, int program);
+  Slot layOut(int64_t chunk, Layout layout);
+  std::vector<Slot> cutSlot(const Slot &slot) const;
+  int64_t phaseAt(int64_t time, int64_t phases) const;
+  Parts partsIn(ArrayRef<ArenaBlock> blocks, int64_t phases) const;
+  Blocks fillSlots(std::vector<Slot> &slots, int program);
+  void readCalls();
+  std::vector<ArenaBlock> blocksOfCalls(int64_t phases) const;
   void packCalls();
+
+  struct Called {
+    CallOp op;
+    SlotKey key;
+    int program;
+  };
 
   Assigner &assigner;
   std::vector<AssignedProgram> &programs;
   int64_t stage;
-  std::map<int64_t, Slot> slots; // by chunk
+  std::map<int64_t, std::vector<Slot>> slots; // by chunk
+  llvm::DenseSet<int> savedUsers; // programs that touch saved values
+  std::vector<Called> calls;      // by time
+  std::map<SlotKey, std::map<int, int64_t>> timesOf; // of programs
+  std::map<int, Blocks> outsides; // scratch that lies in no slot, by program
 };
 
 // The homes of this stage's programs that `wants` takes, on the line of time.
@@ -165,8 +206,10 @@ void StagePacker::packTogether() {
   Blocks all = blocksOf([](int, const Home &) { return true; });
   bytes = packArena(all.blocks);
   liveBytes = largestLiveBytes(all.blocks);
+  mayTryAgain =
+      assigner.stages > 1 && pairsOfParts(all.blocks) < kPackingWork / 1024;
   for (auto [owner, block] : llvm::zip(all.owners, all.blocks))
-    placed.push_back({owner, block.offset, false});
+    placed.push_back({owner, block.offset, std::nullopt});
 }
 
 // What lives within a program.
@@ -188,7 +231,10 @@ int StagePacker::programAt(int64_t time) const {
 // Values that the same programs hold lie together, and what is dead early lies
 // at an end, so that there the bytes are free together: for other slots, for
 // scratch, for what later programs save.
-void StagePacker::layOut(Slot &slot, Layout layout, Blocks saved) {
+Slot StagePacker::layOut(int64_t chunk, Layout layout) {
+  Blocks saved = blocksOf([&](int program, const Home &home) {
+    return home.kind == Home::Saved && programs[program].chunk == chunk;
+  });
   std::vector<std::pair<std::tuple<int, int, int64_t>, size_t>> order;
   int firstProgram = std::numeric_limits<int>::max(), lastProgram = 0;
   for (const ArenaBlock &block : saved.blocks) {
@@ -202,129 +248,192 @@ void StagePacker::layOut(Slot &slot, Layout layout, Blocks saved) {
     int64_t within = first != firstProgram                   ? begin
                      : layout.lateLow && last == lastProgram ? -end
                                                              : end;
-    std::tuple<int, int, int64_t> key{first, -last, within};
-    if (layout.order == Layout::LastReader)
-      key = {-last, first, within};
-    if (layout.order == Layout::LastWriter)
-      key = {-last, -first, within};
-    order.push_back({key, index});
+    order.push_back({layout.order == Layout::FirstWriter
+                         ? std::tuple(first, -last, within)
+                         : std::tuple(-last, -first, within),
+                     index});
   }
   llvm::sort(order);
+  Slot slot;
   for (auto &[key, index] : order) {
     slot.values.blocks.push_back(saved.blocks[index]);
     slot.values.owners.push_back(saved.owners[index]);
   }
   slot.bytes = stackBlocks(slot.values.blocks);
+  return slot;
 }
 
-// Which of the chunk's programs hold what bytes of a slot.
-void StagePacker::findParts(Slot &slot) {
+// Cuts a slot where other programs hold the bytes than below, and no value lies
+// over the cut: each piece has a place of its own in a call, so that what is
+// dead need not lie between what is alive.
+std::vector<Slot> StagePacker::cutSlot(const Slot &slot) const {
+  std::map<int64_t, std::pair<int64_t, int64_t>> holders; // by offset
+  for (const ArenaPart &part : partsIn(slot.values.blocks, 1))
+    holders.insert({part.offset, {part.begin, part.end}});
+  SmallVector<int64_t> bounds{0};
+  auto below =
+      holders.empty() ? std::pair<int64_t, int64_t>() : holders.begin()->second;
+  for (auto &[offset, programs] : holders) {
+    bool isBorder = std::exchange(below, programs) != programs;
+    int64_t cut = offset;
+    if (isBorder &&
+        llvm::none_of(slot.values.blocks, [cut](const ArenaBlock &block) {
+          return block.offset < cut && cut < block.offset + block.bytes();
+        }))
+      bounds.push_back(cut);
+  }
+  std::vector<Slot> pieces(bounds.size());
+  bounds.push_back(slot.bytes);
+  for (auto [index, piece] : llvm::enumerate(pieces))
+    piece.bytes = bounds[index + 1] - bounds[index];
+  for (auto [owner, block] :
+       llvm::zip(slot.values.owners, slot.values.blocks)) {
+    // The last piece has what has no bytes, too, and lies at the very end.
+    size_t index = llvm::upper_bound(bounds, block.offset) - bounds.begin() - 1;
+    index = std::min(index, pieces.size() - 1);
+    pieces[index].values.owners.push_back(owner);
+    pieces[index].values.blocks.push_back(block);
+    pieces[index].values.blocks.back().offset -= bounds[index];
+  }
+  return pieces;
+}
+
+// The phase that a point of the line of time is in, if each program has so
+// many.
+int64_t StagePacker::phaseAt(int64_t time, int64_t phases) const {
+  int index = programAt(time);
+  const AssignedProgram &program = programs[index];
+  int64_t steps = std::max<int64_t>(1, program.homes.steps.size());
+  return index * phases + (time - program.base) * phases / steps;
+}
+
+// In which phases the bytes of some blocks hold something.
+Parts StagePacker::partsIn(ArrayRef<ArenaBlock> blocks, int64_t phases) const {
   SmallVector<Touch> touches;
-  for (const ArenaBlock &block : slot.values.blocks)
-    for (const ArenaPart &part : block.parts)
-      for (int64_t time : {part.begin, part.end})
-        touches.push_back(
-            {programAt(time), block.offset + part.offset, part.bytes, false});
-  llvm::sort(touches,
-             [](const Touch &a, const Touch &b) { return a.time < b.time; });
-  for (const ArenaPart &part : partsOf(touches))
-    slot.parts.push_back(
-        {part.offset, part.bytes, int(part.begin), int(part.end)});
+  for (const ArenaBlock &block : blocks)
+    for (const ArenaPart &part : block.parts) {
+      int64_t offset = block.offset + part.offset;
+      touches.push_back(
+          {phaseAt(part.begin, phases), offset, part.bytes, true});
+      touches.push_back({phaseAt(part.end, phases), offset, part.bytes, false});
+    }
+  // Within a phase what is dead then comes first.
+  llvm::sort(touches, [](const Touch &a, const Touch &b) {
+    return std::tuple(a.time, a.isNew, a.offset) <
+           std::tuple(b.time, b.isNew, b.offset);
+  });
+  return partsOf(touches);
 }
 
-// Puts scratch of `program` into gaps of bytes that the slot holds then;
-// returns what is left.
-Blocks StagePacker::fillSlot(Slot &slot, int program) {
-  std::vector<ArenaBlock> taken = slot.values.blocks;
-  for (const SlotPart &part : slot.parts)
-    if (program < part.first || part.last < program)
-      taken.push_back({{ArenaPart{0, std::numeric_limits<int64_t>::max() - 1,
-                                  part.offset, part.bytes}},
-                       0});
-  Blocks scratch = scratchOf(program), left;
-  for (ArenaBlock &block : scratch.blocks)
-    block.offset = -1;
-  fillGaps(scratch.blocks, taken, slot.bytes);
-  for (auto [owner, block] : llvm::zip(scratch.owners, scratch.blocks)) {
-    Blocks &to = block.offset < 0 ? left : slot.values;
-    to.owners.push_back(owner);
-    to.blocks.push_back(block);
+// Puts scratch of `program` into gaps of bytes that slots hold then; returns
+// what is left.
+Blocks StagePacker::fillSlots(std::vector<Slot> &slots, int program) {
+  Blocks left = scratchOf(program);
+  for (Slot &slot : slots) {
+    std::vector<ArenaBlock> taken = slot.values.blocks;
+    // What the program does not hold is another micro-batch's.
+    for (ArenaPart part : partsIn(slot.values.blocks, 1))
+      if (program < part.begin || part.end < program) {
+        part.begin = 0;
+        part.end = std::numeric_limits<int64_t>::max() - 1;
+        taken.push_back({{part}, 0});
+      }
+    Blocks scratch = std::exchange(left, {});
+    for (ArenaBlock &block : scratch.blocks)
+      block.offset = -1;
+    fillGaps(scratch.blocks, taken, slot.bytes);
+    for (auto [owner, block] : llvm::zip(scratch.owners, scratch.blocks)) {
+      Blocks &to = block.offset < 0 ? left : slot.values;
+      to.owners.push_back(owner);
+      to.blocks.push_back(block);
+    }
   }
   return left;
 }
 
-// Slots, and scratch that found no gap in them, by the calls of the stage's
-// schedules: a slot is alive from its micro-batch's first call to its last one,
-// a program's scratch, in one place, at its calls.
-void StagePacker::packCalls() {
-  struct Outside {
-    Blocks values;
-    ArenaBlock whole;
-  };
-  std::map<int, Outside> outsides;                   // by program
-  std::map<SlotKey, std::map<int, int64_t>> timesOf; // of programs
-  int64_t time = -1;
-  for (auto [schedule, calls] : llvm::enumerate(assigner.schedules))
-    for (CallOp call : calls) {
+// When the stage's schedules call what, and what scratch of each program finds
+// no gap in the slots that it holds.
+void StagePacker::readCalls() {
+  for (auto [schedule, list] : llvm::enumerate(assigner.schedules))
+    for (CallOp call : list) {
       int index = assigner.indexOf(call.getProgram());
       AssignedProgram &program = programs[index];
       if (program.stage != stage)
         continue;
-      ++time;
-      bool holdsSlot = savedUsers.contains(index);
-      if (holdsSlot)
-        timesOf[{schedule, program.chunk, call.getMicroBatch()}][index] = time;
-      auto [entry, isNew] = outsides.try_emplace(index);
-      Outside &outside = entry->second;
-      if (isNew) {
-        outside.values = holdsSlot ? fillSlot(slots[program.chunk], index)
-                                   : scratchOf(index);
-        outside.whole.parts.push_back(
-            {time, time, 0, packArena(outside.values.blocks)});
-      }
-      auto &parts = outside.whole.parts;
-      if (time <= parts.back().end + 1)
-        parts.back().end = time;
-      else
-        parts.push_back({time, time, 0, parts.back().bytes});
+      SlotKey key{schedule, program.chunk, call.getMicroBatch()};
+      bool holdsSlots = savedUsers.contains(index);
+      if (holdsSlots)
+        timesOf[key][index] = int64_t(calls.size());
+      calls.push_back({call, key, index});
+      auto [outside, isNew] = outsides.try_emplace(index);
+      if (!isNew)
+        continue;
+      Blocks &scratch = outside->second;
+      scratch = holdsSlots ? fillSlots(slots[program.chunk], index)
+                           : scratchOf(index);
+      packArena(scratch.blocks);
     }
-
-  std::vector<ArenaBlock> blocks;
-  for (auto &[key, times] : timesOf) {
-    blocks.emplace_back();
-    for (const SlotPart &part : slots[std::get<1>(key)].parts) {
-      // A schedule need not call all of the chunk's programs.
-      auto first = times.lower_bound(part.first);
-      auto behind = times.upper_bound(part.last);
-      if (first != behind)
-        blocks.back().parts.push_back({first->second, std::prev(behind)->second,
-                                       part.offset, part.bytes});
-    }
-  }
-  for (auto &[program, outside] : outsides)
-    blocks.push_back(outside.whole);
-  // All stages share the time of one.
-  double work = kPackingWork / double(assigner.stages);
-  bytes = packArena(blocks, work);
-  liveBytes = largestLiveBytes(blocks);
-  mayTryAgain = 8 * pairsOfParts(blocks) < work;
-
-  auto block = blocks.begin();
-  for (auto &[key, times] : timesOf)
-    slotOf[key] = (block++)->offset;
-  for (auto &[program, outside] : outsides) {
-    int64_t base = (block++)->offset;
-    for (auto [owner, each] :
-         llvm::zip(outside.values.owners, outside.values.blocks))
-      placed.push_back({owner, base + each.offset, false});
-  }
-  for (auto &[chunk, slot] : slots)
-    for (auto [owner, each] : llvm::zip(slot.values.owners, slot.values.blocks))
-      placed.push_back({owner, each.offset, true});
 }
 
-// Each micro-batch of a chunk has a place for what it saves, its slot, from its
-// first call to its last one; all slots of a chunk are laid out alike.
+// The slots of each micro-batch of a chunk, then the scratch of each call. A
+// slot's part is alive from the first call that holds it to the last one.
+std::vector<ArenaBlock> StagePacker::blocksOfCalls(int64_t phases) const {
+  std::vector<ArenaBlock> blocks;
+  std::map<int64_t, std::vector<Parts>> slotParts; // by chunk
+  for (auto &[chunk, list] : slots)
+    for (const Slot &slot : list)
+      slotParts[chunk].push_back(partsIn(slot.values.blocks, phases));
+  for (auto &[key, times] : timesOf)
+    for (const Parts &parts : slotParts[std::get<1>(key)])
+      blocks.push_back({partsAt(parts, times, phases), 0});
+  std::map<int, Parts> scratchParts; // by program
+  for (auto &[program, scratch] : outsides)
+    scratchParts[program] = partsIn(scratch.blocks, phases);
+  for (auto [time, call] : llvm::enumerate(calls))
+    blocks.push_back({partsAt(scratchParts[call.program],
+                              {{call.program, int64_t(time)}}, phases),
+                      0});
+  return blocks;
+}
+
+// Slots, and scratch that found no gap in them, by the calls of the stage's
+// schedules.
+void StagePacker::packCalls() {
+  readCalls();
+  // All stages and layouts share the time of one.
+  double work = kPackingWork / double(assigner.stages * std::size(kLayouts));
+  std::vector<ArenaBlock> blocks = blocksOfCalls(kPhases);
+  if (4 * pairsOfParts(blocks) > work)
+    blocks = blocksOfCalls(1);
+  bytes = packArena(blocks, work);
+  liveBytes = largestLiveBytes(blocks);
+  mayTryAgain = pairsOfParts(blocks) < work;
+
+  auto block = blocks.begin();
+  std::map<SlotKey, SmallVector<int64_t, 4>> savedSlots;
+  for (auto &[key, times] : timesOf)
+    for (size_t i = 0; i < slots[std::get<1>(key)].size(); ++i)
+      savedSlots[key].push_back((block++)->offset);
+  for (const Called &call : calls) {
+    auto &values = slotsOf[call.op];
+    values.push_back((block++)->offset);
+    if (savedUsers.contains(call.program))
+      llvm::append_range(values, savedSlots[call.key]);
+  }
+
+  auto place = [&](const Blocks &values, unsigned slot) {
+    for (auto [owner, each] : llvm::zip(values.owners, values.blocks))
+      placed.push_back({owner, each.offset, slot});
+  };
+  for (auto &[program, scratch] : outsides)
+    place(scratch, kScratchSlot);
+  for (auto &[chunk, list] : slots)
+    for (auto [index, slot] : llvm::enumerate(list))
+      place(slot.values, kScratchSlot + 1 + unsigned(index));
+}
+
+// Each micro-batch of a chunk has places for what it saves, its slots, from its
+// first call to its last one; those of a chunk are laid out alike.
 void StagePacker::packApart(Layout layout) {
   for (auto [index, program] : llvm::enumerate(programs))
     for (const Step &step : program.homes.steps)
@@ -334,14 +443,8 @@ void StagePacker::packApart(Layout layout) {
           savedUsers.insert(index);
           slots[program.chunk];
         }
-  for (auto &[chunk, slot] : slots) {
-    layOut(slot, layout,
-           blocksOf([&, chunk = chunk](int program, const Home &home) {
-             return home.kind == Home::Saved &&
-                    programs[program].chunk == chunk;
-           }));
-    findParts(slot);
-  }
+  for (auto &[chunk, pieces] : slots)
+    pieces = cutSlot(layOut(chunk, layout));
   packCalls();
 }
 
@@ -350,40 +453,43 @@ void StagePacker::packApart(Layout layout) {
 void Assigner::packStages() {
   StageBytes bytes(stages, 0);
   std::vector<StagePacker::Placed> placed;
+  llvm::DenseMap<Operation *, SmallVector<int64_t, 4>> slotsOf; // calls
   for (int64_t stage = 0; stage < stages; ++stage) {
     StagePacker packer(*this, stage);
-    if (fitsOneLineOfTime(stage)) {
+    if (fitsOneLineOfTime(stage))
       packer.packTogether();
-    } else {
-      packer.packApart({});
-      for (Layout layout : {Layout{Layout::FirstWriter, true},
-                            {Layout::LastReader, false},
-                            {Layout::LastReader, true},
-                            {Layout::LastWriter, false},
-                            {Layout::LastWriter, true}}) {
-        if (!packer.mayTryAgain)
-          break;
-        StagePacker other(*this, stage);
-        other.packApart(layout);
-        if (other.bytes < packer.bytes)
-          packer = std::move(other);
-      }
+    else
+      packer.packApart(kLayouts[0]);
+    for (const Layout &layout : kLayouts) {
+      if (!packer.mayTryAgain || isTight(packer.bytes, packer.liveBytes))
+        break;
+      StagePacker other(*this, stage);
+      other.packApart(layout);
+      if (other.bytes < packer.bytes)
+        packer = std::move(other);
     }
     bytes[stage] = packer.bytes;
     arenaBytes = std::max(arenaBytes, packer.bytes);
     liveBytes = std::max(liveBytes, packer.liveBytes);
     llvm::append_range(placed, packer.placed);
-    for (auto [schedule, calls] : llvm::enumerate(schedules))
-      for (CallOp call : calls) {
-        int index = indexOf(call.getProgram());
-        if (programs[index].stage != stage)
-          continue;
-        auto slot = packer.slotOf.find(
-            {schedule, programs[index].chunk, call.getMicroBatch()});
-        call.setSlot(packer.savedUsers.contains(index) ? slot->second : 0);
-        lastSlot = std::max<int64_t>(lastSlot, call.getSlot());
-      }
+    for (auto &[call, values] : packer.slotsOf) {
+      slotsOf[call] = values;
+      lastSlots.resize(std::max(lastSlots.size(), values.size()));
+      for (auto [last, value] : llvm::zip(lastSlots, values))
+        last = std::max(last, value);
+    }
   }
+  for (std::vector<CallOp> &calls : schedules)
+    for (CallOp call : calls) {
+      SmallVector<int64_t> values;
+      SmallVector<int64_t, 4> known = slotsOf.lookup(call);
+      known.resize(lastSlots.size());
+      for (auto [last, value] : llvm::zip(lastSlots, known))
+        if (last > 0)
+          values.push_back(value);
+      if (!values.empty())
+        call.setSlotValues(values);
+    }
   if (placed.empty())
     return;
   bool holdsSaved = llvm::any_of(placed, [&](auto &one) {
@@ -395,8 +501,8 @@ void Assigner::packStages() {
   for (const StagePacker::Placed &one : placed) {
     AssignedProgram &program = programs[one.owner.first];
     LinearAttr offset = linear(one.offset);
-    if (one.isInSlot)
-      offset = offset.plus(1, kSlot);
+    if (one.slot && lastSlots[*one.slot] > 0)
+      offset = offset.plus(1, slotName(*one.slot));
     program.slices[one.owner.second] =
         slice(arena, offset, program.homes.homes[one.owner.second].bytes);
   }

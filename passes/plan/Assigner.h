@@ -81,6 +81,9 @@ private:
   LinearAttr firstElement(lm::Drawing random);
   SliceAttr sliceOf(const AssignedProgram &program, const Step::Use &use);
 
+  static std::string slotName(size_t index) {
+    return (kSlotPrefix + llvm::Twine(index)).str();
+  }
   LinearAttr linear(int64_t constant) {
     return LinearAttr::get(module.getContext(), constant);
   }
@@ -96,7 +99,8 @@ private:
       programs;                 // in the order in which they are called first
   llvm::StringMap<int> indices; // of programs
   std::vector<std::vector<CallOp>> schedules;
-  int64_t microBatches = 1, stages = 1, lastSlot = 0;
+  int64_t microBatches = 1, stages = 1;
+  llvm::SmallVector<int64_t> lastSlots; // of all calls, the largest
   Ports inputs, outputs, scalars;
   llvm::StringMap<SliceAttr> states;
   llvm::StringMap<mlir::FlatSymbolRefAttr> allocations;

@@ -132,10 +132,10 @@ def Assign : Pass<"plan-assign", "::mlir::ModuleOp"> {
     time, in the order in which a micro-batch meets them, so that a saved value
     lives from its writer in forward to its last reader in backward and its
     bytes serve other values before and after. Where several micro-batches are
-    under way at once on a stage, what each of them saves lies in one range of
-    bytes, laid out alike for all micro-batches of a chunk; these ranges and
-    the programs' scratch are packed by the calls of the stage. From here a
-    call's slot is the byte at which the range of its micro-batch begins.
+    under way at once on a stage, what each of them saves lies in a few ranges
+    of bytes, laid out alike for all micro-batches of a chunk; these ranges and
+    the scratch of each call are packed by the calls of the stage. Where each
+    range begins is a symbol of kind `slot`; a call's `slot_values` say it.
 
     **Before**
     ```mlir
@@ -176,7 +176,7 @@ def Assign : Pass<"plan-assign", "::mlir::ModuleOp"> {
     **Ensures**: no two values that are alive at once share bytes; every
     offset is a multiple of 64 save inside a value; parameters and states
     carry their slice as `plan.slice`.
-    **Leaves alone**: kernels, schedules, the order of launches.
+    **Leaves alone**: kernels, the order of calls, the order of launches.
   }];
   let statistics = [
     Statistic<"numInstructions", "instructions", "instructions made">,

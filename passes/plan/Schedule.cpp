@@ -134,7 +134,8 @@ void build(OpBuilder &builder, Location loc, const StageSchedule &schedule) {
   auto op = builder.create<ScheduleOp>(loc, schedule.name, schedule.stage);
   builder.setInsertionPointToStart(&op.getBody().front());
   for (const Call &call : schedule.calls)
-    builder.create<CallOp>(loc, call.program, call.microBatch, call.slot);
+    builder.create<CallOp>(loc, call.program, call.microBatch, call.slot,
+                           DenseI64ArrayAttr());
 }
 
 // What a program takes, in FLOPs: a kernel computes or waits for memory, of

@@ -92,7 +92,8 @@ public:
 private:
   // How a program is called: on which stage, with which slots.
   struct Called {
-    int64_t stage = 0, lastSlot = 0;
+    int64_t stage = 0;
+    llvm::StringMap<int64_t> lastSlots; // of slot symbols
   };
   LogicalResult checkSlice(Operation *op, plan::SliceAttr slice, bool writes,
                            const Called &called);
@@ -103,6 +104,7 @@ private:
   ModuleOp module;
   SymbolTable symbols;
   llvm::StringMap<plan::SymbolOp> planSymbols;
+  std::vector<plan::SymbolOp> slotSymbols; // as they are declared
   llvm::StringMap<Called> calledPrograms;
 };
 
@@ -131,8 +133,9 @@ LogicalResult BorderChecker::checkSlice(Operation *op, plan::SliceAttr slice,
       return op->emitOpError() << "depends on the symbol " << name // B2
                                << ", which is not declared";
     int64_t minimum = symbol->second.getMinimum();
-    int64_t maximum = name.getValue() == plan::kSlot
-                          ? called.lastSlot
+    auto lastSlot = called.lastSlots.find(name.getValue());
+    int64_t maximum = lastSlot != called.lastSlots.end()
+                          ? lastSlot->second
                           : int64_t(symbol->second.getMaximum());
     low += std::min(coefficient * minimum, coefficient * maximum);
     high += std::max(coefficient * minimum, coefficient * maximum);
@@ -293,34 +296,51 @@ LogicalResult BorderChecker::checkProgram(plan::ProgramOp program) {
 }
 
 LogicalResult BorderChecker::checkSchedule(plan::ScheduleOp schedule) {
-  auto isInBounds = [&](StringRef name, int64_t value) {
-    auto symbol = planSymbols.find(name);
-    if (symbol == planSymbols.end())
-      return true; // nothing depends on it
-    return value >= static_cast<int64_t>(symbol->second.getMinimum()) &&
-           value <= static_cast<int64_t>(symbol->second.getMaximum());
+  auto isInBounds = [](plan::SymbolOp symbol, int64_t value) {
+    return value >= static_cast<int64_t>(symbol.getMinimum()) &&
+           value <= static_cast<int64_t>(symbol.getMaximum());
   };
+  auto microBatch = planSymbols.find(plan::kMicroBatch);
   for (auto call : schedule.getBody().getOps<plan::CallOp>()) {
     if (!symbols.lookup<plan::ProgramOp>(call.getProgram()))
       return call.emitOpError() << "calls @" << call.getProgram() // B6
                                 << ", which is no program";
-    if (!isInBounds(plan::kMicroBatch, call.getMicroBatch()) ||
-        !isInBounds(plan::kSlot, call.getSlot()))
-      return call.emitOpError() // B6
-             << "gives micro-batch " << call.getMicroBatch() << " and slot "
-             << call.getSlot() << ", which are out of their bounds";
+    if (microBatch != planSymbols.end() && // else nothing depends on it
+        !isInBounds(microBatch->second, call.getMicroBatch()))
+      return call.emitOpError()
+             << "gives micro-batch " // B6
+             << call.getMicroBatch() << ", which is out of its bounds";
+    ArrayRef<int64_t> slots =
+        call.getSlotValues().value_or(ArrayRef<int64_t>());
+    if (slots.size() != slotSymbols.size())
+      return call.emitOpError()
+             << "gives " << slots.size() // B6
+             << " slot values for " << slotSymbols.size() << " symbols";
+    for (auto [symbol, slot] : llvm::zip(slotSymbols, slots))
+      if (!isInBounds(symbol, slot))
+        return call.emitOpError() // B6
+               << "gives \"" << symbol.getName() << "\" the value " << slot
+               << ", which is out of its bounds";
   }
   return success();
 }
 
 LogicalResult BorderChecker::run() {
-  for (auto symbol : module.getOps<plan::SymbolOp>())
+  for (auto symbol : module.getOps<plan::SymbolOp>()) {
     planSymbols[symbol.getName()] = symbol;
+    if (symbol.getKind() == "slot")
+      slotSymbols.push_back(symbol);
+  }
   for (auto schedule : module.getOps<plan::ScheduleOp>())
     for (auto call : schedule.getBody().getOps<plan::CallOp>()) {
       Called &called = calledPrograms[call.getProgram()];
       called.stage = schedule.getStage();
-      called.lastSlot = std::max<int64_t>(called.lastSlot, call.getSlot());
+      for (auto [symbol, slot] :
+           llvm::zip(slotSymbols,
+                     call.getSlotValues().value_or(ArrayRef<int64_t>()))) {
+        int64_t &last = called.lastSlots[symbol.getName()];
+        last = std::max(last, slot);
+      }
     }
   for (Operation &op : *module.getBody()) {
     if (op.hasAttr(plan::kProgramAttr))
@@ -330,7 +350,7 @@ LogicalResult BorderChecker::run() {
       if (auto held = op.getAttrOfType<DenseI64ArrayAttr>(plan::kStagesAttr))
         stages.assign(held.asArrayRef().begin(), held.asArrayRef().end());
       for (int64_t stage : stages)
-        if (failed(checkSlice(&op, slice, false, {stage, 0})))
+        if (failed(checkSlice(&op, slice, false, {stage, {}})))
           return failure();
     }
     LogicalResult result = success();

@@ -93,8 +93,9 @@ Status Executor::prepare() {
                          "exchanges with a stage that is not there",
                          schedule.name(), theStage,
                          thePlan.programs(int(call.program())).name());
-      prepared.calls.push_back(
-          {call.program(), call.micro_batch(), call.slot()});
+      prepared.calls.push_back({call.program(),
+                                call.micro_batch(),
+                                {call.slots().begin(), call.slots().end()}});
     }
     schedules.push_back(std::move(prepared));
   }
@@ -149,8 +150,8 @@ Status Executor::run(int schedule) {
   for (const PreparedCall &call : schedules[size_t(schedule)].calls) {
     for (uint32_t symbol : microBatchSymbols)
       values[symbol] = call.microBatch;
-    for (uint32_t symbol : slotSymbols)
-      values[symbol] = call.slot;
+    for (size_t i = 0; i < slotSymbols.size(); ++i)
+      values[slotSymbols[i]] = call.slots[i];
     if (Status status = runProgram(call.program); !status.ok())
       return status;
   }

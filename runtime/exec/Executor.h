@@ -79,7 +79,8 @@ private:
 
   struct PreparedCall {
     uint32_t program;
-    int64_t microBatch, slot;
+    int64_t microBatch;
+    std::vector<int64_t> slots;
   };
   struct PreparedSchedule {
     std::string name;

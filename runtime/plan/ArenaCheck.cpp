@@ -1,9 +1,11 @@
 // See ArenaCheck.h. A program is walked once and what it does to an arena is
 // summed up in a few ranges; a call then costs as many steps as it has ranges,
-// whatever its instructions.
+// whatever its instructions. Only a call whose slots place something over
+// something else that it uses is walked itself.
 #include "runtime/plan/ArenaCheck.h"
 
 #include "runtime/base/Checked.h"
+#include "runtime/plan/Linear.h"
 
 #include <algorithm>
 #include <iterator>
@@ -55,7 +57,7 @@ private:
   std::map<int64_t, int64_t> ranges;
 };
 
-// What a program does to bytes at coefficient * slot + those of the sets.
+// What a program does to the bytes of the sets, moved by a sum of slots.
 struct Summary {
   ByteSet found, written; // read before written; written
 };
@@ -75,7 +77,8 @@ bool meet(const ByteSet &a, int64_t atA, const ByteSet &b, int64_t atB) {
   return false;
 }
 
-using ArenaUse = std::pair<uint32_t, int64_t>; // allocation, coefficient
+// An allocation, and the coefficient of each slot.
+using ArenaUse = std::pair<uint32_t, std::vector<int64_t>>;
 using Summaries = std::map<ArenaUse, Summary>;
 
 // Whose bytes are where.
@@ -88,7 +91,8 @@ using Pieces = std::map<int64_t, Piece>;
 
 class ArenaChecker {
 public:
-  explicit ArenaChecker(const plan::Plan &plan) : plan(plan) {}
+  explicit ArenaChecker(const plan::Plan &plan)
+      : plan(plan), slotOf(slotIndices(plan)) {}
   Status run();
 
 private:
@@ -97,43 +101,60 @@ private:
     return contents == plan::Allocation::SCRATCH ||
            contents == plan::Allocation::SAVED;
   }
-  Status use(Summaries &sums, const plan::Slice &slice, bool writes);
-  StatusOr<Summaries> sumUp(const plan::Program &program);
-  Status checkReads(const plan::Schedule &schedule, int index);
-  Status checkScratch(const plan::Schedule &schedule, int index);
-  void write(const plan::Call &call);
+  Status use(Summaries &sums, const plan::Slice &slice, bool writes,
+             const plan::Call *call);
+  StatusOr<Summaries> sumUp(const plan::Program &program,
+                            const plan::Call *call);
+  Status checkReads(const plan::Schedule &schedule, int index,
+                    const Summaries &sums);
+  bool meetsItself(const plan::Call &call);
+  void write(const plan::Call &call, const Summaries &sums);
+  static int64_t distance(const ArenaUse &use, const plan::Call &call);
   static void cut(Pieces &pieces, int64_t offset);
 
   const plan::Plan &plan;
+  std::vector<int> slotOf; // symbols
   std::vector<Summaries> programs;
   std::vector<Pieces> pieces; // of each allocation
   int64_t visits = 0;
 };
 
-// Adds a read or a write of a slice to what its program does.
-Status ArenaChecker::use(Summaries &sums, const plan::Slice &slice,
-                         bool writes) {
+// Adds a read or a write of a slice to what its program does, in a call or
+// whatever the call.
+Status ArenaChecker::use(Summaries &sums, const plan::Slice &slice, bool writes,
+                         const plan::Call *call) {
   if (!isArena(slice.allocation()))
     return Status();
-  std::optional<int64_t> coefficient = 0;
+  std::vector<int64_t> coefficients(size_t(std::count_if(
+      slotOf.begin(), slotOf.end(), [](int s) { return s >= 0; })));
+  bool fits = true;
   for (const plan::Linear::Term &term : slice.offset().terms()) {
     const plan::Symbol &symbol = plan.symbols(int(term.symbol()));
-    if (symbol.kind() != plan::Symbol::SLOT)
+    int slot = slotOf[term.symbol()];
+    if (slot < 0)
       return corrupt("offset in allocation {} ({}) depends on symbol {}, which "
                      "is no slot",
                      slice.allocation(),
                      plan.allocations(int(slice.allocation())).name(),
                      symbol.name());
-    coefficient = checkedAdd(*coefficient, term.coefficient());
-    if (!coefficient)
-      break;
+    int64_t &coefficient = coefficients[size_t(slot)];
+    auto sum = checkedAdd(coefficient, term.coefficient());
+    fits &= sum.has_value();
+    coefficient = sum.value_or(0);
   }
   int64_t begin = slice.offset().constant();
   std::optional<int64_t> end = checkedAdd(begin, slice.bytes());
-  if (!coefficient || !end)
+  if (!fits || !end)
     return corrupt("offset in allocation {} ({}) overflows", slice.allocation(),
                    plan.allocations(int(slice.allocation())).name());
-  Summary &sum = sums[{slice.allocation(), *coefficient}];
+  ArenaUse where{slice.allocation(), std::move(coefficients)};
+  if (call) {
+    int64_t moved = distance(where, *call);
+    begin += moved;
+    *end += moved;
+    where.second.clear();
+  }
+  Summary &sum = sums[std::move(where)];
   if (writes)
     sum.written.add(begin, *end);
   else
@@ -143,8 +164,9 @@ Status ArenaChecker::use(Summaries &sums, const plan::Slice &slice,
   return Status();
 }
 
-// What a program does to arenas, whatever the call.
-StatusOr<Summaries> ArenaChecker::sumUp(const plan::Program &program) {
+// What a program does to arenas: in a call, or whatever the call.
+StatusOr<Summaries> ArenaChecker::sumUp(const plan::Program &program,
+                                        const plan::Call *call) {
   Summaries sums;
   for (const plan::Instruction &instruction : program.instructions()) {
     std::vector<std::pair<const plan::Slice *, bool>> uses; // writes?
@@ -180,9 +202,17 @@ StatusOr<Summaries> ArenaChecker::sumUp(const plan::Program &program) {
     for (bool writes : {false, true})
       for (auto [slice, isWrite] : uses)
         if (isWrite == writes)
-          LMC_RETURN_IF_ERROR(use(sums, *slice, writes));
+          LMC_RETURN_IF_ERROR(use(sums, *slice, writes, call));
   }
   return sums;
+}
+
+// How far a call moves what it uses.
+int64_t ArenaChecker::distance(const ArenaUse &use, const plan::Call &call) {
+  int64_t bytes = 0;
+  for (size_t i = 0; i < use.second.size(); ++i)
+    bytes += use.second[i] * call.slots(int(i));
+  return bytes;
 }
 
 // Makes a piece begin at `offset` if one covers it.
@@ -199,7 +229,8 @@ void ArenaChecker::cut(Pieces &pieces, int64_t offset) {
 }
 
 // What a call reads before it writes it is its own micro-batch's.
-Status ArenaChecker::checkReads(const plan::Schedule &schedule, int index) {
+Status ArenaChecker::checkReads(const plan::Schedule &schedule, int index,
+                                const Summaries &sums) {
   const plan::Call &call = schedule.calls(index);
   const plan::Program &program = plan.programs(int(call.program()));
   auto wrong = [&](uint32_t allocation, int64_t begin, int64_t end,
@@ -210,10 +241,10 @@ Status ArenaChecker::checkReads(const plan::Schedule &schedule, int index) {
                    call.micro_batch(), begin, end, allocation,
                    plan.allocations(int(allocation)).name(), what);
   };
-  for (const auto &[where, sum] : programs[call.program()]) {
-    auto [allocation, coefficient] = where;
+  for (const auto &[where, sum] : sums) {
+    uint32_t allocation = where.first;
     const Pieces &map = pieces[allocation];
-    int64_t base = coefficient * call.slot();
+    int64_t base = distance(where, call);
     bool isScratch = plan.allocations(int(allocation)).contents() ==
                      plan::Allocation::SCRATCH;
     for (auto [begin, end] : sum.found.all()) {
@@ -240,41 +271,32 @@ Status ArenaChecker::checkReads(const plan::Schedule &schedule, int index) {
   return Status();
 }
 
-// What of a call's uses lies in its slot and what does not have no byte in
-// common: the summaries take them for different bytes.
-Status ArenaChecker::checkScratch(const plan::Schedule &schedule, int index) {
-  const plan::Call &call = schedule.calls(index);
-  const plan::Program &program = plan.programs(int(call.program()));
+// Whether a call's slots place two of its uses in the same bytes, which the
+// program's summaries take for different ones.
+bool ArenaChecker::meetsItself(const plan::Call &call) {
   const Summaries &sums = programs[call.program()];
   for (auto a = sums.begin(); a != sums.end(); ++a)
     for (auto b = std::next(a);
          b != sums.end() && b->first.first == a->first.first; ++b) {
-      int64_t atA = a->first.second * call.slot();
-      int64_t atB = b->first.second * call.slot();
+      int64_t atA = distance(a->first, call), atB = distance(b->first, call);
       visits += int64_t(a->second.written.all().size() +
                         b->second.written.all().size());
       if (meet(a->second.written, atA, b->second.written, atB) ||
           meet(a->second.written, atA, b->second.found, atB) ||
           meet(a->second.found, atA, b->second.written, atB))
-        return corrupt("schedule {} of stage {}, call {}: program {}, "
-                       "micro-batch {}, has scratch in bytes of its slot {} "
-                       "of allocation {} ({}) that it uses otherwise",
-                       schedule.name(), schedule.stage(), index, program.name(),
-                       call.micro_batch(), call.slot(), a->first.first,
-                       plan.allocations(int(a->first.first)).name());
+        return true;
     }
-  return Status();
+  return false;
 }
 
 // What a call writes is its micro-batch's from here on.
-void ArenaChecker::write(const plan::Call &call) {
+void ArenaChecker::write(const plan::Call &call, const Summaries &sums) {
   uint32_t chunk = plan.programs(int(call.program())).chunk();
-  for (const auto &[where, sum] : programs[call.program()]) {
-    auto [allocation, coefficient] = where;
-    Pieces &map = pieces[allocation];
+  for (const auto &[where, sum] : sums) {
+    Pieces &map = pieces[where.first];
+    int64_t base = distance(where, call);
     for (auto [begin, end] : sum.written.all()) {
-      int64_t from = coefficient * call.slot() + begin;
-      int64_t to = coefficient * call.slot() + end;
+      int64_t from = base + begin, to = base + end;
       cut(map, from);
       cut(map, to);
       auto first = map.lower_bound(from), last = map.lower_bound(to);
@@ -287,7 +309,7 @@ void ArenaChecker::write(const plan::Call &call) {
 
 Status ArenaChecker::run() {
   for (const plan::Program &program : plan.programs()) {
-    auto sums = sumUp(program);
+    auto sums = sumUp(program, nullptr);
     if (!sums.ok())
       return std::move(sums).status().prepend("program " + program.name());
     programs.push_back(*std::move(sums));
@@ -295,9 +317,17 @@ Status ArenaChecker::run() {
   for (const plan::Schedule &schedule : plan.schedules()) {
     pieces.assign(size_t(plan.allocations_size()), {});
     for (int i = 0; i < schedule.calls_size(); ++i) {
-      LMC_RETURN_IF_ERROR(checkReads(schedule, i));
-      LMC_RETURN_IF_ERROR(checkScratch(schedule, i));
-      write(schedule.calls(i));
+      const plan::Call &call = schedule.calls(i);
+      const plan::Program &program = plan.programs(int(call.program()));
+      const Summaries *sums = &programs[call.program()];
+      Summaries exact;
+      if (meetsItself(call)) {
+        visits += program.instructions_size();
+        LMC_ASSIGN_OR_RETURN(exact, sumUp(program, &call));
+        sums = &exact;
+      }
+      LMC_RETURN_IF_ERROR(checkReads(schedule, i, *sums));
+      write(call, *sums);
       if (visits > maxVisits)
         return corrupt("the calls of schedule {} of stage {} use more than {} "
                        "ranges of bytes",

@@ -51,6 +51,15 @@ inline int64_t evaluateLinear(const plan::Linear &linear,
   return value;
 }
 
+/// For each symbol of the plan, which of a call's slots it has; -1: none.
+inline std::vector<int> slotIndices(const plan::Plan &plan) {
+  std::vector<int> indices;
+  int count = 0;
+  for (const plan::Symbol &symbol : plan.symbols())
+    indices.push_back(symbol.kind() == plan::Symbol::SLOT ? count++ : -1);
+  return indices;
+}
+
 } // namespace lmc::runtime
 
 #endif // LMC_RUNTIME_PLAN_LINEAR_H

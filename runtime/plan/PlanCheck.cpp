@@ -371,10 +371,11 @@ Status Checker::checkPrograms() {
     const plan::Program &program = plan.programs(p);
     // A program's slices fit the stage and the slots that it is called with.
     stage = uses[size_t(p)].stage;
-    for (int i = 0; i < plan.symbols_size(); ++i)
-      ranges[size_t(i)] = plan.symbols(i).kind() == plan::Symbol::SLOT
-                              ? uses[size_t(p)].slots
-                              : all[size_t(i)];
+    ranges = all;
+    auto slot = uses[size_t(p)].slots.begin();
+    for (int i = 0; i < plan.symbols_size() && stage >= 0; ++i)
+      if (plan.symbols(i).kind() == plan::Symbol::SLOT)
+        ranges[size_t(i)] = *slot++;
     for (int i = 0; i < program.instructions_size(); ++i) {
       const plan::Instruction &instruction = program.instructions(i);
       Status status = checkInstruction(instruction);

@@ -326,7 +326,7 @@ static plan::Plan twoSlots() {
       auto *call = schedule->add_calls();
       call->set_program(program);
       call->set_micro_batch(microBatch);
-      call->set_slot(microBatch);
+      call->add_slots(microBatch);
     }
   return p;
 }
@@ -352,26 +352,28 @@ TEST(PlanCheck, SlotsAreHeldToTheEnd) {
                                    ->mutable_source()})
       slice->mutable_offset()->mutable_terms(0)->set_coefficient(stride);
   };
-  refused(
-      "call 2: program backward, micro-batch 0, reads bytes [0, 64) of "
-      "allocation 0 (saved), which chunk 0, micro-batch 1, has written "
-      "over",
-      [](auto &p) { p.mutable_schedules(0)->mutable_calls(1)->set_slot(0); });
+  refused("call 2: program backward, micro-batch 0, reads bytes [0, 64) of "
+          "allocation 0 (saved), which chunk 0, micro-batch 1, has written "
+          "over",
+          [](auto &p) {
+            p.mutable_schedules(0)->mutable_calls(1)->set_slots(0, 0);
+          });
   refused("reads bytes [32, 64) of allocation 0 (saved), which chunk 0, "
           "micro-batch 1, has written over",
           [&](auto &p) { setStride(p, 32); });
-  refused(
-      "call 2: program backward, micro-batch 0, reads bytes [64, 128) of "
-      "allocation 0 (saved), which chunk 0, micro-batch 1, has written "
-      "over",
-      [](auto &p) { p.mutable_schedules(0)->mutable_calls(2)->set_slot(1); });
+  refused("call 2: program backward, micro-batch 0, reads bytes [64, 128) of "
+          "allocation 0 (saved), which chunk 0, micro-batch 1, has written "
+          "over",
+          [](auto &p) {
+            p.mutable_schedules(0)->mutable_calls(2)->set_slots(0, 1);
+          });
   refused("call 0: program backward, micro-batch 0, reads bytes [0, 64) of "
           "allocation 0 (saved), which nothing has written before it",
           [](auto &p) {
             p.mutable_schedules(0)->mutable_calls()->SwapElements(0, 2);
           });
-  refused("call 1: program forward, micro-batch 1, has scratch in bytes of its "
-          "slot 1 of allocation 0 (saved)",
+  refused("call 1: program forward, micro-batch 1, has slots that place two of "
+          "its values in the same bytes of allocation 0 (saved)",
           [](auto &p) {
             setSlice(p.mutable_programs(0)
                          ->add_instructions()
@@ -387,7 +389,7 @@ TEST(PlanCheck, SlotsAreHeldToTheEnd) {
   // Each alone is a place: of a slot that is 0 everywhere.
   refused("offset in allocation 0 (saved) overflows", [&](auto &p) {
     for (plan::Call &call : *p.mutable_schedules(0)->mutable_calls())
-      call.set_slot(0);
+      call.set_slots(0, 0);
     auto *offset = p.mutable_programs(0)
                        ->mutable_instructions(0)
                        ->mutable_fill()

@@ -39,16 +39,14 @@ StatusOr<std::vector<ProgramUse>> checkCalls(const plan::Plan &plan,
                                              const std::vector<Range> &ranges,
                                              int64_t stages) {
   Range microBatches{0, std::max<int64_t>(plan.micro_batches(), 1) - 1};
-  Range slots{0, std::numeric_limits<int64_t>::max()};
+  std::vector<Range> slots; // of the SLOT symbols
   for (int i = 0; i < plan.symbols_size(); ++i) {
-    auto narrow = [&](Range &range) {
-      range.minimum = std::max(range.minimum, ranges[size_t(i)].minimum);
-      range.maximum = std::min(range.maximum, ranges[size_t(i)].maximum);
-    };
+    const Range &range = ranges[size_t(i)];
     if (plan.symbols(i).kind() == plan::Symbol::MICRO_BATCH)
-      narrow(microBatches);
+      microBatches = {std::max(microBatches.minimum, range.minimum),
+                      std::min(microBatches.maximum, range.maximum)};
     if (plan.symbols(i).kind() == plan::Symbol::SLOT)
-      narrow(slots);
+      slots.push_back(range);
   }
   std::vector<ProgramUse> uses(size_t(plan.programs_size()));
   std::set<std::pair<std::string, int64_t>> names;
@@ -66,22 +64,35 @@ StatusOr<std::vector<ProgramUse>> checkCalls(const plan::Plan &plan,
                        schedule.name(), i, call.program(),
                        plan.programs_size());
       if (call.micro_batch() < microBatches.minimum ||
-          call.micro_batch() > microBatches.maximum ||
-          call.slot() < slots.minimum || call.slot() > slots.maximum)
-        return corrupt("schedule {}, call {}: micro-batch {} and slot {} are "
-                       "beyond [{}, {}] and [{}, {}]",
-                       schedule.name(), i, call.micro_batch(), call.slot(),
-                       microBatches.minimum, microBatches.maximum,
-                       slots.minimum, slots.maximum);
+          call.micro_batch() > microBatches.maximum)
+        return corrupt("schedule {}, call {}: micro-batch {} is beyond "
+                       "[{}, {}]",
+                       schedule.name(), i, call.micro_batch(),
+                       microBatches.minimum, microBatches.maximum);
+      if (call.slots_size() != int(slots.size()))
+        return corrupt("schedule {}, call {}: {} slots for {} symbols",
+                       schedule.name(), i, call.slots_size(), slots.size());
+      for (size_t s = 0; s < slots.size(); ++s)
+        if (call.slots(int(s)) < slots[s].minimum ||
+            call.slots(int(s)) > slots[s].maximum)
+          return corrupt("schedule {}, call {}: slot {} is {}, beyond [{}, {}]",
+                         schedule.name(), i, s, call.slots(int(s)),
+                         slots[s].minimum, slots[s].maximum);
       ProgramUse &use = uses[call.program()];
-      if (use.stage < 0)
-        use = {schedule.stage(), {call.slot(), call.slot()}};
+      if (use.stage < 0) {
+        use.stage = schedule.stage();
+        for (int64_t slot : call.slots())
+          use.slots.push_back({slot, slot});
+      }
       if (use.stage != schedule.stage())
         return corrupt("program {} is called on stages {} and {}",
                        plan.programs(int(call.program())).name(), use.stage,
                        schedule.stage());
-      use.slots.minimum = std::min(use.slots.minimum, call.slot());
-      use.slots.maximum = std::max(use.slots.maximum, call.slot());
+      for (size_t s = 0; s < slots.size(); ++s) {
+        Range &range = use.slots[s];
+        range.minimum = std::min(range.minimum, call.slots(int(s)));
+        range.maximum = std::max(range.maximum, call.slots(int(s)));
+      }
     }
     LMC_RETURN_IF_ERROR(checkMicroBatches(plan, schedule));
   }

@@ -11,7 +11,8 @@ namespace lmc::runtime {
 /// How schedules call a program.
 struct ProgramUse {
   int64_t stage = -1; ///< -1: no schedule calls it
-  Range slots;        ///< of its calls
+  /// Of its calls: the range of each SLOT symbol, in their order.
+  std::vector<Range> slots;
 };
 
 /// Checks names, stages and calls; returns the use of each program. `ranges`

@@ -44,6 +44,9 @@ public:
       coordinates.push_back(axis.name() == "pp" ? stage
                             : isLast            ? axis.size() - 1
                                                 : 0);
+    for (int i = 0; i < plan.symbols_size(); ++i)
+      if (plan.symbols(i).kind() == plan::Symbol::SLOT)
+        slotOf.insert({uint32_t(i), int(slotOf.size())});
   }
 
   ReplayResult run(const plan::Schedule &schedule);
@@ -78,6 +81,7 @@ private:
   std::vector<Write> writes;
   std::map<int64_t, int64_t> changes; // of live bytes, by time
   const plan::Call *call = nullptr;
+  std::map<uint32_t, int> slotOf; // symbols: which of the call's slots
   int64_t time = 0;
   std::string who;
   ReplayResult result;
@@ -91,7 +95,7 @@ int64_t Replayer::evaluate(const plan::Linear &linear) const {
       value += term.coefficient() * call->micro_batch();
       break;
     case plan::Symbol::SLOT:
-      value += term.coefficient() * call->slot();
+      value += term.coefficient() * call->slots(slotOf.at(term.symbol()));
       break;
     case plan::Symbol::SIZE:
       value += term.coefficient() * plan.symbols(int(term.symbol())).maximum();

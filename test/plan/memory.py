@@ -10,11 +10,9 @@ moments 8P, or 8P/d from 1 on. Padding apart: it is below 1 %. The tied table
 lies at one place on the first and the last stage, so that those between leave
 its bytes free. 1F1B's stage i of p holds the saved values of min(m, p - i)
 micro-batches. The arena of each stage
-is at most 1.03 times what is alive at once; 1.04 where a stage has several
-chunks, whose slots differ in size and pack with a gap. Where a backward runs in
-halves it is 1.16: a slot is one range of bytes, so that what the input half
-reads last and what it leaves for the weight half lie side by side, though no
-micro-batch has both for long.
+is at most 1.03 times what is alive at once; 1.04 with ZeRO 2 in these small
+models: a bucket of gradients is written member by member while saved values
+die one by one, and what is whole in one place cannot follow.
 """
 
 import json
@@ -72,7 +70,7 @@ def parameters(stage, pp, t):
 
 def largest_ratio(flags):
     """What the arena of a plan that was compiled with these flags may be."""
-    return 1.16 if halves in flags else 1.04 if chunks in flags else 1.03
+    return 1.04 if "--zero=2" in flags else 1.03
 
 
 def check(model, scratch, zero, mesh, micro_batches, *flags):
@@ -107,7 +105,7 @@ def check(model, scratch, zero, mesh, micro_batches, *flags):
     if description["memory"]["peak_bytes"] != max(s["peak_bytes"]
                                                   for s in stages):
         sys.exit(f"{name}: the peak is not that of a stage")
-    run("replay-plan", f"--max-ratio={largest_ratio(flags)}", plan)
+    run("replay-plan", f"--max-ratio={largest_ratio([f'--zero={zero}'])}", plan)
     print(f"{name}: agrees")
 
 

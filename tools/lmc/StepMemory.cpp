@@ -1,6 +1,7 @@
 // See StepMemory.h.
 #include "tools/lmc/StepMemory.h"
 
+#include "runtime/plan/Linear.h"
 #include "runtime/plan/PlanFacts.h"
 
 #include <algorithm>
@@ -106,23 +107,23 @@ std::vector<Use> usesOf(const plan::Instruction &instruction) {
   }
 }
 
-// On the ranks of `stage` whose other coordinates are 0: like all others.
-int64_t offsetOf(const plan::Plan &plan, const plan::Slice &slice,
-                 const plan::Call &call, int64_t stage) {
-  int64_t offset = slice.offset().constant();
-  for (const plan::Linear::Term &term : slice.offset().terms()) {
-    const plan::Symbol &symbol = plan.symbols(int(term.symbol()));
-    if (symbol.kind() == plan::Symbol::MICRO_BATCH)
-      offset += term.coefficient() * call.micro_batch();
-    else if (symbol.kind() == plan::Symbol::SLOT)
-      offset += term.coefficient() * call.slot();
-    else if (symbol.kind() == plan::Symbol::SIZE)
-      offset += term.coefficient() * symbol.maximum();
-    else if (symbol.kind() == plan::Symbol::COORDINATE &&
-             plan.mesh().axes(int(symbol.axis())).name() == "pp")
-      offset += term.coefficient() * stage;
+// What the plan's symbols are in a call, on the ranks of `stage` whose other
+// coordinates are 0: like all others.
+std::vector<int64_t> symbolsOf(const plan::Plan &plan, const plan::Call &call,
+                               int64_t stage) {
+  std::vector<int64_t> values;
+  int slot = 0;
+  for (const plan::Symbol &symbol : plan.symbols()) {
+    bool isStage = symbol.kind() == plan::Symbol::COORDINATE &&
+                   plan.mesh().axes(int(symbol.axis())).name() == "pp";
+    values.push_back(symbol.kind() == plan::Symbol::MICRO_BATCH
+                         ? call.micro_batch()
+                     : symbol.kind() == plan::Symbol::SLOT ? call.slots(slot++)
+                     : symbol.kind() == plan::Symbol::SIZE ? symbol.maximum()
+                     : isStage                             ? stage
+                                                           : 0);
   }
-  return offset;
+  return values;
 }
 
 bool isIn(const plan::Plan &plan, const plan::Slice &slice,
@@ -132,9 +133,8 @@ bool isIn(const plan::Plan &plan, const plan::Slice &slice,
 
 // The most scratch alive at one instruction of a program.
 int64_t scratchOf(const plan::Plan &plan, const plan::Program &program,
-                  int64_t stage) {
+                  const std::vector<int64_t> &symbols) {
   std::map<uint32_t, LiveBytes> live;
-  const plan::Call first;
   for (int i = 0; i < program.instructions_size(); ++i) {
     std::vector<Use> uses = usesOf(program.instructions(i));
     for (bool writes : {false, true})
@@ -142,7 +142,7 @@ int64_t scratchOf(const plan::Plan &plan, const plan::Program &program,
         if (!isIn(plan, *use.slice, plan::Allocation::SCRATCH) ||
             !(writes ? use.writes : use.reads))
           continue;
-        int64_t begin = offsetOf(plan, *use.slice, first, stage);
+        int64_t begin = runtime::evaluateLinear(use.slice->offset(), symbols);
         int64_t end = begin + use.slice->bytes();
         LiveBytes &bytes = live[use.slice->allocation()];
         writes ? bytes.write(begin, end, i) : bytes.read(begin, end, i);
@@ -225,13 +225,14 @@ StageMemory lmc::memoryOf(const plan::Plan &plan,
     const plan::Program &program = plan.programs(int(call.program()));
     auto [found, isNew] = programs.try_emplace(call.program());
     auto &[scratch, uses] = found->second;
+    std::vector<int64_t> symbols = symbolsOf(plan, call, schedule.stage());
     if (isNew) {
-      scratch = scratchOf(plan, program, schedule.stage());
+      scratch = scratchOf(plan, program, symbols);
       uses = savedUses(plan, program);
     }
     memory.calls.push_back({0, scratch});
     for (const auto &[instruction, use] : uses) {
-      int64_t begin = offsetOf(plan, *use.slice, call, schedule.stage());
+      int64_t begin = runtime::evaluateLinear(use.slice->offset(), symbols);
       int64_t end = begin + use.slice->bytes();
       LiveBytes &bytes = live[use.slice->allocation()];
       if (use.reads)

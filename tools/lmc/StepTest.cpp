@@ -144,7 +144,7 @@ TEST(StepMemory, CountsSavedValuesOfMicroBatchesUnderWay) {
   add(1, 0, true, 100);
   for (int i : {0, 1, 2, 3}) {
     p.call(0, i < 2, i % 2);
-    p.plan.mutable_schedules(0)->mutable_calls(i)->set_slot(i % 2);
+    p.plan.mutable_schedules(0)->mutable_calls(i)->add_slots(i % 2);
   }
   StageMemory memory = memoryOf(p.plan, p.plan.schedules(0));
   EXPECT_EQ(memory.allocated, 512);
