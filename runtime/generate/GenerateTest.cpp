@@ -148,6 +148,7 @@ TEST(Npy, RefusesTheRest) {
   struct Bad {
     int exitStatus;
     std::string bytes;
+    std::string help = "";
   };
   auto changed = [&](const char *from, const char *to) {
     std::string header = good;
@@ -166,15 +167,17 @@ TEST(Npy, RefusesTheRest) {
            {4, changed("(2,)", "(99999999999999999999,)")},
            {4, changed("(2,)", "2")},
            {4, changed("shape", "shale")},
-           {2, changed("<i4", "<f4")},
-           {2, changed("<i4", ">i4")},
-           {2, changed("False", "True")},
+           {2, changed("<i4", "<f4"), "tokens.astype('int32')"},
+           {2, changed("<i4", ">i4"), "tokens.astype('int32')"},
+           {2, changed("False", "True"), "numpy.ascontiguousarray(tokens)"},
        }) {
     auto array = parseTokenArray(bad.bytes, "x.npy");
     ASSERT_FALSE(array.ok()) << bad.bytes;
     EXPECT_EQ(array.status().exitStatus(), bad.exitStatus)
         << array.status().toString();
     EXPECT_EQ(array.status().message().rfind("x.npy ", 0), 0u);
+    EXPECT_NE(array.status().toString().find(bad.help), std::string::npos)
+        << array.status().toString();
   }
 }
 

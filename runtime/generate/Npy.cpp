@@ -58,11 +58,14 @@ StatusOr<TokenArray> parseTokenArray(std::string_view bytes,
                   : type == "'<i8'" ? 8
                   : type == "'<u2'" ? 2
                                     : 0;
-  if (width == 0 || valueOf(header, "fortran_order").substr(0, 5) != "False")
-    return wrongInput("{} holds elements of type {}; int32 in C order is "
-                      "wanted",
+  if (width == 0)
+    return wrongInput("{} holds elements of type {}; int32, int64 or uint16, "
+                      "little-endian, is wanted",
                       path, type)
         .help("save it with numpy.save(path, tokens.astype('int32'))");
+  if (valueOf(header, "fortran_order").substr(0, 5) != "False")
+    return wrongInput("{} is in Fortran order; C order is wanted", path)
+        .help("save it with numpy.save(path, numpy.ascontiguousarray(tokens))");
   std::optional<int64_t> count = checkedElements(array.shape);
   std::string_view data = bytes.substr(start);
   if (!count || int64_t(data.size()) / width != *count ||
