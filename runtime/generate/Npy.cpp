@@ -77,9 +77,11 @@ StatusOr<TokenArray> parseTokenArray(std::string_view bytes,
     std::memcpy(&value, data.data() + i * width, size_t(width));
     if (width == 4)
       value = int32_t(value);
-    // What does not fit is no token of any vocabulary.
-    array.values.push_back(value < 0 || value > INT32_MAX ? -1
-                                                          : int32_t(value));
+    if (value < 0 || value > INT32_MAX)
+      return wrongInput("{} holds {} as element {}; a token is within 0 and {}",
+                        path, value, i, INT32_MAX)
+          .help("make the tokens with the tokenizer of this model");
+    array.values.push_back(int32_t(value));
   }
   return std::move(array);
 }

@@ -86,7 +86,8 @@ CommandBody addEvalCommand(CLI::App &app) {
       ->type_name("DIR");
   command
       ->add_option("--input", flags->input,
-                   "Tokens: a .npy file of int32 [samples, tokens]")
+                   "Tokens: a .npy file of int32, int64 or uint16 [samples, "
+                   "tokens], or [tokens] for one sample")
       ->type_name("FILE");
   command
       ->add_option("--output", flags->output,
