@@ -63,7 +63,7 @@ static Status eval(const EvalFlags &flags) {
     if (!std::isfinite(loss->mean))
       return makeError(ErrorKind::BadNumbers,
                        "the loss of {} is {} over {:.0f} tokens", flags.data,
-                       loss->mean, loss->tokens)
+                       withoutNanSign(loss->mean), loss->tokens)
           .help("the weights of {} are not finite or too large",
                 flags.session.weights);
     std::printf("loss %.6f  perplexity %.4f  tokens %.0f\n", loss->mean,
