@@ -175,7 +175,9 @@ LogicalResult checkOptions(const ModelSpec &spec, const SourceMap &sources,
                                << "a sequence of " << options.sequence
                                << " tokens is longer than the model's "
                                << spec.max_positions() << " positions";
-    error.attachNote() << "help: --seq=" << spec.max_positions()
+    error.attachNote() << "help: "
+                       << (options.train ? "--seq=" : "--max-length=")
+                       << spec.max_positions()
                        << " or less, or a greater max_positions";
     return error;
   }
@@ -249,9 +251,12 @@ OwningOpRef<ModuleOp> importSpec(ModelSpec &spec, const SourceMap &sources,
     config = writeHuggingFaceConfig(naming, spec);
   OwningOpRef<ModuleOp> module =
       buildModel(spec, sources, file, naming, options, context);
-  if (module)
-    module->getOperation()->setAttr("lm.model_config",
-                                    StringAttr::get(&context, config));
+  if (!module)
+    return {};
+  Builder b(&context);
+  module->getOperation()->setAttr("lm.model_config", b.getStringAttr(config));
+  module->getOperation()->setAttr("lm.max_positions",
+                                  b.getI64IntegerAttr(spec.max_positions()));
   return module;
 }
 

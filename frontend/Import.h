@@ -4,7 +4,8 @@
 // (rotary tables), and func.func @forward, whose arguments and results carry
 // lm.input, lm.scalar, lm.state and lm.output. Every operation's location is
 // the layer's name over a line of the description. Module attributes:
-// `lm.model_config` (the config.json of a checkpoint folder), `lm.vocabulary`.
+// `lm.model_config` (the config.json of a checkpoint folder), `lm.vocabulary`,
+// `lm.max_positions`.
 #ifndef LMC_FRONTEND_IMPORT_H
 #define LMC_FRONTEND_IMPORT_H
 

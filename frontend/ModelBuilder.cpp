@@ -290,6 +290,16 @@ bool ModelBuilder::finish(ValueRange results, ArrayRef<StringRef> outputs) {
                                : "did you mean '" + closest + "'?");
     failed = true;
   }
+  if (options.train && spec.frozen_size() > 0 && !failed &&
+      llvm::none_of(module->getOps<lm::ParameterOp>(),
+                    [](lm::ParameterOp op) { return op.getTrainable(); })) {
+    InFlightDiagnostic error =
+        emitError(at("frozen", spec, ModelSpec::kFrozenFieldNumber))
+        << "every parameter is frozen: there is nothing to train";
+    error.attachNote() << "help: freeze fewer, or --mode=infer for lmrun eval "
+                          "and generate";
+    failed = true;
+  }
   if (failed)
     return false;
   SmallVector<Value> all(results);

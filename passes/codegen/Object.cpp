@@ -69,7 +69,14 @@ FailureOr<Target> lmc::codegen::resolveTarget(const std::string &cpu,
       return failure();
     }
     llvm::X86::getFeaturesForCPU(cpu, present);
-    features.insert(present.begin(), present.end());
+    // The list leaves out what others in it imply: avx512f, of avx512bw.
+    llvm::StringMap<bool> implied;
+    for (llvm::StringRef feature : present) {
+      features.insert(feature);
+      llvm::X86::updateImpliedFeatures(feature, /*Enabled=*/true, implied);
+    }
+    for (const auto &each : implied)
+      features.insert(each.getKey());
   }
   auto hasAll = [&](std::initializer_list<llvm::StringRef> names) {
     return llvm::all_of(

@@ -7,7 +7,7 @@
 //   lm.mode "train"                  lm.settings {flag = "value"}
 //   lm.model_config "{...}"          lm.scalars {lr = 3.0e-4 : f64}
 //   lm.sequence, lm.micro_batch, lm.micro_batches, lm.global_batch,
-//   lm.vocabulary                    integers
+//   lm.vocabulary, lm.max_positions  integers
 #ifndef LMC_PASSES_EMIT_EMITPLAN_H
 #define LMC_PASSES_EMIT_EMITPLAN_H
 

@@ -148,6 +148,7 @@ LogicalResult PlanWriter::writeSettings() {
   plan.set_micro_batches(integer("lm.micro_batches"));
   plan.set_global_batch(integer("lm.global_batch"));
   plan.set_vocabulary(integer("lm.vocabulary"));
+  plan.set_max_positions(integer("lm.max_positions"));
   if (auto config = module->getAttrOfType<StringAttr>("lm.model_config"))
     plan.set_model_config(config.str());
   if (auto mode = module->getAttrOfType<StringAttr>("lm.mode")) {

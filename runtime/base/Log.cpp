@@ -2,6 +2,7 @@
 #include "runtime/base/Log.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <unistd.h>
@@ -49,6 +50,10 @@ Status flushStdout() {
   if (std::fflush(stdout) == 0 && !std::ferror(stdout))
     return Status();
   return jobFailed("cannot write to stdout");
+}
+
+double withoutNanSign(double value) {
+  return std::isnan(value) ? double(NAN) : value;
 }
 
 std::string formatBytes(double bytes) {

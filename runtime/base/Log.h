@@ -27,6 +27,10 @@ void logWarning(fmt::format_string<Args...> format, Args &&...args) {
 /// Writes out what was printed to stdout; a failure when any of it was lost.
 Status flushStdout();
 
+/// The number for a message: a NaN has a sign, which says nothing but would be
+/// printed.
+double withoutNanSign(double value);
+
 /// "1.5 GiB", for messages.
 std::string formatBytes(double bytes);
 

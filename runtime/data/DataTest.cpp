@@ -86,6 +86,15 @@ TEST_F(TokenDataTest, LlmC) {
     EXPECT_EQ(data->token(1), 7);
     bytes.pop_back();
     EXPECT_EQ(TokenData::open(write("x.bin", bytes)).status().exitStatus(), 4);
+    // 2^32 - 2 tokens, as many as such a header cannot count.
+    bytes[8] = '\xfe';
+    bytes[9] = bytes[10] = bytes[11] = '\xff';
+    Status status = TokenData::open(write("x.bin", bytes)).status();
+    EXPECT_EQ(status.exitStatus(), 4);
+    for (const char *part : {"x.bin says that it has -2 tokens",
+                             "up to 2147483647: make a file of more with"})
+      EXPECT_NE(status.toString().find(part), std::string::npos)
+          << status.toString();
   }
 }
 

@@ -138,8 +138,13 @@ Status TokenData::parseLlmC(std::string_view bytes) {
                    name, version, wanted, magic);
   width = magic == 20240520 ? 2 : 4;
   int64_t tokenCount = readAt<int32_t>(bytes, 8);
+  if (tokenCount < 0)
+    return corrupt("{} says that it has {} tokens", name, tokenCount)
+        .help("llm.c's header counts up to {}: make a file of more with lmrun "
+              "tokenize, or several",
+              INT32_MAX);
   uint64_t expected = llmCHeaderBytes + uint64_t(tokenCount) * uint64_t(width);
-  if (tokenCount < 0 || expected != bytes.size())
+  if (expected != bytes.size())
     return corrupt("{} is damaged: {} bytes, but {} tokens of {} bytes need {}",
                    name, bytes.size(), tokenCount, width, expected);
   tokens = bytes.data() + llmCHeaderBytes;

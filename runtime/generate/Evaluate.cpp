@@ -22,7 +22,11 @@ Status scoreSequence(StepModel &model, const int32_t *tokens, int64_t count,
   if (count > model.maxLength())
     return wrongInput("a sequence has {} tokens, the plan takes {}", count,
                       model.maxLength())
-        .help("compile with --max-length={}", count);
+        .help("{}", count <= model.maxPositions()
+                        ? fmt::format("compile with --max-length={}", count)
+                        : fmt::format("cut it into shorter sequences: the "
+                                      "model has {} positions",
+                                      model.maxPositions()));
   int row = model.cache().open(count);
   if (row < 0)
     return wrongInput("a sequence of {} tokens needs {} pages of the cache, "
@@ -119,14 +123,18 @@ StatusOr<Loss> evaluateLoss(Executor &executor, const TokenData &data,
   if (schedule < 0 && !findOutput(plan, "logits"))
     return wrongInput("the plan has neither a schedule \"evaluate\" nor logits")
         .help("compile with --mode=infer");
-  if (sampleTokens > 0 && schedule >= 0 && sampleTokens != length)
-    return wrongInput("the plan evaluates samples of {} tokens, not of {}",
-                      length, sampleTokens)
-        .help("compile with --seq={}", sampleTokens);
-  if (sampleTokens > length)
-    return wrongInput("the plan takes {} tokens at most, not {}", length,
-                      sampleTokens)
-        .help("compile with --max-length={}", sampleTokens);
+  if (schedule >= 0 ? sampleTokens > 0 && sampleTokens != length
+                    : sampleTokens > length) {
+    Status status =
+        wrongInput("--seq={}: the plan evaluates samples of {} tokens{}",
+                   sampleTokens, length, schedule >= 0 ? "" : " at most");
+    if (sampleTokens > maxPositions(plan))
+      return std::move(status).help("--seq={}; the model has {} positions",
+                                    length, maxPositions(plan));
+    return std::move(status).help("--seq={}, or compile with --{}={}", length,
+                                  schedule >= 0 ? "seq" : "max-length",
+                                  sampleTokens);
+  }
   if (sampleTokens > 0)
     length = sampleTokens;
   if (data.size() <= length)

@@ -134,12 +134,12 @@ TEST(Npy, ReadsWhatNumpyWrites) {
     EXPECT_EQ(array->shape, (std::vector<int64_t>{1, 2}));
     return array->values;
   };
-  EXPECT_EQ(read("<i4", std::string("\1\0\0\0\xff\xff\xff\xff", 8)),
-            (std::vector<int32_t>{1, -1}));
+  EXPECT_EQ(read("<i4", std::string("\1\0\0\0\xff\xff\xff\x7f", 8)),
+            (std::vector<int32_t>{1, INT32_MAX}));
   EXPECT_EQ(read("<u2", std::string("\1\0\xff\xff", 4)),
             (std::vector<int32_t>{1, 65535}));
-  EXPECT_EQ(read("<i8", std::string("\1\0\0\0\0\0\0\0\1\0\0\0\1\0\0\0", 16)),
-            (std::vector<int32_t>{1, -1}));
+  EXPECT_EQ(read("<i8", std::string("\1\0\0\0\0\0\0\0\2\0\0\0\0\0\0\0", 16)),
+            (std::vector<int32_t>{1, 2}));
 }
 
 TEST(Npy, RefusesTheRest) {
@@ -148,6 +148,7 @@ TEST(Npy, RefusesTheRest) {
   struct Bad {
     int exitStatus;
     std::string bytes;
+    std::string says = "";
   };
   auto changed = [&](const char *from, const char *to) {
     std::string header = good;
@@ -166,15 +167,22 @@ TEST(Npy, RefusesTheRest) {
            {4, changed("(2,)", "(99999999999999999999,)")},
            {4, changed("(2,)", "2")},
            {4, changed("shape", "shale")},
-           {2, changed("<i4", "<f4")},
-           {2, changed("<i4", ">i4")},
-           {2, changed("False", "True")},
+           {2, npy(good, "\1\1\1\1\xff\xff\xff\xff"), "-1 as element 1"},
+           {2,
+            npy("{'descr': '<i8', 'fortran_order': False, 'shape': (1,), }\n",
+                std::string("\0\0\0\0\1\0\0\0", 8)),
+            "4294967296 as element 0; a token is within 0 and 2147483647"},
+           {2, changed("<i4", "<f4"), "tokens.astype('int32')"},
+           {2, changed("<i4", ">i4"), "tokens.astype('int32')"},
+           {2, changed("False", "True"), "numpy.ascontiguousarray(tokens)"},
        }) {
     auto array = parseTokenArray(bad.bytes, "x.npy");
     ASSERT_FALSE(array.ok()) << bad.bytes;
     EXPECT_EQ(array.status().exitStatus(), bad.exitStatus)
         << array.status().toString();
     EXPECT_EQ(array.status().message().rfind("x.npy ", 0), 0u);
+    EXPECT_NE(array.status().toString().find(bad.says), std::string::npos)
+        << array.status().toString();
   }
 }
 

@@ -27,7 +27,10 @@ Status Generator::check(const std::vector<GenerateRequest> &requests) const {
       return wrongInput("prompt {} has {} tokens; the plan takes {} with what "
                         "is written",
                         i + 1, length, model.maxLength())
-          .help("compile with a greater --max-length, or shorten the prompt");
+          .help("shorten the prompt{}",
+                model.maxLength() < model.maxPositions()
+                    ? ", or compile with a greater --max-length"
+                    : ": the model has no more positions");
     int64_t pages =
         model.cache().pagesFor(endOf(requests[i], model.maxLength()));
     if (pages > model.cache().numFreePages())

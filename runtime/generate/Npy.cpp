@@ -58,11 +58,14 @@ StatusOr<TokenArray> parseTokenArray(std::string_view bytes,
                   : type == "'<i8'" ? 8
                   : type == "'<u2'" ? 2
                                     : 0;
-  if (width == 0 || valueOf(header, "fortran_order").substr(0, 5) != "False")
-    return wrongInput("{} holds elements of type {}; int32 in C order is "
-                      "wanted",
+  if (width == 0)
+    return wrongInput("{} holds elements of type {}; int32, int64 or uint16, "
+                      "little-endian, is wanted",
                       path, type)
         .help("save it with numpy.save(path, tokens.astype('int32'))");
+  if (valueOf(header, "fortran_order").substr(0, 5) != "False")
+    return wrongInput("{} is in Fortran order; C order is wanted", path)
+        .help("save it with numpy.save(path, numpy.ascontiguousarray(tokens))");
   std::optional<int64_t> count = checkedElements(array.shape);
   std::string_view data = bytes.substr(start);
   if (!count || int64_t(data.size()) / width != *count ||
@@ -74,9 +77,11 @@ StatusOr<TokenArray> parseTokenArray(std::string_view bytes,
     std::memcpy(&value, data.data() + i * width, size_t(width));
     if (width == 4)
       value = int32_t(value);
-    // What does not fit is no token of any vocabulary.
-    array.values.push_back(value < 0 || value > INT32_MAX ? -1
-                                                          : int32_t(value));
+    if (value < 0 || value > INT32_MAX)
+      return wrongInput("{} holds {} as element {}; a token is within 0 and {}",
+                        path, value, i, INT32_MAX)
+          .help("make the tokens with the tokenizer of this model");
+    array.values.push_back(int32_t(value));
   }
   return std::move(array);
 }

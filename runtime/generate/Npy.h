@@ -16,7 +16,7 @@ struct TokenArray {
 };
 
 /// Reads an array of int32, int64 or uint16. Corrupt when the file is no
-/// array, WrongInput when it holds something else.
+/// array, WrongInput when it holds something else or what is no token.
 StatusOr<TokenArray> readTokenArray(const std::string &path);
 /// The same for a file in memory, which `name` stands for in messages.
 StatusOr<TokenArray> parseTokenArray(std::string_view bytes,

@@ -14,6 +14,7 @@
 
 #include "runtime/exec/Executor.h"
 #include "runtime/generate/PagedCache.h"
+#include "runtime/plan/PlanFacts.h"
 
 namespace lmc::runtime {
 
@@ -26,6 +27,9 @@ public:
   int64_t maxLogits() const { return logitRowsPort->shape(0); }
   int64_t maxSequences() const { return pagesPort->shape(0); }
   int64_t maxLength() const { return executor->plan().sequence_length(); }
+  int64_t maxPositions() const {
+    return runtime::maxPositions(executor->plan());
+  }
   int64_t vocabulary() const { return executor->plan().vocabulary(); }
   PagedCache &cache() { return pages; }
 

@@ -399,7 +399,7 @@ Status Checker::checkPrograms() {
 Status Checker::checkSizes() {
   for (int64_t size :
        {plan.sequence_length(), plan.micro_batch(), plan.micro_batches(),
-        plan.global_batch(), plan.vocabulary()})
+        plan.global_batch(), plan.vocabulary(), plan.max_positions()})
     if (size < 0 || size > maxSymbol)
       return corrupt("a batch, sequence or vocabulary size is {}", size);
   const plan::Training &training = plan.training();

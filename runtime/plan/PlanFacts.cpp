@@ -20,6 +20,10 @@ int64_t worldSize(const plan::Plan &plan) {
   return ranks;
 }
 
+int64_t maxPositions(const plan::Plan &plan) {
+  return plan.max_positions() > 0 ? plan.max_positions() : INT64_MAX;
+}
+
 int64_t bytesOnStage(const plan::Allocation &allocation, int64_t stage) {
   if (allocation.stage_bytes_size() == 0)
     return allocation.bytes();

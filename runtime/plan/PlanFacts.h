@@ -12,6 +12,10 @@ std::vector<Range> symbolRanges(const plan::Plan &plan);
 /// The number of ranks of a checked plan.
 int64_t worldSize(const plan::Plan &plan);
 
+/// How many tokens a sequence of the model can have; INT64_MAX where the plan
+/// does not say.
+int64_t maxPositions(const plan::Plan &plan);
+
 /// What the ranks of a pipeline stage allocate for it.
 int64_t bytesOnStage(const plan::Allocation &allocation, int64_t stage);
 

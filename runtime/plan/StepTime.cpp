@@ -1,5 +1,4 @@
-// See StepTime.h. Ranks that differ on other axes than pp run the same
-// programs, so that one rank of each stage stands for all.
+// See StepTime.h. The checker has shown that no stage waits for ever.
 #include "runtime/plan/StepTime.h"
 
 #include <algorithm>
@@ -13,32 +12,34 @@ namespace {
 
 // What a program does from one exchange with other stages to the next.
 struct Part {
-  double work = 0;
-  const plan::Instruction *exchange = nullptr; // behind it; null: the end
+  double work = 0;                             // up to the exchange's end
+  const plan::Instruction *exchange = nullptr; // null: the program's end
+  double receiving = 0; // of a receive, which waits before
 };
 
-struct Stage {
-  std::vector<const std::vector<Part> *> calls;
-  size_t call = 0, part = 0;
+struct Run {
+  const plan::Schedule *schedule = nullptr;
+  int call = 0;
+  size_t part = 0;
   bool hasWorked = false; // on this part
-  double clock = 0, work = 0;
+  double clock = 0;
 };
 
-class StepClock {
+class Simulator {
 public:
-  explicit StepClock(const plan::Plan &plan) : plan(plan) {}
-  StepTime run(const std::string &schedule);
+  Simulator(const plan::Plan &plan, const Cost &cost);
+  StepTime run(const std::string &name);
 
 private:
-  void readPrograms();
-  bool advance(int64_t number, Stage &stage);
+  bool advance(size_t number);
   bool meet();
 
   const plan::Plan &plan;
   std::vector<std::vector<Part>> programs;
-  std::map<int64_t, Stage> stages;
+  std::vector<Run> runs; // of each stage
   // (from, to, channel): when what is on its way was sent.
   std::map<std::tuple<int64_t, int64_t, uint32_t>, std::deque<double>> sent;
+  StepTime step;
 };
 
 } // namespace
@@ -51,20 +52,17 @@ double plannedFlops(const plan::Instruction &instruction) {
                   10 * double(instruction.bytes_moved()));
 }
 
-void StepClock::readPrograms() {
-  int pp = -1;
-  for (int i = 0; i < plan.mesh().axes_size(); ++i)
-    if (plan.mesh().axes(i).name() == "pp")
-      pp = i;
+Simulator::Simulator(const plan::Plan &plan, const Cost &cost) : plan(plan) {
   for (const plan::Program &program : plan.programs()) {
     auto &parts = programs.emplace_back(1);
     for (const plan::Instruction &each : program.instructions()) {
-      parts.back().work += plannedFlops(each);
+      Part &part = parts.back();
+      (each.has_receive() ? part.receiving : part.work) += cost(each);
       bool meets = false;
       for (uint32_t axis : each.collective().axes())
-        meets = meets || int(axis) == pp;
+        meets = meets || plan.mesh().axes(int(axis)).name() == "pp";
       if (meets || each.has_send() || each.has_receive()) {
-        parts.back().exchange = &each;
+        part.exchange = &each;
         parts.emplace_back();
       }
     }
@@ -72,79 +70,95 @@ void StepClock::readPrograms() {
 }
 
 // Does what a stage can do alone; true if that was something.
-bool StepClock::advance(int64_t number, Stage &stage) {
+bool Simulator::advance(size_t number) {
+  Run &run = runs[number];
+  StageTime &stage = step.stages[number];
   bool moved = false;
-  while (stage.call < stage.calls.size()) {
-    const std::vector<Part> &parts = *stage.calls[stage.call];
-    const Part &part = parts[stage.part];
-    if (!stage.hasWorked) {
-      stage.clock += part.work;
-      stage.work += part.work;
-      stage.hasWorked = moved = true;
+  while (run.schedule && run.call < run.schedule->calls_size()) {
+    const std::vector<Part> &parts =
+        programs[run.schedule->calls(run.call).program()];
+    const Part &part = parts[run.part];
+    CallTime &time = stage.calls[size_t(run.call)];
+    if (!run.hasWorked) {
+      if (run.part == 0)
+        time.begin = run.clock;
+      run.clock += part.work;
+      stage.work += part.work + part.receiving;
+      run.hasWorked = moved = true;
     }
     if (part.exchange && part.exchange->has_collective())
       return moved;
+    int64_t me = int64_t(number);
     if (part.exchange && part.exchange->has_send()) {
       const plan::Transfer &send = part.exchange->send();
-      sent[{number, number + send.stage_offset(), send.channel()}].push_back(
-          stage.clock);
+      sent[{me, me + send.stage_offset(), send.channel()}].push_back(run.clock);
     } else if (part.exchange) {
       const plan::Transfer &receive = part.exchange->receive();
       auto &waiting =
-          sent[{number + receive.stage_offset(), number, receive.channel()}];
+          sent[{me + receive.stage_offset(), me, receive.channel()}];
       if (waiting.empty())
         return moved;
-      stage.clock = std::max(stage.clock, waiting.front());
+      bool isFirst = time.begin == run.clock;
+      run.clock = std::max(run.clock, waiting.front());
       waiting.pop_front();
+      if (isFirst)
+        time.begin = run.clock;
+      run.clock += part.receiving;
     }
-    stage.hasWorked = false;
+    run.hasWorked = false;
     moved = true;
-    if (++stage.part == parts.size()) {
-      stage.part = 0;
-      ++stage.call;
+    if (++run.part == parts.size()) {
+      time.end = run.clock;
+      run.part = 0;
+      ++run.call;
     }
   }
   return moved;
 }
 
-// Takes all stages past a collective; false at the step's end.
-bool StepClock::meet() {
+// Takes all stages past a collective that they all stand before; false at the
+// step's end.
+bool Simulator::meet() {
   double latest = 0;
-  for (auto &[number, stage] : stages) {
-    if (stage.call == stage.calls.size())
+  for (const Run &run : runs) {
+    if (!run.hasWorked)
       return false;
-    latest = std::max(latest, stage.clock);
+    latest = std::max(latest, run.clock);
   }
-  for (auto &[number, stage] : stages) {
-    stage.clock = latest;
-    stage.hasWorked = false;
-    ++stage.part; // behind an exchange there is always a part
+  for (Run &run : runs) {
+    run.clock = latest;
+    run.hasWorked = false;
+    ++run.part; // behind an exchange there is always a part
   }
-  return true;
+  return !runs.empty();
 }
 
-StepTime StepClock::run(const std::string &schedule) {
-  readPrograms();
-  for (const plan::Schedule &each : plan.schedules())
-    if (each.name() == schedule)
-      for (const plan::Call &call : each.calls())
-        stages[each.stage()].calls.push_back(&programs[call.program()]);
+StepTime Simulator::run(const std::string &name) {
+  for (const plan::Schedule &schedule : plan.schedules()) {
+    if (schedule.name() != name)
+      continue;
+    size_t stage = size_t(schedule.stage());
+    runs.resize(std::max(runs.size(), stage + 1));
+    step.stages.resize(runs.size());
+    runs[stage].schedule = &schedule;
+    step.stages[stage].calls.resize(size_t(schedule.calls_size()));
+  }
   for (bool moved = true; moved;) {
     moved = false;
-    for (auto &[number, stage] : stages)
-      moved = advance(number, stage) || moved;
-    moved = moved || (!stages.empty() && meet());
+    for (size_t stage = 0; stage < runs.size(); ++stage)
+      moved = advance(stage) || moved;
+    moved = moved || meet();
   }
-  StepTime time;
-  for (auto &[number, stage] : stages) {
-    time.length = std::max(time.length, stage.clock);
-    time.work = std::max(time.work, stage.work);
+  for (size_t stage = 0; stage < runs.size(); ++stage) {
+    step.length = std::max(step.length, runs[stage].clock);
+    step.work = std::max(step.work, step.stages[stage].work);
   }
-  return time;
+  return std::move(step);
 }
 
-StepTime timeStep(const plan::Plan &plan, const std::string &schedule) {
-  return StepClock(plan).run(schedule);
+StepTime timeStep(const plan::Plan &plan, const std::string &schedule,
+                  const Cost &cost) {
+  return Simulator(plan, cost).run(schedule);
 }
 
 } // namespace lmc::runtime

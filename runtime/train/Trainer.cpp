@@ -139,11 +139,11 @@ double Trainer::output(std::string_view name, double otherwise) {
     if (port.dtype() == plan::F64) {
       double value;
       executor.device().read(at, &value, sizeof value);
-      return value;
+      return withoutNanSign(value);
     }
     float value;
     executor.device().read(at, &value, sizeof value);
-    return value;
+    return withoutNanSign(value);
   }
   return otherwise;
 }

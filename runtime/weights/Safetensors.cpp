@@ -202,22 +202,50 @@ StatusOr<std::string> WeightFiles::folderOf(const std::string &path) {
   return (folder / step).string();
 }
 
+/// Where weights in a folder would begin; empty when there are none.
+static fs::path weightsIn(const fs::path &folder) {
+  std::error_code error;
+  for (const char *name : {"model.safetensors.index.json", "model.safetensors"})
+    if (fs::exists(folder / name, error))
+      return folder / name;
+  return {};
+}
+
+/// That a folder holds no weights, and the folders in it that do.
+static Status noWeights(const std::string &folder, const std::string &given) {
+  Status status = wrongInput("{} holds no weights: neither model.safetensors "
+                             "nor model.safetensors.index.json",
+                             folder);
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const fs::directory_entry &entry : fs::directory_iterator(given, error))
+    if (!weightsIn(entry.path()).empty())
+      names.push_back(entry.path().filename().string());
+  if (names.empty())
+    return status;
+  // step_20 before step_100.
+  std::sort(names.begin(), names.end(), [](const auto &a, const auto &b) {
+    return std::pair(a.size(), a) < std::pair(b.size(), b);
+  });
+  constexpr size_t most = 10;
+  size_t first = names.size() > most ? names.size() - most : 0;
+  return std::move(status).help(
+      "give one of the folders in {} that do: {}{}", given,
+      first > 0 ? "..., " : "",
+      fmt::join(names.begin() + ptrdiff_t(first), names.end(), ", "));
+}
+
 StatusOr<WeightFiles> WeightFiles::open(const std::string &given,
                                         Verify verify) {
   std::error_code error;
   if (!fs::is_directory(given, error))
     return openFile(given, verify);
   LMC_ASSIGN_OR_RETURN(std::string path, folderOf(given));
-  fs::path folder = path;
-  fs::path index = folder / "model.safetensors.index.json";
-  if (!fs::exists(index, error)) {
-    fs::path single = folder / "model.safetensors";
-    if (!fs::exists(single, error))
-      return wrongInput("{} holds no weights: neither model.safetensors nor "
-                        "model.safetensors.index.json",
-                        path);
-    return openFile(single.string(), verify);
-  }
+  fs::path folder = path, index = weightsIn(folder);
+  if (index.empty())
+    return noWeights(path, given);
+  if (index.extension() != ".json")
+    return openFile(index.string(), verify);
   LMC_ASSIGN_OR_RETURN(MappedFile text, MappedFile::open(index.string()));
   LMC_ASSIGN_OR_RETURN(nlohmann::json json,
                        parseJson(text.bytes(), index.string()));

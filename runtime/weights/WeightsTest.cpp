@@ -142,6 +142,31 @@ TEST_F(WeightsTest, ShardedFoldersTrustTheWeightMapAlone) {
   EXPECT_EQ(open(R"("a": "absent.safetensors")").status().exitStatus(), 2);
 }
 
+// A folder of checkpoints stands for the latest; without that it names them.
+TEST_F(WeightsTest, FoldersWithoutWeightsNameThoseInThemThatHaveSome) {
+  std::vector<float> data = {1};
+  for (std::string step : {"step_20", "step_100", "step_3"}) {
+    fs::create_directory(path(step));
+    ASSERT_TRUE(writeSafetensors(path(step + "/model.safetensors"),
+                                 {{"a", DataType::F32, {1}, data.data()}})
+                    .ok());
+  }
+  fs::create_directory(path("logs"));
+  const std::string help = "  help: give one of the folders in " +
+                           folder.string() +
+                           " that do: step_3, step_20, step_100";
+  auto none = WeightFiles::open(folder);
+  ASSERT_EQ(none.status().exitStatus(), 2);
+  EXPECT_EQ(none.status().lines(), std::vector<std::string>{help});
+  ASSERT_TRUE(writeWholeFile(path("latest"), "step_7\n").ok());
+  auto gone = WeightFiles::open(folder);
+  ASSERT_EQ(gone.status().exitStatus(), 2);
+  EXPECT_EQ(gone.status().lines(), std::vector<std::string>{help});
+  ASSERT_TRUE(writeWholeFile(path("latest"), "step_3\n").ok());
+  EXPECT_TRUE(WeightFiles::open(folder).ok());
+  EXPECT_TRUE(WeightFiles::open(path("logs")).status().lines().empty());
+}
+
 /// A parameter [D, H, 3, K] of a file tensor [D, 3*H*K], H cut over tp.
 static plan::Plan fusedPlan(int64_t tp) {
   const int64_t D = 4, H = 6, K = 5;

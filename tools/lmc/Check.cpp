@@ -5,25 +5,20 @@
 #include "runtime/plan/PlanFacts.h"
 #include "runtime/plan/PlanFile.h"
 #include "runtime/weights/Safetensors.h"
+#include "tools/lmc/CheckRun.h"
 #include "tools/lmc/StepExchanges.h"
-
-#include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <cstdlib>
-#include <fcntl.h>
 #include <filesystem>
-#include <fstream>
 #include <numeric>
-#include <spawn.h>
-#include <sys/wait.h>
+#include <regex>
+#include <set>
 #include <unistd.h>
 
 using namespace lmc;
 using namespace lmc::runtime;
 namespace fs = std::filesystem;
-
-extern char **environ;
 
 namespace {
 
@@ -31,14 +26,6 @@ constexpr int kSteps = 3;
 constexpr double kLossBound = 1e-5;     // of the loss
 constexpr double kGradientBound = 1e-5; // of the gradient's norm
 constexpr double kOfAllBound = 1e-7;    // of all gradients' norm
-
-// Plans and what their runs gave.
-struct Side {
-  std::string plan;
-  int64_t ranks = 1;
-  std::vector<double> losses;
-  std::optional<WeightFiles> gradients;
-};
 
 // A folder that goes with its owner, unless somebody wants it.
 class Folder {
@@ -121,89 +108,6 @@ CompileSettings oneRankSettings(CompileSettings settings) {
   return settings;
 }
 
-// llm.c's format: a header of 256 integers, then 16 or 32 bits for a token.
-Status writeTokens(const std::string &path, const plan::Plan &plan) {
-  int64_t count =
-      (kSteps + 1) * plan.global_batch() * plan.sequence_length() + 1;
-  bool wide = plan.vocabulary() > 65536;
-  std::vector<uint32_t> header(256);
-  header[0] = wide ? 20240801 : 20240520;
-  header[1] = wide ? 7 : 1;
-  header[2] = uint32_t(count);
-  std::string bytes(reinterpret_cast<const char *>(header.data()), 1024);
-  uint64_t state = 1;
-  for (int64_t i = 0; i < count; ++i) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    uint32_t token = uint32_t((state >> 33) % uint64_t(plan.vocabulary()));
-    bytes.append(reinterpret_cast<const char *>(&token), wide ? 4 : 2);
-  }
-  return writeWholeFile(path, bytes);
-}
-
-// Runs a program to its end, what it prints goes to `log`.
-StatusOr<int> runProgram(const std::vector<std::string> &arguments,
-                         const std::string &log) {
-  std::vector<char *> argv;
-  for (const std::string &argument : arguments)
-    argv.push_back(const_cast<char *>(argument.c_str()));
-  argv.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  ::posix_spawn_file_actions_init(&actions);
-  ::posix_spawn_file_actions_addopen(&actions, 1, log.c_str(),
-                                     O_WRONLY | O_CREAT | O_TRUNC, 0666);
-  ::posix_spawn_file_actions_adddup2(&actions, 1, 2);
-  pid_t child = 0;
-  int error =
-      ::posix_spawn(&child, argv[0], &actions, nullptr, argv.data(), environ);
-  ::posix_spawn_file_actions_destroy(&actions);
-  if (error)
-    return jobFailed("cannot run {}: {}", arguments[0], std::strerror(error))
-        .help("lmrun has to lie beside lmc");
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0)
-    if (errno != EINTR)
-      return jobFailed("cannot wait for {}: {}", arguments[0],
-                       std::strerror(errno));
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-std::string lastLines(const std::string &path) {
-  std::ifstream file(path);
-  std::string text((std::istreambuf_iterator<char>(file)), {});
-  size_t begin = text.size() > 2000 ? text.size() - 2000 : 0;
-  return text.substr(begin);
-}
-
-Status train(Side &side, const std::string &data, const std::string &stem) {
-  std::error_code error;
-  fs::path self = fs::read_symlink("/proc/self/exe", error);
-  std::string log = stem + ".log", metrics = stem + ".jsonl";
-  std::string gradients = stem + ".safetensors";
-  LMC_ASSIGN_OR_RETURN(
-      int code,
-      runProgram({(self.parent_path() / "lmrun").string(), "train", side.plan,
-                  "--data", data, "--steps", std::to_string(kSteps), "--nproc",
-                  std::to_string(side.ranks), "--comm=local", "--no-pin",
-                  "--metrics", metrics, "--dump-gradients", gradients},
-                 log));
-  if (code != 0)
-    return jobFailed("lmrun on {} rank{} ended with {}", side.ranks,
-                     side.ranks == 1 ? "" : "s", code)
-        .note("{}", lastLines(log));
-  std::ifstream lines(metrics);
-  for (std::string line; std::getline(lines, line);) {
-    auto json = nlohmann::json::parse(line, nullptr, false);
-    if (json.is_object() && json.contains("loss"))
-      side.losses.push_back(
-          json["loss"].is_number() ? json["loss"].get<double>() : std::nan(""));
-  }
-  if (side.losses.size() != size_t(kSteps))
-    return makeError(ErrorKind::Bug, "{} losses of {} steps",
-                     side.losses.size(), kSteps);
-  LMC_ASSIGN_OR_RETURN(side.gradients, WeightFiles::openFile(gradients));
-  return Status();
-}
-
 struct Difference {
   std::string tensor;
   std::string place; // in the model's description
@@ -238,8 +142,9 @@ std::string placeOfParameter(const plan::Plan &plan, const std::string &name) {
 }
 
 // The parameters' gradients in the model's order, of those that are trained.
-StatusOr<std::vector<Difference>>
-compareGradients(const plan::Plan &plan, const Side &mesh, const Side &one) {
+StatusOr<std::vector<Difference>> compareGradients(const plan::Plan &plan,
+                                                   const WeightFiles &mesh,
+                                                   const WeightFiles &one) {
   std::vector<Difference> all;
   std::set<std::string> known;
   for (const plan::State &state : plan.states()) {
@@ -249,8 +154,8 @@ compareGradients(const plan::Plan &plan, const Side &mesh, const Side &one) {
       const std::string &name = box.names(0);
       if (!known.insert(name).second)
         continue;
-      const TensorView *a = mesh.gradients->find(name);
-      const TensorView *b = one.gradients->find(name);
+      const TensorView *a = mesh.find(name);
+      const TensorView *b = one.find(name);
       if (!a || !b || a->shape != b->shape || a->dtype != DataType::F32 ||
           b->dtype != DataType::F32)
         return makeError(ErrorKind::Bug,
@@ -267,8 +172,116 @@ compareGradients(const plan::Plan &plan, const Side &mesh, const Side &one) {
   return all;
 }
 
+// What is compared, and what its runs gave.
+struct Pair {
+  const Folder &folder;
+  plan::Plan plan; // of the mesh
+  Side mesh, one;
+  std::string data;
+  std::vector<double> meshLosses, oneLosses;
+  std::vector<Difference> gradients;
+};
+
+Status runBoth(Pair &pair) {
+  LMC_RETURN_IF_ERROR(writeTokens(pair.data, pair.plan, kSteps));
+  auto run = [&](const Side &side, const std::string &stem,
+                 std::vector<double> &losses) -> StatusOr<WeightFiles> {
+    std::string gradients = stem + ".safetensors";
+    LMC_ASSIGN_OR_RETURN(losses, train(side, pair.data, kSteps, stem,
+                                       {"--dump-gradients", gradients}));
+    return WeightFiles::openFile(gradients);
+  };
+  LMC_ASSIGN_OR_RETURN(WeightFiles one,
+                       run(pair.one, pair.folder / "one", pair.oneLosses));
+  LMC_ASSIGN_OR_RETURN(WeightFiles mesh,
+                       run(pair.mesh, pair.folder / "mesh", pair.meshLosses));
+  LMC_ASSIGN_OR_RETURN(pair.gradients, compareGradients(pair.plan, mesh, one));
+  return Status();
+}
+
 // Not a comparison with `>`: a NaN differs.
 bool isWithin(double distance, double bound) { return distance <= bound; }
+
+bool lossesAgree(double mesh, double one) {
+  return isWithin(std::abs(mesh - one) / std::abs(one), kLossBound);
+}
+
+// A layer of a block, such as h.3.attn.out.
+struct Layer {
+  std::string name, place;
+  std::set<std::string> tensors; // as checkpoints name them
+};
+
+// In the model's order.
+std::vector<Layer> layersOfBlocks(const plan::Plan &plan) {
+  const std::regex block("\\.[0-9]+\\.");
+  std::vector<Layer> layers;
+  for (const plan::State &state : plan.states()) {
+    if (state.kind() != plan::State::PARAMETER ||
+        !std::regex_search(state.name(), block))
+      continue;
+    std::string name = state.name().substr(0, state.name().rfind('.'));
+    if (layers.empty() || layers.back().name != name)
+      layers.push_back({name, placeOfParameter(plan, state.name()), {}});
+    for (const plan::State::Box &box : state.boxes())
+      layers.back().tensors.insert(box.names(0));
+  }
+  return layers;
+}
+
+// The weights, those of the layers from `first` on as zeros.
+Status writeWithZeros(const std::string &path, const WeightFiles &weights,
+                      const std::vector<Layer> &layers, size_t first) {
+  std::set<std::string> zeros;
+  for (size_t i = first; i < layers.size(); ++i)
+    zeros.insert(layers[i].tensors.begin(), layers[i].tensors.end());
+  size_t most = 0;
+  for (const auto &[name, view] : weights.tensors())
+    most = std::max(most, view.data.size());
+  std::string zero(most, '\0');
+  std::vector<TensorToWrite> tensors;
+  for (const auto &[name, view] : weights.tensors())
+    tensors.push_back({name, view.dtype, view.shape,
+                       zeros.count(name) ? zero.data() : view.data.data()});
+  return writeSafetensors(path, std::move(tensors)).status();
+}
+
+// Where the forward goes wrong, in words. A layer of zeros adds nothing to the
+// stream, right or wrong: the losses differ as soon as the first wrong layer is
+// not zero.
+StatusOr<std::string> placeInForward(const Pair &pair) {
+  std::vector<Layer> layers = layersOfBlocks(pair.plan);
+  if (layers.empty())
+    return wrongInput("no parameter is of a block");
+  std::string weights = pair.folder / "weights";
+  LMC_RETURN_IF_ERROR(
+      train(pair.one, pair.data, 1, weights, {"--checkpoint", weights})
+          .status());
+  LMC_ASSIGN_OR_RETURN(WeightFiles files, WeightFiles::open(weights));
+  auto agreeUpTo = [&](size_t first) -> StatusOr<bool> {
+    std::string stem = pair.folder / "zeros", path = stem + ".safetensors";
+    LMC_RETURN_IF_ERROR(writeWithZeros(path, files, layers, first));
+    LMC_ASSIGN_OR_RETURN(
+        std::vector<double> one,
+        train(pair.one, pair.data, 1, stem, {"--weights", path}));
+    LMC_ASSIGN_OR_RETURN(
+        std::vector<double> mesh,
+        train(pair.mesh, pair.data, 1, stem, {"--weights", path}));
+    return lossesAgree(mesh[0], one[0]);
+  };
+  LMC_ASSIGN_OR_RETURN(bool agree, agreeUpTo(0));
+  if (!agree)
+    return std::string(", with zeros in all blocks too: the embedding, the "
+                       "head, the loss or what passes between stages");
+  size_t right = 0, wrong = layers.size();
+  while (wrong - right > 1) {
+    size_t middle = (right + wrong) / 2;
+    LMC_ASSIGN_OR_RETURN(agree, agreeUpTo(middle));
+    (agree ? right : wrong) = middle;
+  }
+  return fmt::format(" up to {}: with zeros from there on the losses agree",
+                     layers[right].place);
+}
 
 void printDifference(const Difference &d) {
   fmt::print("  {:<40} {:>10.2e} of {:<10.2e} {}\n", d.tensor, d.distance,
@@ -276,8 +289,9 @@ void printDifference(const Difference &d) {
 }
 
 // 0 or 1, and the table.
-int compare(const std::string &title, const plan::Plan &plan, const Side &mesh,
-            const Side &one, const std::vector<Difference> &gradients) {
+int compare(const std::string &title, const Pair &pair) {
+  const plan::Plan &plan = pair.plan;
+  const std::vector<Difference> &gradients = pair.gradients;
   fmt::print("{}\n", title);
   fmt::print("{} samples of {} tokens in a step, in {} micro-batch{}; "
              "vocabulary {}\n\n",
@@ -287,11 +301,10 @@ int compare(const std::string &title, const plan::Plan &plan, const Side &mesh,
              "difference");
   int wrongStep = 0;
   for (int i = 0; i < kSteps; ++i) {
-    double a = mesh.losses[size_t(i)], b = one.losses[size_t(i)];
-    double relative = std::abs(a - b) / std::abs(b);
+    double a = pair.meshLosses[size_t(i)], b = pair.oneLosses[size_t(i)];
     fmt::print("step {:<5} {:>14.8f} {:>14.8f} {:>12.1e}\n", i + 1, a, b,
-               relative);
-    if (wrongStep == 0 && !isWithin(relative, kLossBound))
+               std::abs(a - b) / std::abs(b));
+    if (wrongStep == 0 && !lossesAgree(a, b))
       wrongStep = i + 1;
   }
   double sum = 0;
@@ -323,9 +336,11 @@ int compare(const std::string &title, const plan::Plan &plan, const Side &mesh,
     fmt::print("\nthe mesh agrees with one rank\n");
     return 0;
   }
-  if (wrongStep == 1)
-    fmt::print("\ndiffers first: the loss of step 1, in the forward\n");
-  else if (!wrong.empty())
+  if (wrongStep == 1) {
+    StatusOr<std::string> place = placeInForward(pair);
+    fmt::print("\ndiffers first: the loss of step 1, in the forward{}\n",
+               place.ok() ? *place : "");
+  } else if (!wrong.empty())
     fmt::print("\ndiffers first: the gradient of {}{}, in the backward\n",
                wrong.back()->tensor,
                wrong.back()->place.empty() ? "" : ", " + wrong.back()->place);
@@ -339,31 +354,31 @@ int compare(const std::string &title, const plan::Plan &plan, const Side &mesh,
 int checkIn(const Folder &folder, const CompileSettings &settings) {
   CompileSettings meshOnes = meshSettings(settings);
   CompileSettings oneRank = oneRankSettings(meshOnes);
-  Side mesh, one;
-  meshOnes.output = mesh.plan = folder / "mesh.plan";
-  oneRank.output = one.plan = folder / "one.plan";
+  Pair pair{folder,
+            {},
+            {folder / "mesh.plan"},
+            {folder / "one.plan"},
+            folder / "tokens.bin",
+            {},
+            {},
+            {}};
+  meshOnes.output = pair.mesh.plan;
+  oneRank.output = pair.one.plan;
   for (const CompileSettings *each : {&oneRank, &meshOnes})
     if (int status = compile(*each))
       return status;
-  StatusOr<plan::Plan> plan = readPlanFile(mesh.plan);
+  StatusOr<plan::Plan> plan = readPlanFile(pair.mesh.plan);
   if (!plan.ok())
     return report(plan.status());
-  mesh.ranks = worldSize(*plan);
-  std::string data = folder / "tokens.bin";
-  if (Status status = writeTokens(data, *plan); !status.ok())
+  pair.plan = std::move(*plan);
+  int64_t ranks = pair.mesh.ranks = worldSize(pair.plan);
+  if (Status status = runBoth(pair); !status.ok())
     return report(status);
-  if (Status status = train(one, data, folder / "one"); !status.ok())
-    return report(status);
-  if (Status status = train(mesh, data, folder / "mesh"); !status.ok())
-    return report(status);
-  auto gradients = compareGradients(*plan, mesh, one);
-  if (!gradients.ok())
-    return report(gradients.status());
   std::string title =
       fmt::format("{}, made small, on {} rank{}{} and on one", settings.model,
-                  mesh.ranks, mesh.ranks == 1 ? "" : "s",
+                  ranks, ranks == 1 ? "" : "s",
                   settings.mesh.empty() ? "" : " (" + settings.mesh + ")");
-  int result = compare(title, *plan, mesh, one, *gradients);
+  int result = compare(title, pair);
   Status written = flushStdout();
   return written.ok() ? result : report(written);
 }

@@ -3,7 +3,9 @@
 // Compiles a small model of the same architecture for the mesh and for one
 // rank, runs both with the lmrun that lies beside lmc, ranks as threads, on the
 // same random tokens and from the same first weights, and compares the losses
-// of a few steps and every gradient of the first. What may differ is the order
+// of a few steps and every gradient of the first. Where the first loss differs
+// already, it looks for the layer, with zeros for more and more of the last
+// ones. What may differ is the order
 // of float32 sums: losses within 1e-5 of each other, a gradient within 1e-5 of
 // its norm and 1e-7 of all gradients' norm.
 #ifndef LMC_TOOLS_LMC_CHECK_H

@@ -105,12 +105,14 @@ private:
                    std::forward<Args>(args)...);
   }
   double x(double time) const {
-    return kLeft + (facts.times.end > 0 ? time / facts.times.end * kWidth : 0);
+    return kLeft + (facts.times.step.length > 0
+                        ? time / facts.times.step.length * kWidth
+                        : 0);
   }
   void addTimeAxis(double top, double bottom);
   void addSchedule();
-  void addCall(const StageFacts &stage, size_t index, const CallTime &time,
-               double top);
+  void addCall(const StageFacts &stage, size_t index,
+               const runtime::CallTime &time, double top);
   void addMemory();
   void addCurve(size_t stage);
   void addExchanges();
@@ -135,15 +137,15 @@ std::string Page::ranksOf(size_t stage) const {
 
 void Page::addTimeAxis(double top, double bottom) {
   for (int i = 0; i <= 5; ++i) {
-    double time = facts.times.end * i / 5;
+    double time = facts.times.step.length * i / 5;
     add("<line class=\"axis\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1}\" "
         "y2=\"{2}\"/><text class=\"mid\" x=\"{0:.1f}\" y=\"{3}\">{4}</text>\n",
         x(time), top, bottom, bottom + 14, timeText(time));
   }
 }
 
-void Page::addCall(const StageFacts &stage, size_t index, const CallTime &time,
-                   double top) {
+void Page::addCall(const StageFacts &stage, size_t index,
+                   const runtime::CallTime &time, double top) {
   const plan::Call &call = stage.schedule->calls(int(index));
   const plan::Program &program = plan.programs(int(call.program()));
   const char *kind = classOf(program.name());
@@ -185,12 +187,13 @@ void Page::addSchedule() {
     double top = kRow * double(i);
     add("<text class=\"end\" x=\"{}\" y=\"{}\">{}</text>\n", kLeft - 8,
         top + kRow / 2 + 4, ranksOf(i));
-    size_t shown = std::min(times.stages[i].calls.size(), size_t(kMaxCalls));
+    size_t shown =
+        std::min(times.step.stages[i].calls.size(), size_t(kMaxCalls));
     for (size_t c = 0; c < shown; ++c)
-      addCall(facts.stages[i], c, times.stages[i].calls[c], top);
+      addCall(facts.stages[i], c, times.step.stages[i].calls[c], top);
   }
   add("</svg>\n");
-  for (const StageTimes &stage : times.stages)
+  for (const runtime::StageTime &stage : times.step.stages)
     if (stage.calls.size() > size_t(kMaxCalls)) {
       add("<p>The first {} calls of each stage are drawn.</p>\n", kMaxCalls);
       break;
@@ -202,7 +205,8 @@ void Page::addSchedule() {
 void Page::addCurve(size_t index) {
   const StageFacts &stage = facts.stages[index];
   const StageMemory &memory = stage.memory;
-  const std::vector<CallTime> &calls = facts.times.stages[index].calls;
+  const std::vector<runtime::CallTime> &calls =
+      facts.times.step.stages[index].calls;
   double most = double(std::max<int64_t>(memory.allocated, 1));
   auto y = [&](double value) { return 8 + kCurve * (1 - value / most); };
   add("<figure><figcaption>{}: {} allocated, {} of it always in use; {} slot{} "
@@ -238,7 +242,7 @@ void Page::addCurve(size_t index) {
           y(in), x(calls[c].end));
     }
     add(" V{:.1f} H{:.1f} V{:.1f} Z\"/>\n", y(double(memory.fixed)),
-        x(facts.times.end), y(0));
+        x(facts.times.step.length), y(0));
   }
   add("<line class=\"limit\" x1=\"{}\" x2=\"{}\" y1=\"8\" y2=\"8\"/><text "
       "class=\"end\" x=\"{}\" y=\"12\">{}</text><text class=\"end\" x=\"{}\" "

@@ -88,13 +88,13 @@ Json lmc::describeStep(const plan::Plan &plan, const StepFacts &facts) {
                       {"bytes_by_allocation", allocations},
                       {"saved_slots", stage.memory.slots},
                       {"saved_peak_bytes", mostSaved(stage.memory)},
-                      {"busy_seconds", facts.times.stages[i].busy},
+                      {"busy_seconds", facts.times.busy[i]},
                       {"received_bytes", receivedBytes(traffic)},
                       {"traffic", describeTraffic(traffic)},
                       {"exchanges", exchanges}});
   }
   Json json = {{"schedule", facts.times.scheduleName},
-               {"seconds", facts.times.end},
+               {"seconds", facts.times.step.length},
                {"bubble", facts.times.bubble}};
   if (facts.times.formula)
     json["bubble_formula"] = *facts.times.formula;
@@ -156,12 +156,11 @@ void lmc::printStep(const plan::Plan &plan, const StepFacts &facts) {
       continue;
     fmt::print("\n{}: ", isAlone ? "a rank" : fmt::format("stage {}", i));
     if (!isAlone)
-      fmt::print(
-          "busy {} of the time, {} slot{} of saved values, {} "
-          "allocated, ",
-          percent(times.span > 0 ? times.stages[i].busy / times.span : 1),
-          stage.memory.slots, stage.memory.slots == 1 ? "" : "s",
-          runtime::formatBytes(double(stage.memory.allocated)));
+      fmt::print("busy {} of the time, {} slot{} of saved values, {} "
+                 "allocated, ",
+                 percent(times.span > 0 ? times.busy[i] / times.span : 1),
+                 stage.memory.slots, stage.memory.slots == 1 ? "" : "s",
+                 runtime::formatBytes(double(stage.memory.allocated)));
     fmt::print(
         "receives {} in a step\n",
         runtime::formatBytes(double(receivedBytes(sum(stage.exchanges)))));

@@ -191,10 +191,11 @@ int reportParseError(CLI::App &app, const CLI::ParseError &error) {
 
 int main(int argc, char **argv) {
   lmc::runtime::reserveStandardStreams();
-  CLI::App app("lmc: compiles transformers to plans that lmrun executes.\n"
-               "Exit status: 0 done, 1 failed, 2 the call or an input is "
-               "wrong, 3 it does not fit,\n4 a file is corrupt or of another "
-               "version, 70 our bug.");
+  CLI::App app(
+      "lmc: compiles transformers to plans that lmrun executes.\n"
+      "Exit status: 0 done, 1 failed, 2 the call or an input is "
+      "wrong, 3 it does not fit,\ninto memory or onto a disk, 4 a file "
+      "is corrupt or of another version, 70 our bug.");
   app.set_version_flag("--version", "lmc " LMC_VERSION);
   app.require_subcommand(1);
   lmc::CompileSettings compileSettings;

@@ -91,9 +91,9 @@ TEST(StepTimes, UnequalStagesWait) {
   StepTimes times = simulateStep(p.plan, "train");
   EXPECT_NEAR(times.span, 6, 1e-9);
   EXPECT_NEAR(times.bubble, 1, 1e-9);
-  EXPECT_NEAR(times.stages[1].calls[0].begin, 1, 1e-9);
-  EXPECT_NEAR(times.stages[1].calls[0].end, 4, 1e-9);
-  EXPECT_NEAR(times.stages[0].calls[1].begin, 5, 1e-9);
+  EXPECT_NEAR(times.step.stages[1].calls[0].begin, 1, 1e-9);
+  EXPECT_NEAR(times.step.stages[1].calls[0].end, 4, 1e-9);
+  EXPECT_NEAR(times.step.stages[0].calls[1].begin, 5, 1e-9);
 }
 
 TEST(StepTimes, CollectivesOverStagesMeet) {
@@ -109,8 +109,8 @@ TEST(StepTimes, CollectivesOverStagesMeet) {
   }
   StepTimes times = simulateStep(p.plan, "train");
   // Stage 1 is done at 3 and waits for stage 0; the bubble counts neither.
-  EXPECT_NEAR(times.stages[1].calls[2].begin, 3, 1e-9);
-  EXPECT_NEAR(times.stages[1].calls[2].end, 4, 1e-9);
+  EXPECT_NEAR(times.step.stages[1].calls[2].begin, 3, 1e-9);
+  EXPECT_NEAR(times.step.stages[1].calls[2].end, 4, 1e-9);
   EXPECT_NEAR(times.span, 4, 1e-9);
 }
 

@@ -63,7 +63,7 @@ static Status eval(const EvalFlags &flags) {
     if (!std::isfinite(loss->mean))
       return makeError(ErrorKind::BadNumbers,
                        "the loss of {} is {} over {:.0f} tokens", flags.data,
-                       loss->mean, loss->tokens)
+                       withoutNanSign(loss->mean), loss->tokens)
           .help("the weights of {} are not finite or too large",
                 flags.session.weights);
     std::printf("loss %.6f  perplexity %.4f  tokens %.0f\n", loss->mean,
@@ -86,7 +86,8 @@ CommandBody addEvalCommand(CLI::App &app) {
       ->type_name("DIR");
   command
       ->add_option("--input", flags->input,
-                   "Tokens: a .npy file of int32 [samples, tokens]")
+                   "Tokens: a .npy file of int32, int64 or uint16 [samples, "
+                   "tokens], or [tokens] for one sample")
       ->type_name("FILE");
   command
       ->add_option("--output", flags->output,

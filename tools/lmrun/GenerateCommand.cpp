@@ -157,10 +157,14 @@ static Status generateWith(Executor &executor, const GenerateFlags &flags,
   if (stream.failed())
     return jobFailed("cannot write to stdout");
   const GenerateStats &stats = generator.stats();
+  bool isModelsEnd = model.maxLength() >= model.maxPositions();
   if (!stats.atMaxLength.empty())
-    logInfo("{}: the plan takes texts of {} tokens, prompt included; compile "
-            "with a greater --max-length for longer ones",
-            whoEnded(stats.atMaxLength, prompts.size()), model.maxLength());
+    logInfo("{}: the {} takes texts of {} tokens, prompt included{}",
+            whoEnded(stats.atMaxLength, prompts.size()),
+            isModelsEnd ? "model" : "plan", model.maxLength(),
+            isModelsEnd
+                ? ""
+                : "; compile with a greater --max-length for longer ones");
   if (flags.showStats)
     logInfo("{} prompt tokens, {} new tokens in {} steps, {:.1f} ms, {:.1f} "
             "new tokens per second",

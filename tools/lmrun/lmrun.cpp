@@ -135,12 +135,14 @@ int main(int argc, char **argv) {
   CLI::App app("Executes plans that lmc compile has made.", "lmrun");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("lmrun ") + runtimeVersion);
-  app.footer("Exit status: 0 done; 1 the job failed; 2 the call or an input is "
-             "wrong; 3 it does\nnot fit; 4 a file is damaged or of another "
-             "version; 5 a peer failed; 6 stopped on\nits numbers (NaN); 70 a "
-             "bug of lmrun; 75 told to stop, checkpoint saved.\n\nExamples:\n"
-             "  lmrun tokenize --input book.txt -o book.tok\n"
-             "  lmrun train gpt.plan --data book.tok --steps 500");
+  app.footer(
+      "Exit status: 0 done; 1 the job failed; 2 the call or an input is "
+      "wrong; 3 it does\nnot fit, into memory or onto a disk; 4 a file is "
+      "damaged or of another version; 5 a\npeer failed; 6 stopped on its "
+      "numbers (NaN); 70 a bug of lmrun; 75 told to stop,\ncheckpoint "
+      "saved.\n\nExamples:\n"
+      "  lmrun tokenize --input book.txt -o book.tok\n"
+      "  lmrun train gpt.plan --data book.tok --steps 500");
   CommandBody train = addTrainCommand(app);
   CommandBody generate = addGenerateCommand(app);
   CommandBody eval = addEvalCommand(app);
