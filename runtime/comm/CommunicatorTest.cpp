@@ -173,6 +173,29 @@ TEST_P(CommunicatorConformance, PiecesMayStayWhereTheyLie) {
   }
 }
 
+// The rank whose piece lies in place is the first to return; what it writes
+// then must not reach the other.
+TEST_P(CommunicatorConformance, SourcesMayBeWrittenAgain) {
+  const size_t piece = 1 << 19;
+  GetParam().run(2, [&](Communicator &comm) {
+    auto group = comm.openGroup(everyone(2), int64_t(8 * piece));
+    ASSERT_TRUE(group.ok());
+    std::vector<float> apart(piece), all(2 * piece);
+    for (int round = 0; round < 20; ++round) {
+      float *source = comm.rank() == 0 ? all.data() : apart.data();
+      std::fill_n(source, piece, float(round + comm.rank()));
+      ASSERT_TRUE(comm.collective({CollectiveKind::AllGather, Reduction::Sum,
+                                   DataType::F32, *group, int64_t(2 * piece)},
+                                  reinterpret_cast<std::byte *>(source),
+                                  out(all))
+                      .ok());
+      std::fill_n(source, piece, -1.0f);
+      for (size_t i = comm.rank() == 0 ? piece : 0; i < 2 * piece; ++i)
+        ASSERT_EQ(all[i], float(round + int(i / piece))) << i;
+    }
+  });
+}
+
 TEST_P(CommunicatorConformance, NarrowTypesAreRoundedOnce) {
   GetParam().run(3, [&](Communicator &comm) {
     auto group = comm.openGroup(everyone(3), 2);

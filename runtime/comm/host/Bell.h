@@ -10,6 +10,7 @@
 #include "runtime/job/Job.h"
 
 #include <immintrin.h>
+#include <sched.h>
 
 namespace lmc::runtime {
 
@@ -31,8 +32,9 @@ public:
   /// Before the first wait.
   void setBell(Bell &given) { bell = &given; }
 
-  /// Spinning pays only where every rank has a core.
-  void setSpins(int count) { spins = count; }
+  /// Where every rank has one it spins before it sleeps. Where they share
+  /// cores it yields: whom it waits for is mostly ready to run.
+  void setOwnCore(bool own) { hasOwnCore = own; }
 
   /// Returns when `done()` holds; the verdict when the job ends before.
   template <typename Done> Status until(Done done) {
@@ -44,8 +46,11 @@ public:
     uint32_t before =
         activity.exchange(Progress::Waiting, std::memory_order_relaxed);
     bool isDone = false;
-    for (int i = 0; i < spins && !isDone; ++i) {
-      _mm_pause();
+    for (int i = 0; i < (hasOwnCore ? spins : yields) && !isDone; ++i) {
+      if (hasOwnCore)
+        _mm_pause();
+      else
+        ::sched_yield();
       isDone = done();
     }
     while (!isDone && !job.over()) {
@@ -66,7 +71,9 @@ public:
 private:
   Job &job;
   Bell *bell = nullptr;
-  int spins = 0;
+  bool hasOwnCore = false;
+  // Tries before it sleeps.
+  static constexpr int spins = 2000, yields = 200;
 };
 
 } // namespace lmc::runtime

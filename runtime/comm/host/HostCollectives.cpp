@@ -29,6 +29,10 @@ static constexpr int64_t gatherBytes = 256 << 10;
 // when it is read: stored past them, its lines are not read first.
 static constexpr int64_t streamedBytes = 4 << 20;
 
+// Pieces of this size and more, in bytes, are worth a call of the kernel and
+// the wait for their readers.
+static constexpr int64_t lentBytes = 64 << 10;
+
 /// A copy whose stores go past the caches.
 static void streamBytes(std::byte *to, const std::byte *from, size_t bytes) {
   const size_t head = std::min(bytes, size_t(-uintptr_t(to) % 16));
@@ -125,6 +129,24 @@ Status HostCommunicator::allReduceShared(Group &group,
   return Status();
 }
 
+/// An AllGather whose pieces are read where the callers have them.
+Status HostCommunicator::gatherLent(Group &group, uint32_t signature,
+                                    const std::byte *source, std::byte *target,
+                                    int64_t pieceBytes) {
+  memory->lend(group.ranks, source, signature);
+  std::byte *mine = target + int64_t(group.me) * pieceBytes;
+  // Before others read it: now it is in this core's caches alone.
+  if (mine != source)
+    std::memcpy(mine, source, size_t(pieceBytes));
+  for (size_t step = 1; step < group.ranks.size(); ++step) {
+    size_t m = (group.me + step) % group.ranks.size();
+    LMC_RETURN_IF_ERROR(memory->borrow(group.ranks[m], signature,
+                                       target + int64_t(m) * pieceBytes,
+                                       pieceBytes));
+  }
+  return memory->awaitBorrowers();
+}
+
 /// ReduceScatter, AllGather and AllToAll.
 Status HostCommunicator::exchangeShared(Group &group,
                                         const CollectiveCall &call,
@@ -137,6 +159,8 @@ Status HostCommunicator::exchangeShared(Group &group,
   const uint32_t signature = signatureOf(call, group.ranks.size());
   const bool gathers = call.kind == CollectiveKind::AllGather;
   const bool streams = call.elements * size > streamedBytes;
+  if (lends && gathers && !streams && piece * size >= lentBytes)
+    return gatherLent(group, signature, source, target, piece * size);
   const int64_t perChunk =
       gathers ? gatherBytes / size : SharedMemory::bufferBytes / size / members;
   for (int64_t done = 0; done < piece; done += perChunk) {

@@ -8,9 +8,6 @@
 
 namespace lmc::runtime {
 
-// Some microseconds: about what a sleep and a wake-up cost.
-static constexpr int spinsWithACoreEach = 2000;
-
 StatusOr<std::unique_ptr<HostCommunicator>>
 HostCommunicator::create(Job &job, Options options) {
   std::unique_ptr<HostCommunicator> comm(
@@ -47,15 +44,23 @@ Status HostCommunicator::connect() {
   }
   cpu_set_t cores;
   CPU_ZERO(&cores);
-  if (::sched_getaffinity(0, sizeof cores, &cores) == 0 &&
-      int(neighbours.size()) <= CPU_COUNT(&cores))
-    memory->waiter().setSpins(spinsWithACoreEach);
+  const bool hasOwnCore = ::sched_getaffinity(0, sizeof cores, &cores) == 0 &&
+                          int(neighbours.size()) <= CPU_COUNT(&cores);
+  memory->waiter().setOwnCore(hasOwnCore);
   job.onVerdict([bell = &memory->bell()] { bell->ring(); });
   LMC_RETURN_IF_ERROR(links->connect(ports, wanted));
   std::vector<int> everyone;
   for (int peer = 0; peer < numRanks(); ++peer)
     everyone.push_back(peer);
-  return openGroup(everyone, 64).status();
+  LMC_RETURN_IF_ERROR(openGroup(everyone, 64).status());
+  // Both ends of a loan must want it: one rank that cannot, and nobody does.
+  int32_t withheld = !(hasOwnCore && memory->readsPeers());
+  auto *bytes = reinterpret_cast<std::byte *>(&withheld);
+  LMC_RETURN_IF_ERROR(collective(
+      {CollectiveKind::AllReduce, Reduction::Max, DataType::I32, 0, 1}, bytes,
+      bytes));
+  lends = !withheld;
+  return Status();
 }
 
 StatusOr<int> HostCommunicator::openGroup(const std::vector<int> &ranks,

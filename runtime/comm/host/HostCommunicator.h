@@ -7,7 +7,8 @@
 //                  chunks into its own buffer and offers that; everyone copies
 //                  the pieces. A small one: everyone sums everything.
 //   ReduceScatter  everyone offers one piece per member; member r sums.
-//   AllGather, AllToAll, Broadcast   offered, copied out.
+//   AllGather, AllToAll, Broadcast   offered, copied out. Pieces of a gather
+//                  that pay for it are lent instead, and read where they lie.
 // Where members are on several hosts the same pieces go as messages.
 //
 // Sums are formed on the rank's thread by reduceInOrder, so the bits are those
@@ -73,6 +74,8 @@ private:
                          const std::byte *source, std::byte *target);
   Status exchangeShared(Group &group, const CollectiveCall &call,
                         const std::byte *source, std::byte *target);
+  Status gatherLent(Group &group, uint32_t signature, const std::byte *source,
+                    std::byte *target, int64_t pieceBytes);
   Status broadcastShared(Group &group, const CollectiveCall &call,
                          const std::byte *source, std::byte *target);
   Status takeAll(Group &group, uint32_t signature);
@@ -90,6 +93,7 @@ private:
   std::unique_ptr<TcpLinks> links;
   std::vector<int> neighbours;
   std::vector<Group> groups;
+  bool lends = false; ///< every rank has a core, and reads its peers' memory
 };
 
 } // namespace lmc::runtime

@@ -8,12 +8,14 @@
 #include <fstream>
 #include <new>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 namespace lmc::runtime {
 
 static constexpr uint64_t segmentMagic = 0x3147455343'4d4c01; // and a version
-static constexpr uint32_t offersUnderWay = 4;                 // two per buffer
+// Two per buffer; a loan comes when the call before has ended, with one each.
+static constexpr uint32_t offersUnderWay = 4;
 static constexpr size_t pageBytes = 4096;
 static constexpr size_t blockHeader = 64; // holds the block's `busy`
 
@@ -21,16 +23,14 @@ struct SharedMemory::Head {
   uint64_t magic;
   uint64_t token;
   uint32_t rank;
+  uint64_t address; ///< of this, in its owner
   alignas(64) Bell bell;
   struct alignas(64) Counter {
     std::atomic<uint32_t> value;
-  } released[2];
+  } released[3]; // the last: loans
 };
 
 struct SharedMemory::Pair {
-  struct Offer {
-    uint32_t buffer, signature;
-  };
   alignas(64) std::atomic<uint32_t> offered;
   Offer offers[offersUnderWay];
   alignas(64) std::atomic<uint32_t> sent;
@@ -84,6 +84,7 @@ Status SharedMemory::createSegment() {
   Head *head = new (segment.base) Head{};
   head->token = job.tokenHash();
   head->rank = uint32_t(me);
+  head->address = reinterpret_cast<uint64_t>(head);
   head->magic = segmentMagic;
   theWaiter.setBell(head->bell);
   return Status();
@@ -131,6 +132,7 @@ Status SharedMemory::attach(int peer, const std::string &endpoint) {
   if (std::sscanf(endpoint.c_str(), "%*s %d %d", &pid, &fd) != 2)
     return makeError(ErrorKind::Bug, "rank {} has the endpoint {}", peer,
                      endpoint);
+  peers[size_t(peer)].pid = pid;
   std::string path = fmt::format("/proc/{}/fd/{}", pid, fd);
   Segment &segment = segments[size_t(peer)];
   segment.fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
@@ -166,42 +168,105 @@ std::byte *SharedMemory::buffer(int rank, int index) const {
          size_t(2 - index) * size_t(bufferBytes);
 }
 
+bool SharedMemory::read(int peer, uint64_t address, void *to,
+                        size_t bytes) const {
+  for (size_t done = 0; done < bytes;) {
+    iovec here = {static_cast<std::byte *>(to) + done, bytes - done};
+    iovec there = {reinterpret_cast<void *>(address + done), bytes - done};
+    ssize_t got = ::process_vm_readv(peers[size_t(peer)].pid, &here, 1, &there,
+                                     1, /*flags=*/0);
+    if (got <= 0)
+      return false;
+    done += size_t(got);
+  }
+  return true;
+}
+
+bool SharedMemory::readsPeers() const {
+  for (int peer = 0; peer < ranks; ++peer) {
+    uint64_t magic = 0;
+    if (peer != me && segments[size_t(peer)].base &&
+        !(read(peer, head(peer).address, &magic, sizeof magic) &&
+          magic == segmentMagic))
+      return false;
+  }
+  return true;
+}
+
+Status SharedMemory::awaitReleases(int buffer) {
+  std::atomic<uint32_t> &released = head(me).released[buffer].value;
+  return theWaiter.until([&] {
+    return released.load(std::memory_order_acquire) == expectedReleases[buffer];
+  });
+}
+
 StatusOr<int> SharedMemory::acquire() {
   int index = nextBuffer;
   nextBuffer = 1 - nextBuffer;
-  std::atomic<uint32_t> &released = head(me).released[index].value;
-  LMC_RETURN_IF_ERROR(theWaiter.until([&] {
-    return released.load(std::memory_order_acquire) == expectedReleases[index];
-  }));
+  LMC_RETURN_IF_ERROR(awaitReleases(index));
   return index;
 }
 
 void SharedMemory::offer(const std::vector<int> &members, int buffer,
                          uint32_t signature, uint32_t releases) {
-  expectedReleases[buffer] += releases;
+  publish(members, {uint32_t(buffer), signature, /*address=*/0}, releases);
+}
+
+void SharedMemory::lend(const std::vector<int> &members, const std::byte *from,
+                        uint32_t signature) {
+  publish(members, {lent, signature, reinterpret_cast<uint64_t>(from)},
+          uint32_t(members.size() - 1));
+}
+
+void SharedMemory::publish(const std::vector<int> &members, const Offer &offer,
+                           uint32_t releases) {
+  expectedReleases[offer.buffer] += releases;
   for (int peer : members) {
     if (peer == me)
       continue;
     Pair &to = pair(me, peer);
     uint32_t number = to.offered.load(std::memory_order_relaxed);
-    to.offers[number % offersUnderWay] = {uint32_t(buffer), signature};
+    to.offers[number % offersUnderWay] = offer;
     to.offered.store(number + 1, std::memory_order_release);
     ring(peer);
   }
 }
 
-StatusOr<int> SharedMemory::take(int peer, uint32_t signature) {
+StatusOr<SharedMemory::Offer>
+SharedMemory::takeNext(int peer, uint32_t signature, bool isLoan) {
   Pair &from = pair(peer, me);
   uint32_t &taken = peers[size_t(peer)].offersTaken;
   LMC_RETURN_IF_ERROR(theWaiter.until(
       [&] { return from.offered.load(std::memory_order_acquire) != taken; }));
-  Pair::Offer offer = from.offers[taken % offersUnderWay];
+  Offer offer = from.offers[taken % offersUnderWay];
   ++taken;
-  if (offer.signature != signature || offer.buffer > 1)
+  if (offer.signature != signature || offer.buffer > lent ||
+      (offer.buffer == lent) != isLoan)
     return makeError(ErrorKind::Bug,
                      "rank {} and rank {} meet in different collectives", peer,
                      me);
+  return offer;
+}
+
+StatusOr<int> SharedMemory::take(int peer, uint32_t signature) {
+  LMC_ASSIGN_OR_RETURN(Offer offer,
+                       takeNext(peer, signature, /*isLoan=*/false));
   return int(offer.buffer);
+}
+
+Status SharedMemory::borrow(int peer, uint32_t signature, std::byte *to,
+                            int64_t bytes) {
+  LMC_ASSIGN_OR_RETURN(Offer offer, takeNext(peer, signature, /*isLoan=*/true));
+  if (!read(peer, offer.address, to, size_t(bytes))) {
+    int error = errno;
+    if (job.awaitVerdict(500)) // it knows better why a peer has ended
+      return job.verdict();
+    return makeError(ErrorKind::PeerFailed,
+                     "rank {} cannot read {} bytes that rank {} lends: {}", me,
+                     bytes, peer, std::strerror(error));
+  }
+  release(peer, lent);
+  return Status();
 }
 
 void SharedMemory::release(int peer, int buffer) {

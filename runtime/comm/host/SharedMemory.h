@@ -16,6 +16,11 @@
 // ranks are taken in order, and both execute the collectives that they share
 // in the same order, so an offer needs no group.
 //
+// Loans. Instead of a buffer the owner offers an address of its own, which the
+// members read through the kernel: one copy instead of two, but the owner must
+// wait for them before it writes there again. It needs a right to trace that
+// some systems withhold; `readsPeers` tries it.
+//
 // Messages. The sender copies into a block of its own and puts a note into the
 // pair's ring; the receiver copies out and marks the block free. A send waits
 // only when ringSize notes to one rank are unread.
@@ -42,6 +47,8 @@ public:
   std::string endpoint(const std::string &hostName) const;
   static std::string hostOf(const std::string &endpoint);
   Status attach(int peer, const std::string &endpoint);
+  /// Whether this rank can read the memory of all that it is attached to.
+  bool readsPeers() const;
 
   Waiter &waiter() { return theWaiter; }
   Bell &bell();
@@ -57,6 +64,13 @@ public:
   /// The buffer that `peer` offers next. A Bug when it means another call.
   StatusOr<int> take(int peer, uint32_t signature);
   void release(int peer, int buffer);
+  /// Offers memory of this rank's own, one loan at a time.
+  void lend(const std::vector<int> &members, const std::byte *from,
+            uint32_t signature);
+  /// Copies what `peer` lends next, and releases it.
+  Status borrow(int peer, uint32_t signature, std::byte *to, int64_t bytes);
+  /// Returns when everybody has read what was lent.
+  Status awaitBorrowers() { return awaitReleases(lent); }
 
   // --- messages ---
   Status send(int peer, uint64_t channel, const std::byte *source,
@@ -66,6 +80,11 @@ public:
 private:
   struct Head;
   struct Pair;
+  struct Offer {
+    uint32_t buffer; ///< or `lent`
+    uint32_t signature;
+    uint64_t address; ///< of a loan, in the owner
+  };
   struct Note {
     uint64_t channel;
     uint64_t offset, capacity, bytes; ///< of the block in the sender's segment
@@ -86,6 +105,7 @@ private:
     size_t next = 0;
   };
   struct Peer {
+    int pid = 0;
     uint32_t offersTaken = 0;
     std::vector<Queue> queues;
     std::vector<Block> mapped;
@@ -97,6 +117,11 @@ private:
   Pair &pair(int from, int to) const;
   size_t fixedBytes() const;
   void ring(int peer);
+  void publish(const std::vector<int> &members, const Offer &offer,
+               uint32_t releases);
+  StatusOr<Offer> takeNext(int peer, uint32_t signature, bool isLoan);
+  Status awaitReleases(int buffer);
+  bool read(int peer, uint64_t address, void *to, size_t bytes) const;
   StatusOr<Block> freeBlock(int64_t bytes);
   Queue &queueOf(int peer, uint64_t channel);
   bool fetchNotes(int peer);
@@ -109,7 +134,8 @@ private:
   std::vector<Block> blocks;
   uint64_t fileBytes = 0;
   int nextBuffer = 0;
-  uint32_t expectedReleases[2] = {0, 0};
+  static constexpr uint32_t lent = 2; ///< in place of a buffer's index
+  uint32_t expectedReleases[3] = {0, 0, 0};
   Waiter theWaiter;
 };
 
