@@ -23,6 +23,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 namespace lmc::runtime {
 
@@ -59,6 +60,12 @@ using KernelHandle = const void *;
 /// many, which even out threads of unequal speed.
 enum class Parts : uint8_t { One, OnePerThread, Many };
 
+/// What a device was asked for while it recorded; to be gone before the device.
+class Recording {
+public:
+  virtual ~Recording() = default;
+};
+
 class Device {
 public:
   virtual ~Device() = default;
@@ -90,6 +97,23 @@ public:
 
   /// Waits for all that was asked.
   virtual Status synchronize() = 0;
+
+  /// Whether calls can be recorded, to be replayed for less than each of them
+  /// costs. Between beginRecording and endRecording launches, fills, copies and
+  /// marks are remembered with their arguments, not done, and nothing else may
+  /// be called. Kernels have to have run before.
+  virtual bool canRecord() const = 0;
+  virtual Status beginRecording() = 0;
+  virtual StatusOr<std::unique_ptr<Recording>> endRecording() = 0;
+  /// Does what was recorded, in order with the calls before and after.
+  virtual void replay(Recording &recording) = 0;
+
+  /// The device's own clock. mark(i) notes the time at which all that was asked
+  /// before is done, i less than what was reserved; after synchronize the
+  /// times between two marks can be asked for.
+  virtual Status reserveMarks(size_t count) = 0;
+  virtual void mark(size_t index) = 0;
+  virtual int64_t nanoseconds(size_t from, size_t to) = 0;
 
   /// Runs work(context, begin, end) over [0, units) on the host cores that
   /// belong to this device: filling weights, converting, summing.

@@ -60,6 +60,48 @@ TEST_P(DeviceConformance, WritesCopiesAndFillsInOrder) {
   EXPECT_EQ(back, std::vector<char>(bytes, 0));
 }
 
+TEST_P(DeviceConformance, ReplaysWhatItRecorded) {
+  std::unique_ptr<Device> device = GetParam().make();
+  const int64_t bytes = 4096;
+  ASSERT_TRUE(device->allocate({{"a", bytes}, {"b", bytes}}).ok());
+  ASSERT_TRUE(device->synchronize().ok());
+  if (!device->canRecord()) {
+    EXPECT_FALSE(device->beginRecording().ok());
+    EXPECT_FALSE(device->endRecording().ok());
+    return;
+  }
+  std::vector<char> back(bytes);
+  ASSERT_TRUE(device->beginRecording().ok());
+  device->copy(device->base(0), device->base(1), bytes);
+  device->fillZero(device->base(0), bytes / 2);
+  auto recording = device->endRecording();
+  ASSERT_TRUE(recording.ok()) << recording.status().toString();
+  for (char value : {1, 2}) {
+    std::vector<char> data(bytes, value);
+    device->write(device->base(0), data.data(), bytes);
+    device->replay(**recording);
+    device->read(device->base(1), back.data(), bytes);
+    EXPECT_EQ(back, data);
+    device->read(device->base(0), back.data(), bytes);
+    std::fill_n(data.begin(), bytes / 2, char(0));
+    EXPECT_EQ(back, data);
+  }
+}
+
+TEST_P(DeviceConformance, TellsTheTimeBetweenMarks) {
+  std::unique_ptr<Device> device = GetParam().make();
+  ASSERT_TRUE(device->allocate({{"a", 64 << 20}}).ok());
+  ASSERT_TRUE(device->reserveMarks(3).ok());
+  device->mark(0);
+  device->fillZero(device->base(0), 64 << 20);
+  device->mark(1);
+  device->mark(2);
+  ASSERT_TRUE(device->synchronize().ok());
+  EXPECT_GE(device->nanoseconds(1, 2), 0);
+  if (GetParam().computes) // no machine writes 64 TB/s
+    EXPECT_GT(device->nanoseconds(0, 1), 1000);
+}
+
 static std::unique_ptr<Device> makeCpu(int threads, bool guards) {
   CpuDevice::Options options;
   options.threads = threads;

@@ -3,7 +3,6 @@
 #include "runtime/plan/PlanFacts.h"
 #include "runtime/plan/StepTime.h"
 
-#include <chrono>
 #include <cmath>
 #include <map>
 
@@ -33,6 +32,8 @@ Status Executor::prepare() {
       microBatchSymbols.push_back(uint32_t(i));
     if (symbol.kind() == plan::Symbol::SLOT)
       slotSymbols.push_back(uint32_t(i));
+    if (symbol.kind() == plan::Symbol::SIZE)
+      sizeSymbols.push_back(uint32_t(i));
   }
 
   std::vector<CodeObject> code;
@@ -78,28 +79,33 @@ Status Executor::prepare() {
       LMC_ASSIGN_OR_RETURN(prepared,
                            prepareProgram(thePlan.programs(i), context));
     }
-    times.emplace_back(options.profile ? prepared.ops.size() : 0);
+    times.emplace_back(prepared.ops.size());
     programs.push_back(std::move(prepared));
   }
   for (const plan::Schedule &schedule : thePlan.schedules()) {
     if (schedule.stage() != theStage)
       continue;
-    PreparedSchedule prepared{schedule.name(), {}};
+    PreparedSchedule prepared;
+    prepared.name = schedule.name();
     for (const plan::Call &call : schedule.calls()) {
-      for (const Op &op : programs[call.program()].ops)
-        if ((op.kind == Op::Kind::Send || op.kind == Op::Kind::Receive) &&
-            (op.peer < 0 || !theComm))
+      for (const Op &op : programs[call.program()].ops) {
+        bool isTransfer =
+            op.kind == Op::Kind::Send || op.kind == Op::Kind::Receive;
+        if (isTransfer && (op.peer < 0 || !theComm))
           return corrupt("schedule {} of stage {} calls program {}, which "
                          "exchanges with a stage that is not there",
                          schedule.name(), theStage,
                          thePlan.programs(int(call.program())).name());
+        ++prepared.numOps;
+        prepared.exchanges |= isTransfer || op.kind == Op::Kind::Collective;
+      }
       prepared.calls.push_back({call.program(),
                                 call.micro_batch(),
                                 {call.slots().begin(), call.slots().end()}});
     }
     schedules.push_back(std::move(prepared));
   }
-  return Status();
+  return setProfile(options.profile);
 }
 
 int Executor::findSchedule(std::string_view name) const {
@@ -147,7 +153,24 @@ Status Executor::setSize(std::string_view name, int64_t value) {
 
 Status Executor::run(int schedule) {
   Progress::Scope scope(progress, Progress::Instruction);
-  for (const PreparedCall &call : schedules[size_t(schedule)].calls) {
+  const PreparedSchedule &prepared = schedules[size_t(schedule)];
+  bool isRecorded = theDevice.canRecord() && prepared.numOps > 0 &&
+                    !prepared.exchanges && options.secondsPerFlop == 0;
+  if (Status status = isRecorded ? runRecorded(schedule) : walk(prepared);
+      !status.ok())
+    return status;
+  pace.wait();
+  LMC_RETURN_IF_ERROR(theDevice.synchronize());
+  if (options.profile)
+    addTimes(prepared);
+  return Status();
+}
+
+Status Executor::walk(const PreparedSchedule &schedule) {
+  if (options.profile)
+    theDevice.mark(0);
+  nextMark = 1;
+  for (const PreparedCall &call : schedule.calls) {
     for (uint32_t symbol : microBatchSymbols)
       values[symbol] = call.microBatch;
     for (size_t i = 0; i < slotSymbols.size(); ++i)
@@ -155,8 +178,30 @@ Status Executor::run(int schedule) {
     if (Status status = runProgram(call.program); !status.ok())
       return status;
   }
-  pace.wait();
-  return theDevice.synchronize();
+  return Status();
+}
+
+Status Executor::runRecorded(int number) {
+  const PreparedSchedule &schedule = schedules[size_t(number)];
+  Recordings::Entry &entry = recordings.find(number, values, sizeSymbols);
+  if (entry.runs++ == 0)
+    return walk(schedule);
+  if (entry.recording) {
+    uint64_t done = progress.instructions.load(std::memory_order_relaxed);
+    progress.begin(uint64_t(schedule.calls.front().program) << 32);
+    theDevice.replay(*entry.recording);
+    progress.instructions.store(done + schedule.numOps,
+                                std::memory_order_relaxed);
+    return Status();
+  }
+  LMC_RETURN_IF_ERROR(theDevice.beginRecording());
+  Status walked = walk(schedule);
+  StatusOr<std::unique_ptr<Recording>> recording = theDevice.endRecording();
+  LMC_RETURN_IF_ERROR(walked);
+  LMC_RETURN_IF_ERROR(recording.status());
+  entry.recording = *std::move(recording);
+  theDevice.replay(*entry.recording);
+  return Status();
 }
 
 Status Executor::execute(PreparedProgram &program, const Op &op) {
@@ -204,24 +249,14 @@ Status Executor::runProgram(uint32_t index) {
     program.patch(values);
   for (size_t i = 0; i < program.ops.size(); ++i) {
     const Op &op = program.ops[i];
-    std::chrono::steady_clock::time_point start;
-    if (options.profile)
-      start = std::chrono::steady_clock::now();
     progress.begin(uint64_t(index) << 32 | op.instruction);
     if (options.secondsPerFlop > 0)
       keepPace(index, op);
     if (Status status = execute(program, op); !status.ok())
       return std::move(status).note(
           "in {}", describeInstruction(thePlan, index, op.instruction));
-    if (options.profile) {
-      if (Status status = theDevice.synchronize(); !status.ok())
-        return std::move(status).note(
-            "in {}", describeInstruction(thePlan, index, op.instruction));
-      times[index][i].ns += uint64_t(
-          std::chrono::nanoseconds(std::chrono::steady_clock::now() - start)
-              .count());
-      ++times[index][i].calls;
-    }
+    if (options.profile)
+      theDevice.mark(nextMark++);
     Progress::count(progress.instructions);
   }
   return Status();
@@ -252,6 +287,26 @@ int64_t Executor::scheduleFlops(int schedule) const {
          thePlan.programs(int(call.program)).instructions())
       flops += instruction.flops();
   return flops;
+}
+
+// Marks are in the order of the walk, also when it was another run's.
+void Executor::addTimes(const PreparedSchedule &schedule) {
+  size_t mark = 0;
+  for (const PreparedCall &call : schedule.calls)
+    for (OpTime &time : times[call.program]) {
+      time.ns += uint64_t(theDevice.nanoseconds(mark, mark + 1));
+      ++time.calls;
+      ++mark;
+    }
+}
+
+Status Executor::setProfile(bool on) {
+  options.profile = on;
+  recordings.clear(); // with marks or without
+  size_t most = 0;
+  for (const PreparedSchedule &schedule : schedules)
+    most = std::max(most, size_t(schedule.numOps));
+  return on ? theDevice.reserveMarks(most + 1) : Status();
 }
 
 void Executor::resetProfile() {

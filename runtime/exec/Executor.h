@@ -2,15 +2,20 @@
 //
 // create() allocates what the plan states, loads the kernels, fills constants
 // and scalars, and prepares every program (Program.h). run() then executes a
-// schedule: for each of its calls it sets micro-batch and slot and walks the
+// schedule: for each of its calls it sets micro-batch and slots and walks the
 // program's ops. In run() there is no allocation, no look-up by name and no
 // lock of ours.
+//
+// What a schedule asks of the device depends on nothing but the sizes of the
+// step: numbers that change lie in memory. So a device that can record is
+// asked once for each (Recordings.h).
 #ifndef LMC_RUNTIME_EXEC_EXECUTOR_H
 #define LMC_RUNTIME_EXEC_EXECUTOR_H
 
 #include "runtime/base/Progress.h"
 #include "runtime/exec/Pace.h"
 #include "runtime/exec/Program.h"
+#include "runtime/exec/Recordings.h"
 
 namespace lmc::runtime {
 
@@ -21,7 +26,7 @@ std::string describeInstruction(const plan::Plan &plan, uint32_t program,
 class Executor {
 public:
   struct Options {
-    bool profile = false; ///< measure every op
+    bool profile = false; ///< measure every op, by the device's clock
     /// Where to tell how far this rank is; null: nobody watches.
     Progress *progress = nullptr;
     /// Instructions take their planned time, at so many seconds for a FLOP,
@@ -65,6 +70,8 @@ public:
   std::string profileReport(ProfileLines lines = ProfileLines::Kernels) const;
   /// Forgets what was measured so far.
   void resetProfile();
+  /// Whether the following runs are measured.
+  Status setProfile(bool on);
 
 private:
   Executor(const plan::Plan &plan, Device &device, Communicator *comm,
@@ -73,9 +80,13 @@ private:
         options(options),
         progress(options.progress ? *options.progress : unwatched) {}
   Status prepare();
+  struct PreparedSchedule;
+  Status walk(const PreparedSchedule &schedule);
+  Status runRecorded(int schedule);
   Status runProgram(uint32_t index);
   Status execute(PreparedProgram &program, const Op &op);
   void keepPace(uint32_t program, const Op &op);
+  void addTimes(const PreparedSchedule &schedule);
 
   struct PreparedCall {
     uint32_t program;
@@ -85,6 +96,8 @@ private:
   struct PreparedSchedule {
     std::string name;
     std::vector<PreparedCall> calls;
+    uint64_t numOps = 0;
+    bool exchanges = false; ///< with other ranks
   };
   struct OpTime {
     uint64_t ns = 0, calls = 0;
@@ -98,10 +111,12 @@ private:
   std::vector<int64_t> theCoordinates;
   int64_t theStage = 0;
   std::vector<int64_t> values;
-  std::vector<uint32_t> microBatchSymbols, slotSymbols;
+  std::vector<uint32_t> microBatchSymbols, slotSymbols, sizeSymbols;
   std::vector<PreparedProgram> programs;
   std::vector<PreparedSchedule> schedules;
-  std::vector<std::vector<OpTime>> times;
+  Recordings recordings;
+  std::vector<std::vector<OpTime>> times; ///< by program and op
+  size_t nextMark = 0;
   Pace pace;
   Progress unwatched;
   Progress &progress;

@@ -1,12 +1,14 @@
 // What a plan for cuda promises of its kernels; see plan.proto, Kernel.
 #include "runtime/plan/PlanChecker.h"
 
+#include <numeric>
+
 namespace lmc::runtime {
 
 namespace {
 constexpr uint32_t maxThreads = 1024;
 constexpr int64_t maxSharedBytes = 227 << 10; // of sm_90; sm_80 has 163 KiB
-constexpr int64_t alignment = 16;             // of an operand
+constexpr int64_t widestLoad = 16;            // bytes, of a thread
 } // namespace
 
 Status Checker::checkBlock(const plan::Kernel &kernel) {
@@ -46,13 +48,17 @@ Status Checker::checkDeviceCode(const plan::Code &code) {
   return Status();
 }
 
+// A thread loads as much at once as divides an operand's rows, so its bytes;
+// the tokens of a micro-batch of 2 x 29 begin at multiples of 232 bytes, and 8
+// are loaded at once.
 Status Checker::checkAlignment(const plan::Launch &launch) {
   for (const plan::Operand &operand : launch.operands()) {
     const plan::Slice &slice = operand.slice();
+    int64_t alignment = std::gcd(widestLoad, slice.bytes());
     bool aligned = slice.offset().constant() % alignment == 0;
     for (const plan::Linear::Term &term : slice.offset().terms())
       aligned &= term.coefficient() % alignment == 0;
-    if (slice.bytes() >= alignment && !aligned)
+    if (!aligned)
       return corrupt("an operand of {} bytes in allocation {} does not always "
                      "begin at a multiple of {} bytes",
                      slice.bytes(), slice.allocation(), alignment);

@@ -451,6 +451,22 @@ TEST(PlanCheck, DeviceKernels) {
         ->mutable_terms(0)
         ->set_coefficient(8);
   });
+  // 24 bytes are loaded 8 at a time.
+  auto apart = [](int64_t bytes) {
+    return [=](auto &p) {
+      auto *slice = p.mutable_programs(0)
+                        ->mutable_instructions(0)
+                        ->mutable_launch()
+                        ->mutable_operands(0)
+                        ->mutable_slice();
+      slice->set_bytes(24);
+      slice->mutable_offset()->mutable_terms(0)->set_coefficient(bytes);
+    };
+  };
+  refused("does not always begin at a multiple of 8 bytes", apart(4));
+  plan::Plan natural = cuda();
+  apart(8)(natural);
+  EXPECT_EQ(checkPlan(natural).toString().find("begin at"), std::string::npos);
   refused("grid of 8589934592 x 1 units is too large", [](auto &p) {
     p.mutable_kernels(0)->set_rows_per_unit(1);
     p.mutable_programs(0)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The peer of `lmrun train` on the CPU: PyTorch training GPT-2 in float32.
+"""The peer of `lmrun train`: PyTorch training GPT-2 in float32.
 
 Needs torch and transformers. One step is what ours is: forward, mean loss,
 backward, clipping by global norm, AdamW with decay on tensors of two or more
 dims. It gets its best setting: eager and torch.compile, the fused or the
 foreach AdamW, attention without a T x T tensor, denormals flushed.
 
-    python3 test/bench/pytorch_gpt2.py --threads 2
+    python3 test/bench/pytorch_gpt2.py --threads 2 [--device cuda [--tf32]]
 
 prints one JSON object per variant (tokens_per_second is the median over steps
 behind the warm-up) and a last one, {"best": …}. To alternate with another
@@ -50,6 +50,9 @@ def parse():
     parser.add_argument("--data", metavar="FILE",
                         help="tokens in llm.c's format; random ones by default")
     parser.add_argument("--variant", choices=VARIANTS, action="append")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--tf32", action="store_true",
+                        help="products in TF32; a GPU alone has it")
     parser.add_argument("--interactive", action="store_true")
     return parser.parse_args()
 
@@ -91,7 +94,8 @@ class Trainer:
                 attn_pdrop=options.dropout, bos_token_id=0, eos_token_id=0)
             config._attn_implementation = "sdpa"
             model = transformers.GPT2LMHeadModel(config)
-        self.torch = torch
+        model.to(options.device)
+        self.torch, self.device = torch, options.device
         self.parameters = list(model.train().parameters())
         how = variant.split("-")[1]
         self.optimizer = torch.optim.AdamW(
@@ -116,12 +120,15 @@ class Trainer:
         for _ in range(steps):
             tokens = next(self.data)
             start = time.perf_counter()
+            tokens = tokens.to(self.device)
             loss = self.loss(tokens)
             loss.backward()
             self.torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             losses.append(float(loss.detach()))
+            if self.device == "cuda":
+                self.torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
         median = statistics.median(seconds)
         return {"variant": self.variant,
@@ -147,6 +154,7 @@ def main():
     import torch
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
+    torch.set_float32_matmul_precision("high" if options.tf32 else "highest")
 
     variants = options.variant or VARIANTS
     results = []

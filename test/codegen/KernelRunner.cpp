@@ -16,6 +16,7 @@
 #include <cmath>
 #include <cstring>
 #include <dlfcn.h>
+#include <numeric>
 #include <random>
 #include <unistd.h>
 
@@ -86,11 +87,13 @@ struct Array {
   bool isFloat;
 
   Array(size_t elements, bool isFloat)
-      : bytes(elements * 4 + kGuard + 64, kPattern), size(elements * 4),
+      : bytes(elements * 4 + kGuard + 80, kPattern), size(elements * 4),
         isFloat(isFloat) {}
+  // As little aligned as a plan allows: a micro-batch's part of an input.
   char *data() {
     auto address = reinterpret_cast<uintptr_t>(bytes.data());
-    return bytes.data() + (64 - address % 64) % 64;
+    return bytes.data() + (64 - address % 64) % 64 +
+           std::gcd(size, size_t(16)) % 16;
   }
   bool guardIntact() {
     for (size_t i = 0; i < kGuard; ++i)

@@ -1,30 +1,73 @@
 """Holds what the double of the CUDA driver recorded against what a run promises:
 
-    cuda_calls.py LOG [profiled]
+    cuda_calls.py LOG
 
-Every function is loaded before the first launch; no allocation after it; and
-between the launches of a step neither a wait nor a copy from or to the host,
-unless the run is profiled, which waits behind each.
+Every function is loaded before the first launch and nothing is allocated after
+it. A step ends with the one wait in it; until then nothing is copied from or to
+the host once the first launch was made. A graph is made once, and what it does
+is what a step before it did, call for call. Prints how many steps there were,
+and how many of them were recorded and replayed.
 """
 
 import sys
 
+
+def die(text):
+    sys.exit(f"cuda_calls: {text}")
+
+
+work = {"launch", "memset", "copy", "event"}  # what a step is made of
 calls = [line.split() for line in open(sys.argv[1])]
-profiled = "profiled" in sys.argv[2:]
-launches = [i for i, call in enumerate(calls) if call[0] == "launch"]
-if len(launches) < 50:
-    sys.exit(f"{len(launches)} launches; a step of a transformer has more")
-first, last = launches[0], launches[-1]
-functions = [call[1] for call in calls if call[0] == "function"]
+first = next((i for i, call in enumerate(calls) if call[0] == "launch"), None)
+if first is None:
+    die("no launch")
+functions = {call[1] for call in calls if call[0] == "function"}
 loaded = {call[1] for call in calls[:first] if call[0] == "function_load"}
-if not functions or set(functions) != loaded:
-    sys.exit("not every function is loaded before the first launch")
-allowed = {"launch", "memset"} | ({"sync"} if profiled else set())
-for number, call in enumerate(calls[first:last], first + 1):
-    device_to_device = call[0] == "copy" and all(
-        int(address, 16) >> 62 for address in call[1:3])
-    if call[0] not in allowed and not device_to_device:
-        sys.exit(f"call {number} between launches: {' '.join(call)}")
-if calls[last + 1][0] != "sync":
-    sys.exit("the step ends without waiting for the GPU")
-print(f"{len(launches)} launches of {len(loaded)} functions")
+if not functions or functions != loaded:
+    die("not every function is loaded before the first launch")
+
+# A step: from a launch, or the graph that has it, to the next wait.
+steps, recorded, replayed, seen = 0, 0, 0, []
+step, graph, made = [], None, False
+for number, call in enumerate(calls):
+    place = f"call {number}, {' '.join(call[:3])},"
+    name = call[0]
+    if number > first and name.startswith(("alloc", "load", "function")):
+        die(f"{place} after the first launch")
+    if name == "instantiate":
+        recorded, made = recorded + 1, True
+    if name == "graph":
+        if any(c[0] == "launch" for c in step):
+            die(f"{place} in a step")
+        step, graph = [], int(call[1])
+        replayed, made = replayed + (not made), False
+    elif name == "sync":
+        launches = [c for c in step if c[0] == "launch"]
+        if not launches:
+            step = []
+            continue
+        if len(launches) < 30:
+            die(f"{place} after {len(launches)} launches; a step of a "
+                "transformer has more")
+        body = step if graph is not None else step[step.index(launches[0]):]
+        if graph is not None:
+            if len(body) != graph:
+                die(f"{place} after {len(body)} calls of a graph of {graph}")
+            # What precedes the first launch of a walked step is the graph's,
+            # too; writes of the host are not.
+            if not any(other[-graph:] == body for other in seen):
+                die(f"{place} ends a graph that no step before it equals")
+        else:
+            seen.append(step)
+        for c in body:
+            if c[0] == "copy" and not all(
+                    int(address, 16) >> 62 for address in c[1:3]):
+                die(f"{place} ends a step with a copy of the host's: {c}")
+        steps, step, graph = steps + 1, [], None
+    elif name in work:
+        step.append(call)
+    elif any(c[0] == "launch" for c in step):
+        die(f"{place} in a step")
+if any(c[0] == "launch" for c in step):
+    die("the last step ends without waiting for the GPU")
+print(f"{steps} steps, {recorded} recorded, {replayed} replayed")

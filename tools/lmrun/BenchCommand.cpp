@@ -5,6 +5,10 @@
 // step is paired with a plain read of the plan's parameters by the same
 // threads, so that the share of memory bandwidth that the weights of its
 // products reach is of one and the same minute.
+//
+// On a GPU the kernels' times are of further steps: its clock is read between
+// every two of them, which the timed steps do without. The first two of either
+// run instruction by instruction and record; --warmup leaves them out.
 #include "runtime/base/Log.h"
 #include "runtime/generate/Session.h"
 #include "runtime/generate/StepModel.h"
@@ -15,6 +19,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 
 using namespace lmc::runtime;
 namespace plan = lmc::plan;
@@ -73,6 +78,31 @@ static void fillInputs(Executor &executor) {
   }
 }
 
+/// Calls `step`, which says how many seconds it took, with 0, 1, ...
+static Status timeSteps(Executor &executor, const BenchFlags &flags,
+                        const std::function<StatusOr<double>(int)> &step,
+                        Result &result) {
+  bool isApart = !executor.device().hostAccessible();
+  LMC_RETURN_IF_ERROR(executor.setProfile(!isApart));
+  int steps = flags.warmup + flags.steps;
+  for (int i = 0; i < steps; ++i) {
+    if (i == flags.warmup)
+      executor.resetProfile();
+    LMC_ASSIGN_OR_RETURN(double seconds, step(i));
+    if (i >= flags.warmup)
+      result.steps.push_back(seconds);
+  }
+  if (!isApart)
+    return Status();
+  LMC_RETURN_IF_ERROR(executor.setProfile(true));
+  for (int i = 0; i < steps; ++i) {
+    if (i == flags.warmup)
+      executor.resetProfile();
+    LMC_RETURN_IF_ERROR(step(steps - 1).status());
+  }
+  return Status();
+}
+
 static Status benchTraining(Executor &executor, const BenchFlags &flags,
                             Result &result) {
   const plan::Plan &plan = executor.plan();
@@ -81,16 +111,13 @@ static Status benchTraining(Executor &executor, const BenchFlags &flags,
       double(plan.global_batch()) * double(plan.sequence_length());
   fillInputs(executor);
   executor.setScalar("seed.lo", 1);
-  for (int i = 1; i <= flags.warmup + flags.steps; ++i) {
-    executor.setScalar("step", i);
-    if (i == flags.warmup + 1)
-      executor.resetProfile();
+  auto step = [&](int i) -> StatusOr<double> {
+    executor.setScalar("step", i + 1);
     Clock::time_point start = Clock::now();
     LMC_RETURN_IF_ERROR(executor.run(schedule));
-    if (i > flags.warmup)
-      result.steps.push_back(secondsSince(start));
-  }
-  return Status();
+    return secondsSince(start);
+  };
+  return timeSteps(executor, flags, step, result);
 }
 
 /// Bytes of states that the products of one step read.
@@ -163,10 +190,10 @@ static Status benchInference(Executor &executor, const BenchFlags &flags,
   int row = model.cache().open(last);
   if (row < 0)
     return wrongInput("the plan's cache does not hold {} tokens", last);
-  for (int i = 0; i < flags.warmup + flags.steps; ++i) {
-    if (i == flags.warmup)
-      executor.resetProfile();
+  auto step = [&](int i) -> StatusOr<double> {
     double read = readParameters(executor, result.readBytes);
+    if (i >= flags.warmup)
+      result.reads.push_back(read);
     int64_t first = flags.context + i * flags.tokens;
     model.begin();
     for (int64_t t = 0; t < flags.tokens; ++t)
@@ -176,12 +203,9 @@ static Status benchInference(Executor &executor, const BenchFlags &flags,
                 t + 1 == flags.tokens);
     Clock::time_point start = Clock::now();
     LMC_RETURN_IF_ERROR(model.run());
-    if (i < flags.warmup)
-      continue;
-    result.steps.push_back(secondsSince(start));
-    result.reads.push_back(read);
-  }
-  return Status();
+    return secondsSince(start);
+  };
+  return timeSteps(executor, flags, step, result);
 }
 
 static void print(const Executor &executor, const BenchFlags &flags,

@@ -163,8 +163,7 @@ void PagedBlock::emitWeights() {
   b.forLoop(block.warp(), b.i64(s.r), block.warps(), [&](Value head) {
     Value lane = block.lane();
     Value at = b.atF32(weights, b.add(b.mul(head, kKeys), lane));
-    Value totalAt = b.atF32(totals, head);
-    Value old = b.loadF32(b.atF32(maxima, head)), total = b.loadF32(totalAt);
+    Value old = b.loadF32(b.atF32(maxima, head));
     Value low = b.loadF32(at), high = b.loadF32(b.atF32(at, kKeys / 2));
     Value next = b.maxf(block.reduceWarp(b.maxf(low, high), true), old);
     Value factor = exp(b.subf(old, next));
@@ -174,10 +173,12 @@ void PagedBlock::emitWeights() {
     b.store(low, at);
     b.store(high, b.atF32(at, kKeys / 2));
     b.ifThen(b.equal(lane, b.i64(0)), [&] {
-      // Other lanes may not have read the old one yet.
+      // Other lanes may not have read the old maximum yet; the total is this
+      // lane's alone.
       b.store(next, b.atF32(nextMaxima, head));
       b.store(factor, b.atF32(factors, head));
-      b.store(b.fma(total, factor, sum), totalAt);
+      Value totalAt = b.atF32(totals, head);
+      b.store(b.fma(b.loadF32(totalAt), factor, sum), totalAt);
     });
   });
 }

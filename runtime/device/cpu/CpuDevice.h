@@ -4,13 +4,13 @@
 #ifndef LMC_RUNTIME_DEVICE_CPU_CPUDEVICE_H
 #define LMC_RUNTIME_DEVICE_CPU_CPUDEVICE_H
 
-#include "runtime/device/Device.h"
+#include "runtime/device/SynchronousDevice.h"
 #include "runtime/device/cpu/KernelLoader.h"
 #include "runtime/device/cpu/ThreadPool.h"
 
 namespace lmc::runtime {
 
-class CpuDevice final : public Device {
+class CpuDevice final : public SynchronousDevice {
 public:
   struct Options {
     int threads = 1;
@@ -38,7 +38,6 @@ public:
   void copy(const std::byte *source, std::byte *target, int64_t bytes) override;
   void read(const std::byte *source, void *target, int64_t bytes) override;
   void write(std::byte *target, const void *source, int64_t bytes) override;
-  Status synchronize() override { return Status(); }
   void parallelHost(HostWork work, void *context, int64_t units) override;
   bool hostAccessible() const override { return true; }
 

@@ -15,6 +15,8 @@ using cuda::Driver;
 static constexpr int64_t maxBlocks = (int64_t(1) << 31) - 1;
 // A function may have this much dynamic shared memory without asking.
 static constexpr int64_t sharedBytesForAll = 48 << 10;
+// What a step writes at once: its numbers, tokens and tables.
+static constexpr int64_t stagingBytes = 1 << 20;
 
 static Address addressOf(const void *pointer) {
   return Address(reinterpret_cast<uintptr_t>(pointer));
@@ -81,6 +83,12 @@ CudaDevice::create(const ThreadPool::Options &host) {
       driver->check(driver->cuStreamCreate(&stream, cuda::nonBlockingStream),
                     "cuStreamCreate"));
   device->stream = {*driver, stream};
+  void *staging = nullptr;
+  LMC_RETURN_IF_ERROR(driver->check(
+      driver->cuMemHostAlloc(&staging, size_t(stagingBytes), /*flags=*/0),
+      "pinned host memory for what is written"));
+  device->hostMemory.emplace_back(*driver, staging);
+  device->staging = static_cast<std::byte *>(staging);
   LMC_ASSIGN_OR_RETURN(device->pool, ThreadPool::create(host));
   return device;
 }
@@ -131,6 +139,22 @@ Status CudaDevice::allocate(const std::vector<AllocationRequest> &blocks) {
   return synchronize();
 }
 
+StatusOr<cuda::Module> CudaDevice::loadModule(const CodeObject &code) {
+  std::string log(16 << 10, '\0');
+  int names[] = {cuda::jitErrorLogBuffer, cuda::jitErrorLogBufferBytes};
+  void *values[] = {log.data(), reinterpret_cast<void *>(log.size())};
+  cuda::Module loaded = nullptr;
+  cuda::Result result = driver.cuModuleLoadDataEx(
+      &loaded, code.object.data(), std::size(names), names, values);
+  if (result == 0)
+    return loaded;
+  Status status = driver.check(
+      result, fmt::format("the plan's code for {} does not load on {} (sm_{})",
+                          code.targetCpu, facts.name, facts.capability));
+  log.resize(std::strlen(log.c_str()));
+  return log.empty() ? status : std::move(status).note("{}", log);
+}
+
 StatusOr<std::vector<KernelHandle>>
 CudaDevice::loadKernels(const std::vector<CodeObject> &code,
                         const std::vector<KernelRequest> &wanted) {
@@ -138,29 +162,25 @@ CudaDevice::loadKernels(const std::vector<CodeObject> &code,
   if (wanted.empty())
     return handles;
   LMC_ASSIGN_OR_RETURN(size_t best, cuda::chooseCode(code, facts.capability));
-  const CodeObject &chosen = code[best];
-  std::string log(16 << 10, '\0');
-  int names[] = {cuda::jitErrorLogBuffer, cuda::jitErrorLogBufferBytes};
-  void *values[] = {log.data(), reinterpret_cast<void *>(log.size())};
-  cuda::Module loaded = nullptr;
-  cuda::Result result = driver.cuModuleLoadDataEx(
-      &loaded, chosen.object.data(), std::size(names), names, values);
-  if (result != 0) {
-    Status status = driver.check(
-        result,
-        fmt::format("the plan's code for {} does not load on {} (sm_{})",
-                    chosen.targetCpu, facts.name, facts.capability));
-    log.resize(std::strlen(log.c_str()));
-    return log.empty() ? status : std::move(status).note("{}", log);
+  StatusOr<cuda::Module> tried = loadModule(code[best]);
+  // An assembler that is newer than the driver writes cubins that the driver
+  // does not take; it compiles the PTX beside them itself.
+  for (std::vector<CodeObject> left = code; !tried.ok();) {
+    left.erase(left.begin() + std::ptrdiff_t(best));
+    StatusOr<size_t> next = cuda::chooseCode(left, facts.capability);
+    if (!next.ok())
+      return tried.status();
+    best = *next;
+    tried = loadModule(left[best]);
   }
+  cuda::Module loaded = *tried;
   module = {driver, loaded};
   kernels.reserve(wanted.size()); // handles point into it
   for (const KernelRequest &request : wanted) {
     Kernel kernel{request};
     if (driver.cuModuleGetFunction(&kernel.function, loaded,
                                    request.symbol.c_str()) != 0)
-      return corrupt("the plan's code for {} lacks the kernel {}",
-                     chosen.targetCpu, request.symbol);
+      return corrupt("the plan's code lacks the kernel {}", request.symbol);
     LMC_RETURN_IF_ERROR(
         driver.check(driver.cuFuncLoad(kernel.function), request.symbol));
     if (request.sharedBytes > sharedBytesForAll)
@@ -230,13 +250,91 @@ void CudaDevice::read(const std::byte *source, void *target, int64_t bytes) {
 }
 
 void CudaDevice::write(std::byte *target, const void *source, int64_t bytes) {
-  copy(static_cast<const std::byte *>(source), target, bytes);
-  (void)synchronize();
+  if (bytes > stagingBytes) {
+    copy(static_cast<const std::byte *>(source), target, bytes);
+    (void)synchronize();
+    return;
+  }
+  if (bytes > stagingBytes - stagedBytes)
+    (void)synchronize(); // what was staged has arrived
+  std::memcpy(staging + stagedBytes, source, size_t(bytes));
+  copy(staging + stagedBytes, target, bytes);
+  stagedBytes += (bytes + 63) / 64 * 64;
 }
 
 Status CudaDevice::synchronize() {
   note(driver.cuStreamSynchronize(stream.get()), "the GPU");
+  stagedBytes = 0;
   return failure;
+}
+
+namespace {
+struct CudaRecording final : Recording {
+  cuda::OwnedGraphExec graph;
+};
+} // namespace
+
+Status CudaDevice::beginRecording() {
+  LMC_RETURN_IF_ERROR(failure);
+  LMC_RETURN_IF_ERROR(driver.check(
+      driver.cuStreamBeginCapture(stream.get(), cuda::captureOfThisThread),
+      "recording a CUDA graph"));
+  isRecording = true;
+  return Status();
+}
+
+StatusOr<std::unique_ptr<Recording>> CudaDevice::endRecording() {
+  isRecording = false;
+  cuda::Graph captured = nullptr;
+  cuda::Result result = driver.cuStreamEndCapture(stream.get(), &captured);
+  cuda::OwnedGraph graph;
+  if (captured)
+    graph = {driver, captured};
+  // What was not recorded says more than that the recording is of no use.
+  LMC_RETURN_IF_ERROR(failure);
+  LMC_RETURN_IF_ERROR(driver.check(result, "recording a CUDA graph"));
+  cuda::GraphExec exec = nullptr;
+  LMC_RETURN_IF_ERROR(driver.check(
+      driver.cuGraphInstantiateWithFlags(&exec, captured, /*flags=*/0),
+      "preparing a CUDA graph"));
+  auto recording = std::make_unique<CudaRecording>();
+  recording->graph = {driver, exec};
+  LMC_RETURN_IF_ERROR(driver.check(driver.cuGraphUpload(exec, stream.get()),
+                                   "uploading a CUDA graph"));
+  return std::unique_ptr<Recording>(std::move(recording));
+}
+
+void CudaDevice::replay(Recording &recording) {
+  if (failure.ok())
+    note(driver.cuGraphLaunch(
+             static_cast<CudaRecording &>(recording).graph.get(), stream.get()),
+         "a CUDA graph");
+}
+
+Status CudaDevice::reserveMarks(size_t count) {
+  while (marks.size() < count) {
+    cuda::Event event = nullptr;
+    LMC_RETURN_IF_ERROR(
+        driver.check(driver.cuEventCreate(&event, /*flags=*/0), "an event"));
+    marks.emplace_back(driver, event);
+  }
+  return Status();
+}
+
+void CudaDevice::mark(size_t index) {
+  if (failure.ok())
+    note(driver.cuEventRecordWithFlags(marks[index].get(), stream.get(),
+                                       isRecording ? cuda::externalEvent : 0),
+         "an event");
+}
+
+int64_t CudaDevice::nanoseconds(size_t from, size_t to) {
+  float milliseconds = 0;
+  if (failure.ok())
+    note(driver.cuEventElapsedTime(&milliseconds, marks[from].get(),
+                                   marks[to].get()),
+         "the time between two events");
+  return int64_t(double(milliseconds) * 1e6);
 }
 
 void CudaDevice::parallelHost(HostWork work, void *context, int64_t units) {

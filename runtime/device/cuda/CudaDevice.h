@@ -1,16 +1,19 @@
 // One NVIDIA GPU as a device: the primary context, one stream, an allocation of
 // the driver's for each of the plan. See Device.h for what the calls promise;
 // launches, fills and copies return before they are done, all on that stream
-// and so in order. read and write wait for the stream.
+// and so in order. So do writes of little, which pass through pinned memory;
+// read and writes of much wait for the stream.
 //
 // Nothing is allocated and nothing waits between the launches of a step: what
 // kernels need is loaded before the first of them (the driver would otherwise
-// load each at its first launch, which may wait for the GPU).
+// load each at its first launch, which may wait for the GPU). A recording is a
+// CUDA graph; what changes from step to step lies in the device's memory, so
+// one stays valid. Marks are events, part of the graph while one is recorded.
+// Under CUDA_LAUNCH_BLOCKING=1 a failure is told with the name of its kernel.
 //
-// Not supported yet: replaying a step as a CUDA graph; events, so that a
-// profile waits behind each instruction; cuBLASLt; a second GPU (the first
-// that CUDA_VISIBLE_DEVICES leaves is taken); collectives, which need NCCL;
-// guard pages, which the driver does not offer; copies that overlap.
+// Not supported yet: cuBLASLt; a second GPU (the first that
+// CUDA_VISIBLE_DEVICES leaves is taken); collectives, which need NCCL; guard
+// pages, which the driver does not offer; copies that overlap.
 #ifndef LMC_RUNTIME_DEVICE_CUDA_CUDADEVICE_H
 #define LMC_RUNTIME_DEVICE_CUDA_CUDADEVICE_H
 
@@ -51,6 +54,13 @@ public:
   void read(const std::byte *source, void *target, int64_t bytes) override;
   void write(std::byte *target, const void *source, int64_t bytes) override;
   Status synchronize() override;
+  bool canRecord() const override { return true; }
+  Status beginRecording() override;
+  StatusOr<std::unique_ptr<Recording>> endRecording() override;
+  void replay(Recording &recording) override;
+  Status reserveMarks(size_t count) override;
+  void mark(size_t index) override;
+  int64_t nanoseconds(size_t from, size_t to) override;
   void parallelHost(HostWork work, void *context, int64_t units) override;
   bool hostAccessible() const override { return false; }
 
@@ -63,6 +73,7 @@ private:
   explicit CudaDevice(const cuda::Driver &driver) : driver(driver) {}
   /// Remembers the first failure for synchronize.
   void note(cuda::Result result, std::string_view what);
+  StatusOr<cuda::Module> loadModule(const CodeObject &code);
 
   const cuda::Driver &driver;
   GpuFacts facts;
@@ -70,9 +81,14 @@ private:
   // Given back in the reverse order: the context last.
   cuda::OwnedContext context;
   cuda::OwnedStream stream;
+  std::vector<cuda::OwnedEvent> marks;
   cuda::OwnedModule module;
   std::vector<cuda::OwnedMemory> memory;
   std::vector<cuda::OwnedHostMemory> hostMemory;
+  /// Pinned; what writes since the last wait have put into it.
+  std::byte *staging = nullptr;
+  int64_t stagedBytes = 0;
+  bool isRecording = false;
   std::vector<std::byte *> bases;
   std::vector<Kernel> kernels;
   /// Where a launch puts the addresses of its parameters.

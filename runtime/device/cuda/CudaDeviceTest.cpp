@@ -169,6 +169,150 @@ TEST_F(CudaDeviceTest, LaunchesWhatThePlanSaysAndNothingElseInAStep) {
   EXPECT_EQ(launches.size(), 4u); // two micro-batches, finish, update
 }
 
+/// Of lines, those that begin with `word`.
+static std::vector<std::string> linesOf(const std::vector<std::string> &lines,
+                                        std::string_view word) {
+  std::vector<std::string> found;
+  for (const std::string &line : lines)
+    if (line.compare(0, word.size(), word) == 0)
+      found.push_back(line);
+  return found;
+}
+
+TEST_F(CudaDeviceTest, ReplaysAStepAsOneGraph) {
+  plan::Plan plan = cudaPlan();
+  auto executor = Executor::create(plan, *device, nullptr, 0, {});
+  ASSERT_TRUE(executor.ok()) << executor.status().toString();
+  takeLog();
+  // What changes is written without a wait, and no launch has other arguments.
+  std::vector<std::vector<std::string>> steps;
+  for (int step = 1; step <= 4; ++step) {
+    ASSERT_TRUE((*executor)->setScalar("step", step));
+    ASSERT_TRUE((*executor)->run(0).ok());
+    steps.push_back(takeLog());
+    EXPECT_EQ(linesOf(steps.back(), "copy").size(), 1u);
+    EXPECT_EQ(linesOf(steps.back(), "launch"), plannedLaunches(plan, *device));
+    EXPECT_EQ(linesOf(steps.back(), "sync").size(), 1u);
+    EXPECT_EQ(steps.back().back(), "sync");
+    EXPECT_TRUE(linesOf(steps.back(), "alloc").empty());
+  }
+  size_t nodes = steps[0].size() - 2; // without the copy and the wait
+  EXPECT_TRUE(linesOf(steps[0], "graph").empty());
+  std::string graph = fmt::format("graph {}", nodes);
+  for (size_t step : {1u, 2u, 3u})
+    EXPECT_EQ(linesOf(steps[step], "graph"), std::vector{graph}) << step;
+  EXPECT_EQ(linesOf(steps[1], "instantiate").size(), 1u);
+  EXPECT_EQ(linesOf(steps[2], "instantiate").size(), 0u);
+  EXPECT_EQ(steps[2].size(), nodes + 3);
+  EXPECT_EQ(steps[2][1], graph); // behind the copy
+}
+
+TEST_F(CudaDeviceTest, MeasuresByTheClockOfTheGpu) {
+  plan::Plan plan = cudaPlan();
+  auto executor = Executor::create(plan, *device, nullptr, 0, {true});
+  ASSERT_TRUE(executor.ok()) << executor.status().toString();
+  size_t instructions = 0;
+  for (const plan::Call &call : plan.schedules(0).calls())
+    instructions +=
+        size_t(plan.programs(int(call.program())).instructions_size());
+  takeLog();
+  for (int step = 1; step <= 3; ++step) {
+    ASSERT_TRUE((*executor)->run(0).ok());
+    std::vector<std::string> lines = takeLog();
+    EXPECT_EQ(linesOf(lines, "sync").size(), 1u);
+    EXPECT_EQ(linesOf(lines, "graph").size(), step > 1 ? 1u : 0u);
+    EXPECT_EQ(linesOf(lines, "event").size(), instructions + 1);
+  }
+  // A millisecond each; two micro-batches.
+  std::string report = (*executor)->profileReport();
+  EXPECT_NE(report.find(" 6.00        6 "), std::string::npos) << report;
+  // Without marks a step is another graph.
+  ASSERT_TRUE((*executor)->setProfile(false).ok());
+  for (int step = 1; step <= 3; ++step)
+    ASSERT_TRUE((*executor)->run(0).ok());
+  EXPECT_TRUE(linesOf(takeLog(), "event").empty());
+  EXPECT_EQ((*executor)->profileReport(), report);
+}
+
+TEST_F(CudaDeviceTest, AFailedRecordingIsTold) {
+  plan::Plan plan = cudaPlan();
+  auto executor = Executor::create(plan, *device, nullptr, 0, {});
+  ASSERT_TRUE(executor.ok());
+  ASSERT_TRUE((*executor)->run(0).ok());
+  fail("cuStreamBeginCapture");
+  Status status = (*executor)->run(0);
+  EXPECT_NE(status.toString().find("recording a CUDA graph: "),
+            std::string::npos)
+      << status.toString();
+  fail("cuGraphInstantiateWithFlags");
+  status = (*executor)->run(0);
+  EXPECT_NE(status.toString().find("preparing a CUDA graph: "),
+            std::string::npos)
+      << status.toString();
+  EXPECT_EQ(status.exitStatus(), 3); // no room
+  fail("cuGraphLaunch");
+  status = (*executor)->run(0);
+  EXPECT_NE(status.toString().find("a CUDA graph: "), std::string::npos)
+      << status.toString();
+}
+
+TEST_F(CudaDeviceTest, AFailedLaunchIsToldFromARecordingToo) {
+  plan::Plan plan = cudaPlan();
+  auto executor = Executor::create(plan, *device, nullptr, 0, {});
+  ASSERT_TRUE(executor.ok());
+  ASSERT_TRUE((*executor)->run(0).ok());
+  fail("cuLaunchKernel");
+  Status status = (*executor)->run(0);
+  EXPECT_NE(status.toString().find("bigram_forward: the stub fails"),
+            std::string::npos)
+      << status.toString();
+}
+
+TEST_F(CudaDeviceTest, WaitsForWritesOnlyWhereTheyAreMany) {
+  const int64_t all = 4 << 20;
+  ASSERT_TRUE(device->allocate({{"a", all}}).ok());
+  takeLog();
+  std::vector<char> data(all), back(all);
+  for (size_t i = 0; i < data.size(); ++i)
+    data[i] = char(i * 7 + i / 256);
+  // Pieces that fit, in more than their room, and all at once.
+  const int64_t piece = 300 << 10;
+  for (int64_t at = 0; at + piece <= all; at += piece) {
+    std::vector<char> gone(data.begin() + at, data.begin() + at + piece);
+    device->write(device->base(0) + at, gone.data(), piece);
+    std::fill(gone.begin(), gone.end(), char(1));
+  }
+  std::vector<std::string> lines = takeLog();
+  EXPECT_EQ(linesOf(lines, "copy").size(), 13u);
+  EXPECT_EQ(linesOf(lines, "sync").size(), 4u); // three fit
+  device->read(device->base(0), back.data(), 13 * piece);
+  EXPECT_EQ(std::memcmp(back.data(), data.data(), 13 * piece), 0);
+  takeLog();
+  device->write(device->base(0), data.data(), all);
+  EXPECT_EQ(linesOf(takeLog(), "sync").size(), 1u);
+  device->read(device->base(0), back.data(), all);
+  EXPECT_EQ(back, data);
+}
+
+TEST(Recordings, KeepWhatWasUsedLast) {
+  Recordings recordings;
+  std::vector<int64_t> values = {7, 0};
+  for (int64_t size = 0; size <= int64_t(Recordings::most); ++size) {
+    values[1] = 0;
+    recordings.find(0, values, {1}).runs += 1;
+    values[1] = size;
+    recordings.find(0, values, {1}).runs += 100;
+  }
+  values = {8, 0}; // symbols that are no sizes do not matter
+  EXPECT_EQ(recordings.find(0, values, {1}).runs,
+            int(Recordings::most) + 1 + 100);
+  EXPECT_EQ(recordings.find(1, values, {1}).runs, 0); // another schedule
+  values[1] = 1;
+  EXPECT_EQ(recordings.find(0, values, {1}).runs, 0); // made room
+  values[1] = int64_t(Recordings::most);
+  EXPECT_EQ(recordings.find(0, values, {1}).runs, 100);
+}
+
 // The double's addresses crash whoever touches them: weights go through read
 // and write, in more than one piece.
 TEST_F(CudaDeviceTest, WeightsAreThoseOfTheCpu) {
@@ -222,6 +366,22 @@ TEST_F(CudaDeviceTest, TellsWhatTheDriverSays) {
   handles = device->loadKernels({{"sm_80", {}, ptx}}, {KernelRequest{"f"}});
   ASSERT_FALSE(handles.ok());
   EXPECT_EQ(handles.status().exitStatus(), 4);
+
+  // The double takes no cubin, as a driver that is older than its assembler;
+  // the PTX is there, too.
+  fail("nothing");
+  takeLog();
+  handles = device->loadKernels({{"sm_90", {}, cubin}},
+                                {KernelRequest{"f", 0, 0, 32}});
+  ASSERT_FALSE(handles.ok());
+  EXPECT_NE(handles.status().toString().find("the stub takes no cubin"),
+            std::string::npos)
+      << handles.status().toString();
+  handles = device->loadKernels(
+      {{"sm_90", {}, cubin}, {"sm_80", {}, ".entry f(.param .s64 units)"}},
+      {KernelRequest{"f", 0, 0, 32}});
+  EXPECT_TRUE(handles.ok()) << handles.status().toString();
+  EXPECT_EQ(linesOf(takeLog(), "load").size(), 3u);
 
   fail("cuMemGetInfo");
   Status status = device->allocate({{"weights", 1 << 20}});

@@ -55,6 +55,9 @@ private:
 
 using OwnedContext = Owned<DeviceNumber, &Driver::cuDevicePrimaryCtxRelease>;
 using OwnedStream = Owned<Stream, &Driver::cuStreamDestroy>;
+using OwnedEvent = Owned<Event, &Driver::cuEventDestroy>;
+using OwnedGraph = Owned<Graph, &Driver::cuGraphDestroy>;
+using OwnedGraphExec = Owned<GraphExec, &Driver::cuGraphExecDestroy>;
 using OwnedModule = Owned<Module, &Driver::cuModuleUnload>;
 using OwnedMemory = Owned<Address, &Driver::cuMemFree>;
 using OwnedHostMemory = Owned<void *, &Driver::cuMemFreeHost>;

@@ -19,12 +19,19 @@ using Context = struct ContextTag *;
 using Module = struct ModuleTag *;
 using Function = struct FunctionTag *;
 using Stream = struct StreamTag *;
+using Event = struct EventTag *;
+using Graph = struct GraphTag *;
+using GraphExec = struct GraphExecTag *;
 
 constexpr Result outOfMemory = 2, noDevice = 100;
 constexpr int computeCapabilityMajor = 75, computeCapabilityMinor = 76;
 constexpr int maxDynamicSharedBytes = 8; ///< attribute of a function
 constexpr int jitErrorLogBuffer = 5, jitErrorLogBufferBytes = 6;
 constexpr unsigned nonBlockingStream = 1;
+constexpr int captureOfThisThread = 1;
+/// An event recorded while a stream is captured becomes part of the graph; not
+/// allowed else.
+constexpr unsigned externalEvent = 1;
 
 /// The interface whose versions of the functions below we ask for: the first
 /// that has all of them (cuFuncLoad is of 12.4).
@@ -54,6 +61,18 @@ constexpr int apiVersion = 12040;
   F(cuStreamCreate, Stream *stream, unsigned flags)                            \
   F(cuStreamDestroy, Stream stream)                                            \
   F(cuStreamSynchronize, Stream stream)                                        \
+  F(cuStreamBeginCapture, Stream stream, int mode)                             \
+  F(cuStreamEndCapture, Stream stream, Graph *graph)                           \
+  F(cuGraphInstantiateWithFlags, GraphExec *exec, Graph graph,                 \
+    unsigned long long flags)                                                  \
+  F(cuGraphUpload, GraphExec exec, Stream stream)                              \
+  F(cuGraphLaunch, GraphExec exec, Stream stream)                              \
+  F(cuGraphDestroy, Graph graph)                                               \
+  F(cuGraphExecDestroy, GraphExec exec)                                        \
+  F(cuEventCreate, Event *event, unsigned flags)                               \
+  F(cuEventDestroy, Event event)                                               \
+  F(cuEventRecordWithFlags, Event event, Stream stream, unsigned flags)        \
+  F(cuEventElapsedTime, float *milliseconds, Event from, Event to)             \
   F(cuMemcpyAsync, Address target, Address source, size_t bytes,               \
     Stream stream)                                                             \
   F(cuMemsetD8Async, Address target, unsigned char value, size_t bytes,        \

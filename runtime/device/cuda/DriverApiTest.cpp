@@ -44,4 +44,6 @@ static_assert(ours::jitErrorLogBuffer == CU_JIT_ERROR_LOG_BUFFER);
 static_assert(ours::jitErrorLogBufferBytes ==
               CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES);
 static_assert(ours::nonBlockingStream == CU_STREAM_NON_BLOCKING);
+static_assert(ours::captureOfThisThread == CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+static_assert(ours::externalEvent == CU_EVENT_RECORD_EXTERNAL);
 static_assert(ours::apiVersion <= CUDA_VERSION);

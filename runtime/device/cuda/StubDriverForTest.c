@@ -6,7 +6,12 @@
 // Every call that matters is a line of the file that LMC_STUB_CUDA_LOG names:
 //   load, function NAME, function_load NAME, shared NAME BYTES, alloc BYTES,
 //   alloc_host BYTES, memset ADDRESS BYTES, copy TARGET SOURCE BYTES, sync,
-//   launch NAME BLOCKS THREADS SHARED PARAMETER...
+//   launch NAME BLOCKS THREADS SHARED PARAMETER..., event ADDRESS,
+//   capture, instantiate, upload, graph NODES
+// What a stream is asked for while it is captured gives no line; a launch of
+// the graph gives that of each node then, behind "graph". As the driver, the
+// double refuses what may not be called in a capture, and it never takes a
+// cubin. Its clock goes on by one millisecond with each launch, copy or memset.
 // LMC_STUB_CUDA_FAIL names a call that fails; LMC_STUB_CUDA_DEVICES is how many
 // GPUs there are (1).
 //
@@ -19,7 +24,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { notFound = 500, invalidImage = 200, noMemory = 2 };
+enum {
+  invalidValue = 1,
+  noMemory = 2,
+  invalidImage = 200,
+  notFound = 500,
+  notInCapture = 900
+};
 static const uint64_t deviceBit = 1ull << 62; // no canonical address has it
 
 static void record(const char *format, ...) {
@@ -47,7 +58,8 @@ static int errorName(int error, const char **name) {
   return 0;
 }
 static int errorString(int error, const char **text) {
-  *text = error == 100 ? "no CUDA-capable device is detected" : "the stub fails";
+  *text =
+      error == 100 ? "no CUDA-capable device is detected" : "the stub fails";
   return 0;
 }
 static int driverVersion(int *version) { return *version = 12040, 0; }
@@ -75,8 +87,11 @@ static int memoryInfo(size_t *freeBytes, size_t *total) {
   *freeBytes = fails("cuMemGetInfo") ? 64 : *total;
   return 0;
 }
+static int refuseInCapture(void);
 static int allocate(uint64_t *address, size_t bytes) {
   record("alloc %zu\n", bytes);
+  if (refuseInCapture())
+    return notInCapture;
   void *memory = aligned_alloc(256, (bytes + 255) / 256 * 256);
   if (!memory || fails("cuMemAlloc"))
     return noMemory;
@@ -95,20 +110,123 @@ static int createStream(void **stream, unsigned flags) {
   return *stream = (void *)2, 0;
 }
 static int destroyStream(void *stream) { return 0; }
+// What a stream does, at once or as the node of a graph.
+struct Node {
+  char *line;
+  int isCopy, isSet, value;
+  uint64_t target, source;
+  size_t bytes;
+  int *event;
+  struct Node *next;
+};
+struct Graph {
+  struct Node *first, **end;
+  int nodes, isBroken;
+};
+static struct Graph *capturing;
+static int now; // ms
+
+static void execute(const struct Node *node) {
+  record("%s\n", node->line);
+  if (node->isCopy)
+    memcpy(real(node->target), real(node->source), node->bytes);
+  if (node->isSet)
+    memset(real(node->target), node->value, node->bytes);
+  if (node->event)
+    *node->event = now;
+  else
+    ++now;
+}
+static int submit(struct Node node, const char *format, ...) {
+  char line[20000];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(line, sizeof line, format, arguments);
+  va_end(arguments);
+  node.line = line;
+  if (!capturing)
+    return execute(&node), 0;
+  struct Node *kept = malloc(sizeof *kept); // as long as the process
+  *kept = node;
+  kept->line = strdup(line);
+  kept->next = NULL;
+  *capturing->end = kept;
+  capturing->end = &kept->next;
+  return ++capturing->nodes, 0;
+}
+static int refuseInCapture(void) {
+  return capturing ? capturing->isBroken = 1, notInCapture : 0;
+}
+
+static int beginCapture(void *stream, int mode) {
+  record("capture\n");
+  if (capturing || fails("cuStreamBeginCapture"))
+    return invalidValue;
+  capturing = calloc(1, sizeof *capturing);
+  return capturing->end = &capturing->first, 0;
+}
+static int endCapture(void *stream, struct Graph **graph) {
+  *graph = capturing && !capturing->isBroken ? capturing : NULL;
+  capturing = NULL;
+  return *graph ? 0 : notInCapture;
+}
+static int instantiate(struct Graph **exec, struct Graph *graph,
+                       unsigned long long flags) {
+  record("instantiate\n");
+  return *exec = graph, fails("cuGraphInstantiateWithFlags") ? noMemory : 0;
+}
+static int upload(struct Graph *exec, void *stream) {
+  return record("upload\n"), 0;
+}
+static int launchGraph(struct Graph *exec, void *stream) {
+  record("graph %d\n", exec->nodes);
+  if (capturing || fails("cuGraphLaunch"))
+    return invalidValue;
+  for (struct Node *node = exec->first; node; node = node->next)
+    execute(node);
+  return 0;
+}
+static int destroyGraph(struct Graph *graph) { return 0; }
+
+static int createEvent(int **event, unsigned flags) {
+  if (refuseInCapture())
+    return notInCapture;
+  *event = malloc(sizeof **event);
+  return **event = -1, 0;
+}
+static int destroyEvent(int *event) { return free(event), 0; }
+static int recordEvent(int *event, void *stream, unsigned flags) {
+  if (flags != (capturing != NULL))
+    return invalidValue;
+  return submit((struct Node){.event = event}, "event %p", (void *)event);
+}
+static int elapsed(float *milliseconds, int *from, int *to) {
+  if (*from < 0 || *to < 0)
+    return invalidValue;
+  return *milliseconds = (float)(*to - *from), 0;
+}
+
 static int synchronize(void *stream) {
   record("sync\n");
+  if (refuseInCapture())
+    return notInCapture;
   return fails("cuStreamSynchronize") ? 700 : 0;
 }
 static int copy(uint64_t target, uint64_t source, size_t bytes, void *stream) {
-  record("copy %" PRIx64 " %" PRIx64 " %zu\n", target, source, bytes);
-  memcpy(real(target), real(source), bytes);
-  return 0;
+  // Host memory changes between a capture and its replays.
+  if (!(target & source & deviceBit) && refuseInCapture())
+    return notInCapture;
+  return submit(
+      (struct Node){
+          .isCopy = 1, .target = target, .source = source, .bytes = bytes},
+      "copy %" PRIx64 " %" PRIx64 " %zu", target, source, bytes);
 }
 static int fill(uint64_t target, unsigned char value, size_t bytes,
                 void *stream) {
-  record("memset %" PRIx64 " %zu\n", target, bytes);
-  memset(real(target), value, bytes);
-  return 0;
+  return submit(
+      (struct Node){
+          .isSet = 1, .value = value, .target = target, .bytes = bytes},
+      "memset %" PRIx64 " %zu", target, bytes);
 }
 static int load(const char **module, const char *image, unsigned options,
                 int *names, void **values) {
@@ -117,13 +235,16 @@ static int load(const char **module, const char *image, unsigned options,
     snprintf(values[0], (size_t)values[1], "ptxas: line 1: the stub's words");
     return invalidImage;
   }
+  if (image[0] == 0x7f)
+    return snprintf(values[0], (size_t)values[1], "the stub takes no cubin"),
+           invalidImage;
   return *module = strdup(image), 0;
 }
 static int unload(char *module) { return free(module), 0; }
 
 struct Function {
   char name[1000];
-  int parameters;
+  int parameters, isLoaded;
 };
 static int function(struct Function **found, const char *module,
                     const char *name) {
@@ -141,6 +262,7 @@ static int function(struct Function **found, const char *module,
   return *found = made, 0;
 }
 static int loadFunction(struct Function *f) {
+  f->isLoaded = 1;
   return record("function_load %s\n", f->name), 0;
 }
 static int setAttribute(struct Function *f, int wanted, int value) {
@@ -155,7 +277,9 @@ static int launch(struct Function *f, unsigned x, unsigned y, unsigned z,
   for (int i = 0; i < f->parameters; ++i)
     at += snprintf(line + at, sizeof line - (size_t)at, " %" PRIx64,
                    *(uint64_t *)parameters[i]);
-  record("%s\n", line);
+  if (!f->isLoaded && refuseInCapture())
+    return notInCapture;
+  submit((struct Node){0}, "%s", line);
   return fails("cuLaunchKernel") ? 1 : 0;
 }
 
@@ -185,6 +309,17 @@ int cuGetProcAddress_v2(const char *name, void **found, int version,
       {"cuStreamCreate", createStream},
       {"cuStreamDestroy", destroyStream},
       {"cuStreamSynchronize", synchronize},
+      {"cuStreamBeginCapture", beginCapture},
+      {"cuStreamEndCapture", endCapture},
+      {"cuGraphInstantiateWithFlags", instantiate},
+      {"cuGraphUpload", upload},
+      {"cuGraphLaunch", launchGraph},
+      {"cuGraphDestroy", destroyGraph},
+      {"cuGraphExecDestroy", destroyGraph},
+      {"cuEventCreate", createEvent},
+      {"cuEventDestroy", destroyEvent},
+      {"cuEventRecordWithFlags", recordEvent},
+      {"cuEventElapsedTime", elapsed},
       {"cuMemcpyAsync", copy},
       {"cuMemsetD8Async", fill},
       {"cuModuleLoadDataEx", load},

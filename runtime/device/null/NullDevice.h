@@ -9,7 +9,7 @@
 #ifndef LMC_RUNTIME_DEVICE_NULL_NULLDEVICE_H
 #define LMC_RUNTIME_DEVICE_NULL_NULLDEVICE_H
 
-#include "runtime/device/Device.h"
+#include "runtime/device/SynchronousDevice.h"
 
 #include <cstring>
 #include <sys/mman.h>
@@ -17,7 +17,7 @@
 
 namespace lmc::runtime {
 
-class NullDevice final : public Device {
+class NullDevice final : public SynchronousDevice {
 public:
   enum class Memory { None, Zeros };
   explicit NullDevice(Memory memory = Memory::None) : memory(memory) {}
@@ -67,7 +67,6 @@ public:
     std::memset(target, 0, size_t(bytes));
   }
   void write(std::byte *, const void *, int64_t) override {}
-  Status synchronize() override { return Status(); }
   void parallelHost(HostWork, void *, int64_t) override {}
   bool hostAccessible() const override { return false; }
 
