@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 #include <optional>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -263,24 +264,27 @@ Slot StagePacker::layOut(int64_t chunk, Layout layout) {
   return slot;
 }
 
-// Cuts a slot where other programs hold the bytes than below, and no value lies
-// over the cut: each piece has a place of its own in a call, so that what is
-// dead need not lie between what is alive.
+// Cuts a slot where other programs hold the bytes than below, as soon as no
+// value lies over the cut: each piece has a place of its own in a call, so that
+// what is dead need not lie between what is alive.
 std::vector<Slot> StagePacker::cutSlot(const Slot &slot) const {
-  std::map<int64_t, std::pair<int64_t, int64_t>> holders; // by offset
+  std::map<int64_t, std::pair<int64_t, int64_t>> holders{{0, {}}}; // by offset
   for (const ArenaPart &part : partsIn(slot.values.blocks, 1))
-    holders.insert({part.offset, {part.begin, part.end}});
+    holders[part.offset] = {part.begin, part.end};
+  std::set<int64_t> borders;
+  for (const ArenaBlock &block : slot.values.blocks)
+    borders.insert(block.offset);
   SmallVector<int64_t> bounds{0};
-  auto below =
-      holders.empty() ? std::pair<int64_t, int64_t>() : holders.begin()->second;
-  for (auto &[offset, programs] : holders) {
-    bool isBorder = std::exchange(below, programs) != programs;
-    int64_t cut = offset;
-    if (isBorder &&
-        llvm::none_of(slot.values.blocks, [cut](const ArenaBlock &block) {
-          return block.offset < cut && cut < block.offset + block.bytes();
+  auto below = holders.begin()->second;
+  for (int64_t border : borders) {
+    auto above = std::prev(holders.upper_bound(border))->second;
+    if (above == below ||
+        llvm::any_of(slot.values.blocks, [border](const ArenaBlock &block) {
+          return block.offset < border && border < block.offset + block.bytes();
         }))
-      bounds.push_back(cut);
+      continue;
+    bounds.push_back(border);
+    below = above;
   }
   std::vector<Slot> pieces(bounds.size());
   bounds.push_back(slot.bytes);
@@ -413,10 +417,10 @@ void StagePacker::packCalls() {
   std::map<SlotKey, SmallVector<int64_t, 4>> savedSlots;
   for (auto &[key, times] : timesOf)
     for (size_t i = 0; i < slots[std::get<1>(key)].size(); ++i)
-      savedSlots[key].push_back((block++)->offset);
+      savedSlots[key].push_back((block++)->offset / kAlignmentBytes);
   for (const Called &call : calls) {
     auto &values = slotsOf[call.op];
-    values.push_back((block++)->offset);
+    values.push_back((block++)->offset / kAlignmentBytes);
     if (savedUsers.contains(call.program))
       llvm::append_range(values, savedSlots[call.key]);
   }
@@ -502,7 +506,7 @@ void Assigner::packStages() {
     AssignedProgram &program = programs[one.owner.first];
     LinearAttr offset = linear(one.offset);
     if (one.slot && lastSlots[*one.slot] > 0)
-      offset = offset.plus(1, slotName(*one.slot));
+      offset = offset.plus(kAlignmentBytes, slotName(*one.slot));
     program.slices[one.owner.second] =
         slice(arena, offset, program.homes.homes[one.owner.second].bytes);
   }

@@ -135,7 +135,8 @@ def Assign : Pass<"plan-assign", "::mlir::ModuleOp"> {
     under way at once on a stage, what each of them saves lies in a few ranges
     of bytes, laid out alike for all micro-batches of a chunk; these ranges and
     the scratch of each call are packed by the calls of the stage. Where each
-    range begins is a symbol of kind `slot`; a call's `slot_values` say it.
+    range begins, in 64 bytes, is a symbol of kind `slot`; a call's
+    `slot_values` say it.
 
     **Before**
     ```mlir

@@ -235,8 +235,8 @@ def VerifyAssigned : Pass<"verify-assigned", "::mlir::ModuleOp"> {
            the kernel's;
       (B4) an instruction writes bytes that another of its operands holds;
       (B5) a program reads scratch that nothing in this call has written;
-      (B6) a schedule calls what is no program, or gives a symbol a value out
-           of its bounds.
+      (B6) a schedule calls what is no program, or gives a symbol no value or
+           one out of its bounds.
 
     **Before**
     ```mlir

@@ -36,6 +36,21 @@ public:
     }
     ranges[begin] = end;
   }
+  void remove(int64_t begin, int64_t end) {
+    auto it = ranges.upper_bound(begin);
+    if (it != ranges.begin() && std::prev(it)->second > begin)
+      --it;
+    while (it != ranges.end() && it->first < end) {
+      auto [first, last] = *it;
+      it = ranges.erase(it);
+      add(first, begin);
+      add(end, last);
+    }
+  }
+  bool meets(int64_t begin, int64_t end) const {
+    auto it = ranges.lower_bound(end);
+    return it != ranges.begin() && std::prev(it)->second > begin;
+  }
   /// Calls `visit` with what of [begin, end) is not in the set.
   template <typename Visit>
   void visitMissing(int64_t begin, int64_t end, Visit visit) const {
@@ -115,7 +130,8 @@ private:
   const plan::Plan &plan;
   std::vector<int> slotOf; // symbols
   std::vector<Summaries> programs;
-  std::vector<Pieces> pieces; // of each allocation
+  std::map<ArenaUse, ByteSet> written; // last, in the call that is walked
+  std::vector<Pieces> pieces;          // of each allocation
   int64_t visits = 0;
 };
 
@@ -152,6 +168,19 @@ Status ArenaChecker::use(Summaries &sums, const plan::Slice &slice, bool writes,
     int64_t moved = distance(where, *call);
     begin += moved;
     *end += moved;
+    for (auto &[other, bytes] : written) {
+      if (other.first != where.first || other == where)
+        continue;
+      if (writes)
+        bytes.remove(begin, *end);
+      else if (bytes.meets(begin, *end))
+        return corrupt("reads bytes [{}, {}) of allocation {} ({}), which it "
+                       "has written through another slot",
+                       begin, *end, where.first,
+                       plan.allocations(int(where.first)).name());
+    }
+    if (writes)
+      written[where].add(begin, *end);
     where.second.clear();
   }
   Summary &sum = sums[std::move(where)];
@@ -323,7 +352,14 @@ Status ArenaChecker::run() {
       Summaries exact;
       if (meetsItself(call)) {
         visits += program.instructions_size();
-        LMC_ASSIGN_OR_RETURN(exact, sumUp(program, &call));
+        written.clear();
+        auto walked = sumUp(program, &call);
+        if (!walked.ok())
+          return std::move(walked).status().prepend(fmt::format(
+              "schedule {} of stage {}, call {}: program {}, micro-batch {}",
+              schedule.name(), schedule.stage(), i, program.name(),
+              call.micro_batch()));
+        exact = *std::move(walked);
         sums = &exact;
       }
       LMC_RETURN_IF_ERROR(checkReads(schedule, i, *sums));

@@ -117,20 +117,22 @@ func.func @step(%x: tensor<16xf32> {lm.input = "x"},
 
 // Stages are packed each for itself. What both hold comes first, at one offset;
 // on the stage that has several micro-batches under way, saved values lie from
-// the call's slot on.
+// the call's slot on, in 64 bytes.
 // CHECK-LABEL: module @stages
 // CHECK: lm.parameter @first {{.*}}plan.slice = #plan.slice<@parameters[64] 64>, plan.stages = array<i64: 0>
 // CHECK: lm.parameter @shared {{.*}}plan.slice = #plan.slice<@parameters[0] 64>, plan.stages = array<i64: 0, 1>
 // CHECK: plan.allocation @parameters state 128 {stage_bytes = array<i64: 128, 64>}
 // CHECK: plan.allocation @activations saved 128 {stage_bytes = array<i64: 128, 64>}
 // CHECK: plan.program @f0 chunk 0
-// CHECK-NEXT: plan.run @twice (read @parameters[64] 64, write @activations[1 * slot] 64)
-// CHECK-NEXT: plan.send <@activations[1 * slot] 64> stage 1 channel 2
+// CHECK-NEXT: plan.run @twice (read @parameters[64] 64, write @activations[64 * slot.1] 64)
+// CHECK-NEXT: plan.send <@activations[64 * slot.1] 64> stage 1 channel 2
 // CHECK: plan.program @f1 chunk 1
 // CHECK-NEXT: plan.receive <@activations[0] 64> stage -1 channel 2
 // CHECK-NEXT: plan.run @twice (read @activations[0] 64, write @outputs[128 + 64 * micro_batch] 64)
-// CHECK: plan.call @f0 micro_batch 0 slot 0
-// CHECK-NEXT: plan.call @f0 micro_batch 1 slot 64
+// CHECK: plan.call @f0 micro_batch 0 slot 0 {slot_values = array<i64: [[A:0|1]]>}
+// CHECK-NEXT: plan.call @f0 micro_batch 1 slot 1 {slot_values = array<i64: [[B:0|1]]>}
+// CHECK-NEXT: plan.call @b0 micro_batch 0 slot 0 {slot_values = array<i64: [[A]]>}
+// CHECK-NEXT: plan.call @b0 micro_batch 1 slot 1 {slot_values = array<i64: [[B]]>}
 module @stages attributes {dist.stages = 2 : i64} {
   plan.kernel @twice(%x: tensor<16xf32>) -> tensor<16xf32>
       attributes {kind = "flat", tied = array<i64: -1>} {

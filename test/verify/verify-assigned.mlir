@@ -98,8 +98,30 @@ plan.program @second chunk 1 {
   plan.fill <@a[64 * slot] 64>
 }
 plan.schedule "train" stage 0 {
-  plan.call @first micro_batch 0 slot 2
+  plan.call @first micro_batch 0 slot 0 {slot_values = array<i64: 2>}
 }
 plan.schedule "train" stage 1 {
-  plan.call @second micro_batch 0 slot 1
+  plan.call @second micro_batch 0 slot 0 {slot_values = array<i64: 1>}
+}
+
+// -----
+
+// B6: a call says what each slot is, within its bounds.
+plan.symbol "slot.0" slot 0 to 2
+plan.program @p chunk 0 {
+}
+plan.schedule "p" stage 0 {
+  // expected-error @+1 {{gives 0 slot values for 1 symbols}}
+  plan.call @p micro_batch 0 slot 0
+}
+
+// -----
+
+// B6
+plan.symbol "slot.0" slot 0 to 2
+plan.program @p chunk 0 {
+}
+plan.schedule "p" stage 0 {
+  // expected-error @+1 {{gives "slot.0" the value 3, which is out of its bounds}}
+  plan.call @p micro_batch 0 slot 0 {slot_values = array<i64: 3>}
 }
