@@ -182,17 +182,18 @@ module @stages attributes {dist.stages = 2 : i64} {
 // CHECK-LABEL: module @halves
 // CHECK: plan.allocation @activations saved 320
 // CHECK: plan.program @forward
-// CHECK-NEXT: plan.run @twice (read @inputs[64 * micro_batch] 64, write @activations[[[A:1 \* slot]]] 64)
-// CHECK-NEXT: plan.run @twice (read @activations[[[A]]] 64, write @activations[[[B:64 \+ 1 \* slot]]] 64)
+// CHECK-NEXT: plan.run @twice (read @inputs[64 * micro_batch] 64, write @activations[[[A:64 \* slot.1]]] 64)
+// CHECK-NEXT: plan.run @twice (read @activations[[[A]]] 64, write @activations[[[B:64 \+ 64 \* slot.1]]] 64)
 // CHECK: plan.program @input
-// CHECK-NEXT: plan.run @twice (read @activations[[[B]]] 64, write @activations[256] 64)
-// CHECK-NEXT: plan.run @twice (read @activations[256] 64, write @activations[[[B]]] 64)
+// CHECK-NEXT: plan.run @twice (read @activations[[[B]]] 64, write @activations[64 * slot.0] 64)
+// CHECK-NEXT: plan.run @twice (read @activations[64 * slot.0] 64, write @activations[[[B]]] 64)
 // CHECK: plan.program @weight
 // CHECK-NEXT: plan.run @add (read @activations[[[A]]] 64, read @activations[[[B]]] 64, write @outputs
-// CHECK: plan.call @forward micro_batch 0 slot 0
-// CHECK-NEXT: plan.call @forward micro_batch 1 slot 128
-// CHECK: plan.call @weight micro_batch 1 slot 128
-// CHECK: plan.call @forward micro_batch 1 slot 0
+// CHECK: plan.call @forward micro_batch 0 slot 0 {slot_values = array<i64: 0, 0>}
+// CHECK-NEXT: plan.call @forward micro_batch 1 slot 1 {slot_values = array<i64: 0, 2>}
+// CHECK-NEXT: plan.call @input micro_batch 0 slot 0 {slot_values = array<i64: 4, 0>}
+// CHECK: plan.call @weight micro_batch 1 slot 1 {slot_values = array<i64: 0, 2>}
+// CHECK: plan.call @forward micro_batch 1 slot 0 {slot_values = array<i64: 0, 0>}
 module @halves attributes {lm.micro_batches = 2 : i64} {
   plan.kernel @twice(%x: tensor<16xf32>) -> tensor<16xf32> attributes {kind = "flat", tied = array<i64: -1>} {
     %y = arith.addf %x, %x : tensor<16xf32>
