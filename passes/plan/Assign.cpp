@@ -309,7 +309,8 @@ void Assigner::placeInBuckets() {
 }
 
 // States that several stages hold come first, at the same offset on all, so
-// that a state has one slice.
+// that a state has one slice. Every rank fills all constants, whichever its
+// stage uses.
 void Assigner::placeStates() {
   llvm::StringMap<llvm::SmallSetVector<int64_t, 2>> stagesOf;
   for (AssignedProgram &program : programs)
@@ -348,7 +349,7 @@ void Assigner::placeStates() {
         if (users.empty()) // nobody's, and yet declared
           for (int64_t stage = 0; stage < stages; ++stage)
             users.insert(stage);
-        if ((users.size() > 1) != shared)
+        if ((users.size() > 1 || group.contents == "constant") != shared)
           continue;
         placed.push_back({op, bytes[users.front()]});
         int64_t end = bytes[users.front()] + alignBytes(localBytes(op, mesh));

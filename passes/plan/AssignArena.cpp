@@ -197,15 +197,18 @@ void searchBelow(Candidate &best, llvm::ArrayRef<ArenaBlock> blocks,
                  double work) {
   Search search(blocks);
   int64_t live = largestLiveBytes(blocks);
-  for (int64_t share : {1024, 256, 128, 64, 32, 24, 16, 12}) {
+  constexpr int64_t shares[] = {1024, 256, 128, 64, 48, 32, 28, 24, 20, 16, 12};
+  for (int64_t share : shares) {
     int64_t capacity =
         (live + live / share) / kAlignmentBytes * kAlignmentBytes;
     if (capacity >= best.bytes)
       return;
-    if (!search.run(capacity, int64_t(work / 10)))
+    if (!search.run(capacity, int64_t(work / double(std::size(shares)))))
       continue;
-    best.bytes = capacity;
     best.offsets = search.answer();
+    best.bytes = 0;
+    for (auto [block, offset] : llvm::zip(blocks, best.offsets))
+      best.bytes = std::max(best.bytes, alignBytes(offset + block.bytes()));
     return;
   }
 }

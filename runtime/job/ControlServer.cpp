@@ -111,7 +111,7 @@ Status compareFacts(const std::vector<Hello> &hellos) {
 ControlServer::ControlServer(Socket given, Options options)
     : options(std::move(options)), listener(std::move(given)),
       ranks(size_t(this->options.ranks)) {
-  started = lastLoop = lastMoved = nowMs();
+  started = lastLoop = lastMoved = lastWord = nowMs();
   thread = std::thread([this] {
     ::pthread_setname_np(::pthread_self(), "lmc-control");
     loop();
@@ -276,9 +276,14 @@ bool ControlServer::greet(Connection &connection, std::string_view payload,
   if (who.token != options.token)
     return refuse(wrongInput("another job is at this port: its token differs")
                       .help("set LMC_RENDEZVOUS=HOST:PORT to a free port"));
-  if (who.ranks != options.ranks || who.rank < 0 || who.rank >= options.ranks)
-    return refuse(wrongInput("rank {} of {} comes to a job of {} ranks",
-                             who.rank, who.ranks, options.ranks));
+  if (who.ranks != options.ranks || who.rank < 0 || who.rank >= options.ranks) {
+    Status status = wrongInput("rank {} of {} comes to a job of {} ranks",
+                               who.rank, who.ranks, options.ranks)
+                        .help("start all ranks with one number of ranks");
+    if (!welcomed) // the others would wait for it
+      decide(status);
+    return refuse(status);
+  }
   Rank &rank = ranks[size_t(who.rank)];
   if (rank.present)
     return refuse(
@@ -363,6 +368,12 @@ void ControlServer::gather(int64_t now) {
                      "{} missing: {} of {} ranks came within {:.0f} s",
                      ranksAre(missing), ranks.size() - missing.size(),
                      ranks.size(), double(options.rendezvousMs) / 1e3));
+  else if (now - lastWord > 10000) {
+    lastWord = now;
+    logInfo("{} missing still: {} of {} ranks came; waiting {:.0f} s in all",
+            ranksAre(missing), ranks.size() - missing.size(), ranks.size(),
+            double(options.rendezvousMs) / 1e3);
+  }
 }
 
 Status ControlServer::judgeSilence(int64_t now) {

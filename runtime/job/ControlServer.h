@@ -123,7 +123,7 @@ private:
   Socket listener;
   std::vector<Connection> connections;
   std::vector<Rank> ranks;
-  int64_t started = 0, lastLoop = 0, lastMoved = 0, lastAck = 0;
+  int64_t started = 0, lastLoop = 0, lastMoved = 0, lastAck = 0, lastWord = 0;
   int64_t lastWarning = 0, firstGone = 0;
   bool welcomed = false, decided = false, finished = false;
   Status verdict;

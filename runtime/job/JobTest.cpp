@@ -209,6 +209,28 @@ TEST(ControlPlane, AMissingRankIsNamed) {
       << status.message();
 }
 
+TEST(ControlPlane, ARankOfAnotherNumberOfRanksEndsTheJob) {
+  auto listener = listenAt("127.0.0.1", 0);
+  int port = portOf(*listener), descriptor = listener->release();
+  std::vector<std::thread> threads;
+  for (int rank : {0, 1})
+    threads.emplace_back([=] {
+      Place place;
+      place.rank = rank;
+      place.ranks = 2 + rank;
+      place.port = port;
+      place.token = "test";
+      if (rank == 0)
+        place.listener = descriptor;
+      auto job = Job::connect(place, {});
+      Status status = job.ok() ? (*job)->meet(Status(), {}, "") : job.status();
+      EXPECT_EQ(status.exitStatus(), 2);
+      EXPECT_EQ(status.message(), "rank 1 of 3 comes to a job of 2 ranks");
+    });
+  for (std::thread &thread : threads)
+    thread.join();
+}
+
 TEST(ControlPlane, ARankThatGoesIsNamedByAllWithinASecond) {
   for (int victim : {0, 2})
     runJob(4, 5000, [&](Job &job) {

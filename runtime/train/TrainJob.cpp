@@ -5,6 +5,7 @@
 #include "runtime/comm/host/HostCommunicator.h"
 #include "runtime/comm/local/LocalCommunicator.h"
 #include "runtime/device/OpenDevice.h"
+#include "runtime/device/cpu/CpuDevice.h"
 #include "runtime/plan/PlanFacts.h"
 #include "runtime/train/Checkpoint.h"
 #include "runtime/train/JobFacts.h"
@@ -189,6 +190,27 @@ Status checkTraining(const plan::Plan &plan, const TrainOptions &options) {
                     ranks == 1 ? "" : "s", axes.empty() ? "" : mesh,
                     options.ranks)
       .help("run with --nproc {}, or compile with another --mesh", ranks);
+}
+
+Status checkMemoryOfAllRanks(const plan::Plan &plan) {
+  int64_t stages = 1;
+  for (const plan::Mesh::Axis &axis : plan.mesh().axes())
+    if (axis.name() == "pp")
+      stages = axis.size();
+  double bytes = 0;
+  for (const plan::Allocation &allocation : plan.allocations())
+    for (int64_t stage = 0; stage < stages; ++stage)
+      bytes += double(bytesOnStage(allocation, stage));
+  bytes *= double(worldSize(plan) / stages);
+  double available = double(availableMemoryBytes());
+  if (bytes <= available)
+    return Status();
+  return makeError(ErrorKind::DoesNotFit,
+                   "the plan does not fit: {} needed by {} ranks together, {} "
+                   "free on this machine",
+                   formatBytes(bytes), worldSize(plan), formatBytes(available))
+      .help("start the ranks on several machines, by srun, mpirun or torchrun, "
+            "or compile with a smaller --micro-batch or --seq");
 }
 
 /// Threads, stack and cores, from what this process may use.

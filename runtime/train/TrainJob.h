@@ -15,6 +15,10 @@ namespace lmc::runtime {
 /// looks at nothing else, so that a wrong call starts no process.
 Status checkTraining(const plan::Plan &plan, const TrainOptions &options);
 
+/// Whether this machine has the memory for all ranks of the plan; the error
+/// says how much of it they would take together.
+Status checkMemoryOfAllRanks(const plan::Plan &plan);
+
 /// Trains with all ranks in this process; returns the failure that ended the
 /// job, the first one when several ranks failed. SIGTERM and SIGINT save and
 /// stop when there is a checkpoint folder.

@@ -38,6 +38,38 @@ module @step attributes {dist.chunks = 2 : i64, dist.stages = 2 : i64} {
 
 // -----
 
+// What the uses of a value add to its gradient is summed where they are: one
+// value crosses the border. What has an operand of its own chunk stays there.
+// CHECK-LABEL: module @sum
+// CHECK: func.func @step.0(
+// CHECK: lm.begin_backward
+// CHECK-NEXT: %[[S:.*]] = dist.receive stage 1 channel 1
+// CHECK-NOT: dist.receive
+// CHECK: arith.mulf %[[S]], %
+// CHECK: func.func @step.1(
+// CHECK: lm.begin_backward
+// CHECK: %[[C:.*]] = arith.mulf
+// CHECK: %[[D:.*]] = arith.mulf
+// CHECK: %[[S:.*]] = arith.addf %[[C]], %[[D]]
+// CHECK-NEXT: dist.send %[[S]] stage -1 channel 1
+// CHECK-NOT: dist.send
+module @sum attributes {dist.chunks = 2 : i64, dist.stages = 2 : i64} {
+  func.func @step(%w: tensor<4xf32> {lm.state = @w}, %v: tensor<4xf32> {lm.state = @v}, %g: tensor<4xf32> {lm.state = @g})
+      -> (tensor<4xf32> {lm.state = @g}) attributes {plan.program = "step"} {
+    %a = math.exp %w {dist.chunk = 0} : tensor<4xf32>
+    %b = arith.addf %a, %v {dist.chunk = 1} : tensor<4xf32>
+    lm.begin_backward
+    %c = arith.mulf %a, %v {dist.chunk = 1} : tensor<4xf32>
+    %d = arith.mulf %b, %v {dist.chunk = 1} : tensor<4xf32>
+    %s = arith.addf %c, %d {dist.chunk = 0} : tensor<4xf32>
+    %m = arith.mulf %s, %a {dist.chunk = 0} : tensor<4xf32>
+    %n = lm.accumulate %g, %m {dist.chunk = 0} : tensor<4xf32>
+    return %n : tensor<4xf32>
+  }
+}
+
+// -----
+
 // A model of one chunk stays as it is.
 // CHECK-LABEL: module @one
 // CHECK: func.func @step()

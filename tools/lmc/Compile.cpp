@@ -63,9 +63,13 @@ int resolveMesh(const CompileSettings &settings, Resolved &resolved) {
     resolved.pipeline.mesh[axis - kAxes] = size;
   }
   if (!settings.stages.empty() && resolved.pipeline.mesh[0] == 1)
-    return printError("--stages is given, but there is no pipeline",
-                      "--mesh=pp=" + std::to_string(settings.stages.size()) +
-                          ", or no --stages");
+    return printError(
+        "--stages is given, but there is no pipeline",
+        settings.stages.size() > 1
+            ? "--mesh=pp=" + std::to_string(settings.stages.size()) +
+                  ", or no --stages"
+            : "--mesh=pp=N cuts the model; --stages says how many "
+              "blocks each stage has, as in --stages=3,1");
   return kDone;
 }
 
@@ -126,13 +130,19 @@ int resolvePipeline(const CompileSettings &settings, Resolved &resolved) {
       pipeline.pipelineSchedule == "interleaved") {
     int64_t unit = pipeline.globalBatch / shape.microBatches;
     int64_t below = (shape.microBatches - rest) * unit;
+    int64_t samples = pipeline.microBatch * shape.microBatches; // of a rank
+    std::string smaller;
+    if (samples % shape.stages == 0)
+      smaller =
+          "--micro-batch=" + std::to_string(samples / shape.stages) + " or ";
     return printError(
         "the schedule interleaved takes micro-batches by " +
             std::to_string(shape.stages) +
             ", the number of stages; a step "
             "has " +
             std::to_string(shape.microBatches),
-        (below ? "--global-batch=" + std::to_string(below) + " or " : "") +
+        smaller +
+            (below ? "--global-batch=" + std::to_string(below) + " or " : "") +
             "--global-batch=" + std::to_string(below + shape.stages * unit));
   }
   std::string complaint = plan::checkSettings(pipeline.pipelineSchedule, shape);

@@ -33,6 +33,14 @@ struct TrainFlags {
 static Status runWhereStarted(const lmc::plan::Plan &plan, TrainFlags &flags) {
   TrainOptions &options = flags.options;
   bool isDry = options.paceSeconds > 0;
+  LMC_ASSIGN_OR_RETURN(
+      std::optional<Place> place,
+      placeFromEnvironment([](const char *name) { return std::getenv(name); }));
+  if (flags.comm == "local" && place && place->ranks > 1)
+    return wrongInput("--comm=local runs all ranks in one process, and {} "
+                      "starts {}",
+                      place->source, place->ranks)
+        .help("leave out --comm=local, or start without a launcher");
   if (flags.comm == "local")
     return isDry ? wrongInput("--device=null takes ranks as processes")
                        .help("leave out --comm=local")
@@ -43,13 +51,12 @@ static Status runWhereStarted(const lmc::plan::Plan &plan, TrainFlags &flags) {
     return isDry ? runDryRank(plan, options, place, giveUp)
                  : runTrainingRank(plan, options, place, giveUp);
   };
-  LMC_ASSIGN_OR_RETURN(
-      std::optional<Place> place,
-      placeFromEnvironment([](const char *name) { return std::getenv(name); }));
   if (!place || place->ranks == 1) {
     if (options.ranks == 1)
       return isDry ? runDry(plan, options) : runTraining(plan, options);
     LMC_RETURN_IF_ERROR(checkTraining(plan, options));
+    if (!isDry)
+      LMC_RETURN_IF_ERROR(checkMemoryOfAllRanks(plan));
     return launch(options.ranks, runRank);
   }
   if (flags.nproc->count() > 0)
