@@ -334,9 +334,11 @@ LogicalResult ProgramReshards::visit(Operation *op) {
     auto maximum = b.create<AllReduceOp>(
         op->getLoc(), result.getType(), b.getStringAttr("max"), result,
         b.getStrArrayAttr(maxima), /*tied=*/UnitAttr());
-    wanted[maximum] = wanted[result];
-    actual[maximum] = actual[result];
-    maximum->setAttr(kShardingsAttr, b.getArrayAttr(actual[result]));
+    // Copies: the maps may grow, and move what they hold.
+    ShardingAttr asWanted = wanted[result], asIs = actual[result];
+    wanted[maximum] = asWanted;
+    actual[maximum] = asIs;
+    maximum->setAttr(kShardingsAttr, b.getArrayAttr(asIs));
     result.replaceAllUsesExcept(maximum, maximum);
   }
   return success();
