@@ -143,7 +143,9 @@ Status ArenaChecker::use(Summaries &sums, const plan::Slice &slice, bool writes,
     return Status();
   std::vector<int64_t> coefficients(size_t(std::count_if(
       slotOf.begin(), slotOf.end(), [](int s) { return s >= 0; })));
-  bool fits = true;
+  // What is nowhere negative has no sum above the whole, which is in bounds.
+  int64_t begin = slice.offset().constant();
+  bool fits = begin >= 0;
   for (const plan::Linear::Term &term : slice.offset().terms()) {
     const plan::Symbol &symbol = plan.symbols(int(term.symbol()));
     int slot = slotOf[term.symbol()];
@@ -155,13 +157,14 @@ Status ArenaChecker::use(Summaries &sums, const plan::Slice &slice, bool writes,
                      symbol.name());
     int64_t &coefficient = coefficients[size_t(slot)];
     auto sum = checkedAdd(coefficient, term.coefficient());
-    fits &= sum.has_value();
+    fits &= sum.has_value() && term.coefficient() >= 0;
     coefficient = sum.value_or(0);
   }
-  int64_t begin = slice.offset().constant();
   std::optional<int64_t> end = checkedAdd(begin, slice.bytes());
   if (!fits || !end)
-    return corrupt("offset in allocation {} ({}) overflows", slice.allocation(),
+    return corrupt("offset in allocation {} ({}) overflows or is negative in "
+                   "part",
+                   slice.allocation(),
                    plan.allocations(int(slice.allocation())).name());
   ArenaUse where{slice.allocation(), std::move(coefficients)};
   if (call) {

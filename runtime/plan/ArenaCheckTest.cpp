@@ -113,6 +113,16 @@ TEST(ArenaCheck, SlotsAreHeldToTheEnd) {
     for (plan::Linear::Term &term : *offset->mutable_terms())
       term.set_coefficient(std::numeric_limits<int64_t>::max());
   });
+  refused("offset in allocation 0 (saved) overflows or is negative in part",
+          [](auto &p) {
+            auto *offset = p.mutable_programs(1)
+                               ->mutable_instructions(0)
+                               ->mutable_copy()
+                               ->mutable_source()
+                               ->mutable_offset();
+            offset->set_constant(64);
+            offset->mutable_terms(0)->set_coefficient(-64);
+          });
   refused("depends on symbol m, which is no slot", [](auto &p) {
     plan::Symbol *symbol = p.add_symbols();
     symbol->set_kind(plan::Symbol::MICRO_BATCH);
