@@ -271,6 +271,59 @@ constexpr Strategy kStrategies[] = {
 #include "frontend/Strategies.inc"
 };
 
+LogicalResult readStrategy(StringRef name, ShardingSpec &spec,
+                           SourceMap &sources, MLIRContext &context) {
+  std::unique_ptr<llvm::MemoryBuffer> buffer;
+  StringRef text;
+  for (const Strategy &known : kStrategies)
+    if (known.name == name)
+      text = known.text;
+  if (text.empty()) {
+    buffer = readFile(name, kMaxSpecBytes, context);
+    if (!buffer)
+      return failure();
+    text = buffer->getBuffer();
+  }
+  Findings findings;
+  if (parseSpecText(text, spec, sources, findings))
+    checkShardingSpec(spec, sources, findings);
+  return report(findings, name, context);
+}
+
+template <typename Texts> ArrayAttr listOf(OpBuilder &b, const Texts &texts) {
+  SmallVector<StringRef> views(texts.begin(), texts.end());
+  return b.getStrArrayAttr(views);
+}
+
+void addRules(const ShardingSpec &spec, const SourceMap &sources,
+              StringRef file, OpBuilder &b) {
+  for (const Rule &rule : spec.rule())
+    for (const Split &split : rule.split()) {
+      auto [kind, patterns] =
+          rule.parameter_size() ? std::pair("parameter", &rule.parameter())
+          : rule.input_size()   ? std::pair("input", &rule.input())
+                                : std::pair("activation", &rule.activation());
+      b.create<dist::RuleOp>(
+          placeIn(file, sources.of(split), *b.getContext()), kind,
+          listOf(b, *patterns), split.dim(), listOf(b, split.axis()),
+          rule.has_operation() ? b.getStringAttr(rule.operation()) : nullptr,
+          rule.priority(), rule.if_present());
+    }
+}
+
+void addBuckets(const ShardingSpec &spec, const SourceMap &sources,
+                StringRef file, OpBuilder &b) {
+  for (const Bucket &bucket : spec.bucket())
+    b.create<dist::BucketRuleOp>(
+        placeIn(file, sources.of(bucket), *b.getContext()),
+        listOf(b, bucket.parameter()),
+        dist::PiecesAttr::get(b.getContext(),
+                              listOf(b, bucket.split_parameters()),
+                              listOf(b, bucket.split_gradients()),
+                              listOf(b, bucket.split_moments())),
+        bucket.if_present());
+}
+
 } // namespace
 
 OwningOpRef<ModuleOp> importModel(StringRef path, const ImportOptions &options,
@@ -322,44 +375,47 @@ LogicalResult readTrainSpec(StringRef path, TrainSpec &spec,
   return report(findings, path, context);
 }
 
-LogicalResult addShardingRules(StringRef strategy, ModuleOp module) {
+LogicalResult addStrategy(const StrategyOptions &options, ModuleOp module) {
   MLIRContext &context = *module.getContext();
   context.loadDialect<dist::DistDialect>();
-  std::unique_ptr<llvm::MemoryBuffer> buffer;
-  StringRef text;
-  for (const Strategy &known : kStrategies)
-    if (known.name == strategy)
-      text = known.text;
-  if (text.empty()) {
-    buffer = readFile(strategy, kMaxSpecBytes, context);
-    if (!buffer)
-      return failure();
-    text = buffer->getBuffer();
-  }
-  ShardingSpec spec;
-  SourceMap sources;
-  Findings findings;
-  if (parseSpecText(text, spec, sources, findings))
-    checkShardingSpec(spec, sources, findings);
-  if (failed(report(findings, strategy, context)))
-    return failure();
   OpBuilder b = OpBuilder::atBlockBegin(module.getBody());
-  auto list = [&](const auto &texts) {
-    SmallVector<StringRef> views(texts.begin(), texts.end());
-    return b.getStrArrayAttr(views);
+  std::string rulesFrom, bucketsFrom;
+  auto add = [&](const std::string &file) {
+    ShardingSpec spec;
+    SourceMap sources;
+    if (failed(readStrategy(file, spec, sources, context)))
+      return failure();
+    if (spec.rule_size())
+      rulesFrom = file;
+    if (spec.bucket_size())
+      bucketsFrom = file;
+    addRules(spec, sources, file, b);
+    addBuckets(spec, sources, file, b);
+    return success();
   };
-  for (const Rule &rule : spec.rule())
-    for (const Split &split : rule.split()) {
-      auto [kind, patterns] =
-          rule.parameter_size() ? std::pair("parameter", &rule.parameter())
-          : rule.input_size()   ? std::pair("input", &rule.input())
-                                : std::pair("activation", &rule.activation());
-      b.create<dist::RuleOp>(
-          placeIn(strategy, sources.of(split), context), kind, list(*patterns),
-          split.dim(), list(split.axis()),
-          rule.has_operation() ? b.getStringAttr(rule.operation()) : nullptr,
-          rule.priority(), rule.if_present());
-    }
+  for (const std::string &file : options.files)
+    if (failed(add(file)))
+      return failure();
+  auto refuse = [&](const std::string &file, const char *what,
+                    const std::string &flag) {
+    InFlightDiagnostic error = emitError(UnknownLoc::get(&context))
+                               << "'" << file << "' has " << what << ", which "
+                               << flag << " brings along";
+    error.attachNote() << "help: leave out one of the two";
+    return error;
+  };
+  if (!rulesFrom.empty() && options.sequenceParallel)
+    return refuse(rulesFrom, "rules", "--sequence-parallel");
+  if (!bucketsFrom.empty() && options.zero)
+    return refuse(bucketsFrom, "buckets",
+                  "--zero=" + std::to_string(*options.zero));
+  if (rulesFrom.empty() &&
+      failed(add(options.sequenceParallel ? "megatron-sp" : "megatron")))
+    return failure();
+  int64_t zero = options.zero.value_or(0);
+  if (bucketsFrom.empty() &&
+      failed(add(zero ? "zero-" + std::to_string(zero) : "fsdp")))
+    return failure();
   return success();
 }
 

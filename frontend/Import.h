@@ -50,11 +50,23 @@ mlir::OwningOpRef<mlir::ModuleOp> importModel(llvm::StringRef path,
 mlir::LogicalResult readTrainSpec(llvm::StringRef path, TrainSpec &spec,
                                   mlir::MLIRContext &context);
 
-// Adds the rules of a ShardingSpec text proto to `module`, one dist.rule for
-// each dim that a rule splits. `strategy` is a file, or the name of one of the
-// strategies that the compiler brings along: megatron, megatron-sp.
-mlir::LogicalResult addShardingRules(llvm::StringRef strategy,
-                                     mlir::ModuleOp module);
+// What a strategy is put together from.
+struct StrategyOptions {
+  // ShardingSpec text protos, or names of those that the compiler brings along:
+  // megatron, megatron-sp, fsdp, zero-1, zero-2, zero-3.
+  std::vector<std::string> files;
+  // Where no file has rules, megatron-sp's are taken, not megatron's.
+  bool sequenceParallel = false;
+  // Where no file has buckets, those of this level of ZeRO are taken; fsdp's
+  // for level 0.
+  std::optional<int64_t> zero;
+};
+
+// Adds a strategy to `module`: one dist.rule for each dim that a rule splits, a
+// dist.bucket_rule for each bucket. Fails after a diagnostic, also where files
+// and the other options answer one question twice.
+mlir::LogicalResult addStrategy(const StrategyOptions &options,
+                                mlir::ModuleOp module);
 
 } // namespace lmc::frontend
 

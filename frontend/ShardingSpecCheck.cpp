@@ -2,6 +2,7 @@
 #include "frontend/ShardingSpec.pb.h"
 #include "frontend/SpecCheck.h"
 
+#include <algorithm>
 #include <set>
 
 namespace lmc::frontend {
@@ -44,10 +45,53 @@ static void checkRule(const Rule &rule, const SourceMap &sources,
   }
 }
 
+// The list in the words of a spec: "fsdp", "dp".
+template <typename List> static std::string quoted(const List &axes) {
+  std::string text;
+  for (const std::string &axis : axes)
+    text += (text.empty() ? "\"" : ", \"") + axis + "\"";
+  return text.empty() ? "nothing" : text;
+}
+
+static void checkBucket(const Bucket &bucket, const SourceMap &sources,
+                        Findings &findings) {
+  if (bucket.parameter_size() == 0)
+    findings.error(sources.of(bucket), "a bucket of no parameters",
+                   "parameter: \"*\" is all of them");
+  const auto &moments = bucket.split_moments();
+  std::set<std::string> seen;
+  for (const std::string &axis : moments) {
+    if (axis != "dp" && axis != "fsdp")
+      findings.error(sources.of(bucket, Bucket::kSplitMomentsFieldNumber),
+                     "axis '" + axis +
+                         "' does not share out the state of "
+                         "training",
+                     "the axes of data ranks, dp and fsdp, do");
+    if (!seen.insert(axis).second)
+      findings.error(sources.of(bucket, Bucket::kSplitMomentsFieldNumber),
+                     "axis '" + axis + "' occurs twice");
+  }
+  auto checkPrefix = [&](const char *name, const auto &axes, int field) {
+    if (axes.size() > moments.size() ||
+        !std::equal(axes.begin(), axes.end(), moments.begin()))
+      findings.error(sources.of(bucket, field),
+                     std::string(name) + " is " + quoted(axes) +
+                         ", split_moments " + quoted(moments) +
+                         ": a rank updates the piece whose moments it holds",
+                     "let split_moments begin with " + quoted(axes));
+  };
+  checkPrefix("split_parameters", bucket.split_parameters(),
+              Bucket::kSplitParametersFieldNumber);
+  checkPrefix("split_gradients", bucket.split_gradients(),
+              Bucket::kSplitGradientsFieldNumber);
+}
+
 bool checkShardingSpec(const ShardingSpec &spec, const SourceMap &sources,
                        Findings &findings) {
   for (const Rule &rule : spec.rule())
     checkRule(rule, sources, findings);
+  for (const Bucket &bucket : spec.bucket())
+    checkBucket(bucket, sources, findings);
   return !findings.hasErrors();
 }
 

@@ -107,9 +107,7 @@ static void addPartition(OpPassManager &manager,
   split.splitBackward = options.splitBackward;
   manager.addPass(lm::createSplitPrograms(split));
   // What moves between data ranks, and what the optimizer works on, is buckets.
-  dist::PackBucketsOptions pack;
-  pack.zero = options.zero;
-  manager.addPass(dist::createPackBuckets(pack));
+  manager.addPass(dist::createPackBuckets());
   lm::BuildUpdateOptions update;
   update.seed = seedOf(options);
   manager.addPass(lm::createBuildUpdate(update));

@@ -35,7 +35,6 @@ struct PipelineOptions {
   int64_t sequence = 1;     // tokens per sample
   // Sizes of the mesh axes pp, dp, fsdp, cp, ep, tp.
   llvm::SmallVector<int64_t> mesh = {1, 1, 1, 1, 1, 1};
-  int64_t zero = 0;          // ZeRO's level on dp
   int64_t virtualStages = 1; // chunks on each pipeline stage
   // gpipe, 1f1b, interleaved, zb or a file (passes/plan/PipelineSchedule.h).
   std::string pipelineSchedule = "1f1b";

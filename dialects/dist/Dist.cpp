@@ -104,6 +104,29 @@ LogicalResult MarkAttr::verify(function_ref<InFlightDiagnostic()> emitError,
   return success();
 }
 
+LogicalResult PiecesAttr::verify(function_ref<InFlightDiagnostic()> emitError,
+                                 ArrayAttr parameters, ArrayAttr gradients,
+                                 ArrayAttr moments) {
+  llvm::SmallDenseSet<Attribute> seen;
+  for (Attribute axis : moments)
+    if (!mlir::isa<StringAttr>(axis) || !seen.insert(axis).second)
+      return emitError() << "moments are cut by axes, each once, not by "
+                         << axis << " again (C1)";
+  for (auto [name, axes] :
+       {std::pair("parameters", parameters), std::pair("gradients", gradients)})
+    if (axes.size() > moments.size() ||
+        axes.getValue() != moments.getValue().take_front(axes.size()))
+      return emitError() << name << " are cut by " << axes << ", moments by "
+                         << moments << "; these must begin with those (C2)";
+  return success();
+}
+
+LogicalResult BucketRuleOp::verify() {
+  if (getPatterns().empty())
+    return emitOpError("needs a pattern (C1)");
+  return success();
+}
+
 LogicalResult RuleOp::verify() {
   if (getKind() != "parameter" && getKind() != "input" &&
       getKind() != "activation")
@@ -205,6 +228,38 @@ LogicalResult ReshardOp::verify() {
     if (!llvm::is_contained(getFrom().getPartial(), axis))
       return emitOpError() << "makes a value partial on " << axis << " (C2)";
   return success();
+}
+
+LogicalResult ReshardedOp::verify() {
+  auto type = dyn_cast<RankedTensorType>(getTensor());
+  for (ShardingAttr sharding : {getFrom(), getTo()})
+    if (!type || int64_t(sharding.getDims().size()) != type.getRank())
+      return emitOpError() << "has a sharding of " << sharding.getDims().size()
+                           << " dims for " << getTensor() << " (C1)";
+  for (int64_t value : {getNumber(), getChunk(), getBytes()})
+    if (value < 0)
+      return emitOpError() << "has the negative number " << value << " (C2)";
+  return success();
+}
+
+// Of the locations of what a reshard became.
+static constexpr llvm::StringLiteral kReshardedAttr = "dist.resharded";
+
+Location lmc::dist::atReshard(Location loc, int64_t number) {
+  Builder b(loc.getContext());
+  return FusedLoc::get({loc},
+                       b.getDictionaryAttr(b.getNamedAttr(
+                           kReshardedAttr, b.getI64IntegerAttr(number))),
+                       loc.getContext());
+}
+
+std::optional<int64_t> lmc::dist::reshardAt(Location loc) {
+  auto fused = dyn_cast<FusedLoc>(loc);
+  auto metadata =
+      fused ? dyn_cast_or_null<DictionaryAttr>(fused.getMetadata()) : nullptr;
+  auto number =
+      metadata ? metadata.getAs<IntegerAttr>(kReshardedAttr) : nullptr;
+  return number ? std::optional(number.getInt()) : std::nullopt;
 }
 
 void SendOp::getEffects(Effects &effects) {

@@ -81,6 +81,50 @@ def Dist_MarkAttr : Dist_Attr<"Mark", "mark"> {
   let genVerifyDecl = 1;
 }
 
+def Dist_PiecesAttr : Dist_Attr<"Pieces", "pieces"> {
+  let summary = "the axes over which a parameter's training state is shared out";
+  let description = [{
+    Stands as `dist.pieces` of a parameter: the axes that cut its bucket, the
+    one of its accumulators and those of its moments into pieces, from large
+    pieces to small. A parameter without it is whole on all data ranks.
+
+    Constraints: (C1) an axis occurs once in a list; (C2) the lists of the
+    parameters and of the gradients begin that of the moments.
+
+    ```mlir
+    // ZeRO 2 over dp, around FSDP over fsdp
+    #dist.pieces<parameters ["fsdp"] gradients ["fsdp", "dp"] moments ["fsdp", "dp"]>
+    ```
+  }];
+  let parameters = (ins "::mlir::ArrayAttr":$parameters,
+                    "::mlir::ArrayAttr":$gradients, "::mlir::ArrayAttr":$moments);
+  let assemblyFormat = [{
+    `<` `parameters` $parameters `gradients` $gradients `moments` $moments `>`
+  }];
+  let genVerifyDecl = 1;
+}
+
+def Dist_BucketRuleOp : Op<Dist_Dialect, "bucket_rule"> {
+  let summary = "a rule of a sharding strategy for the state of training";
+  let description = [{
+    Says over which axes the buckets of every parameter that one of the patterns
+    matches are shared out. Of several rules that match a parameter the first
+    holds. `if_present`: that nothing matches is no surprise.
+
+    Exists from import to shard.
+
+    Constraints: (C1) there is a pattern.
+
+    ```mlir
+    dist.bucket_rule ["*"] #dist.pieces<parameters [] gradients [] moments ["dp"]>
+    ```
+  }];
+  let arguments = (ins StrArrayAttr:$patterns, Dist_PiecesAttr:$pieces,
+      UnitAttr:$if_present);
+  let assemblyFormat = "$patterns $pieces attr-dict";
+  let hasVerifier = 1;
+}
+
 def Dist_RuleOp : Op<Dist_Dialect, "rule"> {
   let summary = "one rule of a sharding strategy";
   let description = [{
@@ -214,6 +258,36 @@ def Dist_ReshardOp : Op<Dist_Dialect, "reshard",
   let results = (outs AnyRankedTensor:$output);
   let assemblyFormat = [{
     $input `from` $from `to` $to `bytes` $bytes attr-dict `:` type($input)
+  }];
+  let hasVerifier = 1;
+}
+
+def Dist_ReshardedOp : Op<Dist_Dialect, "resharded"> {
+  let summary = "what a reshard was, for people who read the plan";
+  let description = [{
+    Stands in the module from partition on, one for each `dist.reshard` that
+    was, in the order of their numbers. The collectives that were made of it
+    have the number in their locations (`atReshard`), so that neither passes nor
+    the merging of equal operations have to know of it. `bytes` is the price,
+    `by` the steps of the path. `of` is the operation that made the value, `for`
+    the first one that takes it as it lies now; the location has the places of
+    both. `rules` are those that gave the value its new axes. `in_backward`:
+    it is done in the backward of the chunk, not in the forward.
+
+    Constraints: (C1) both shardings have as many dims as the tensor; (C2)
+    number, chunk and bytes are not negative.
+
+    ```mlir
+    dist.resharded 0 chunk 1 tensor<4x8xf32> from <[[], []], ["tp"]> to <[[], []], []> by ["all_reduce tp"] bytes 128 of "lm.linear" for "arith.addf"
+    ```
+  }];
+  let arguments = (ins I64Attr:$number, I64Attr:$chunk, TypeAttr:$tensor,
+      Dist_ShardingAttr:$from, Dist_ShardingAttr:$to, StrArrayAttr:$by,
+      I64Attr:$bytes, StrAttr:$of, StrAttr:$for_op,
+      DefaultValuedAttr<StrArrayAttr, "{}">:$rules, UnitAttr:$in_backward);
+  let assemblyFormat = [{
+    $number `chunk` $chunk $tensor `from` $from `to` $to `by` $by `bytes` $bytes
+    `of` $of `for` $for_op attr-dict
   }];
   let hasVerifier = 1;
 }

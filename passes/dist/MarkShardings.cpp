@@ -25,6 +25,42 @@ namespace {
 
 constexpr llvm::StringLiteral kAxes[] = {"pp", "dp", "fsdp", "cp", "ep", "tp"};
 
+using Patterns = std::vector<llvm::GlobPattern>;
+
+FailureOr<llvm::GlobPattern> parsePattern(Operation *rule, StringRef text) {
+  llvm::Expected<llvm::GlobPattern> pattern = llvm::GlobPattern::create(text);
+  if (!pattern)
+    return rule->emitError()
+           << "'" << text
+           << "' is no pattern: " << llvm::toString(pattern.takeError());
+  return *pattern;
+}
+
+LogicalResult parsePatterns(Operation *rule, ArrayAttr texts,
+                            Patterns &patterns) {
+  for (Attribute text : texts) {
+    auto pattern = parsePattern(rule, cast<StringAttr>(text).getValue());
+    if (failed(pattern))
+      return failure();
+    patterns.push_back(*pattern);
+  }
+  return success();
+}
+
+bool matchesAny(const Patterns &patterns, StringRef name) {
+  return llvm::any_of(patterns, [&](const llvm::GlobPattern &pattern) {
+    return pattern.match(name);
+  });
+}
+
+std::string quoted(ArrayAttr patterns) {
+  std::string all;
+  for (Attribute pattern : patterns)
+    all += (all.empty() ? "'" : ", '") +
+           cast<StringAttr>(pattern).getValue().str() + "'";
+  return all;
+}
+
 using Names = SmallVector<StringRef, 6>; // of dims; "" where there is none
 
 Names namesOf(Attribute dims, size_t count) {
@@ -92,11 +128,7 @@ public:
   int64_t getNumMarked() const { return marked; }
 
 private:
-  bool matches(StringRef name) const {
-    return llvm::any_of(patterns, [&](const llvm::GlobPattern &pattern) {
-      return pattern.match(name);
-    });
-  }
+  bool matches(StringRef name) const { return matchesAny(patterns, name); }
   // The dim that the rule means, -1 if there is none.
   int64_t dimIn(const Names &names);
   LogicalResult checkSize(StringRef name, int64_t size, Location at);
@@ -105,7 +137,7 @@ private:
 
   RuleOp rule;
   MeshAttr mesh;
-  std::vector<llvm::GlobPattern> patterns;
+  Patterns patterns;
   std::optional<llvm::GlobPattern> operation;
   SmallVector<Attribute> axes; // of more than one rank
   int64_t parts = 1;
@@ -128,23 +160,11 @@ LogicalResult RuleMatcher::read() {
       parts *= size;
     }
   }
-  auto parse = [&](StringRef text) -> FailureOr<llvm::GlobPattern> {
-    llvm::Expected<llvm::GlobPattern> pattern = llvm::GlobPattern::create(text);
-    if (!pattern)
-      return rule.emitError()
-             << "'" << text
-             << "' is no pattern: " << llvm::toString(pattern.takeError());
-    return *pattern;
-  };
-  for (Attribute text : rule.getPatterns()) {
-    auto pattern = parse(cast<StringAttr>(text).getValue());
-    if (failed(pattern))
-      return failure();
-    patterns.push_back(*pattern);
-  }
+  if (failed(parsePatterns(rule, rule.getPatterns(), patterns)))
+    return failure();
   if (!rule.getProducer())
     return success();
-  auto pattern = parse(*rule.getProducer());
+  auto pattern = parsePattern(rule, *rule.getProducer());
   if (failed(pattern))
     return failure();
   operation = *pattern;
@@ -256,15 +276,63 @@ LogicalResult RuleMatcher::matchResults(Operation *op, const DimNames &names) {
 void RuleMatcher::warnIfUnused() {
   if (marked > 0 || !isActive() || rule.getIfPresent())
     return;
-  std::string all;
-  for (Attribute pattern : rule.getPatterns())
-    all += (all.empty() ? "'" : ", '") +
-           cast<StringAttr>(pattern).getValue().str() + "'";
   InFlightDiagnostic warning = rule.emitWarning()
                                << "no " << rule.getKind() << " with a dim "
-                               << rule.getDim() << " matches " << all;
+                               << rule.getDim() << " matches "
+                               << quoted(rule.getPatterns());
   if (rule.getProducer())
     warning << " and comes from '" << *rule.getProducer() << "'";
+}
+
+// The axes of `list` that have more than one rank. Fails for those that do not
+// number data ranks: what is the same on all ranks of an axis can be shared out
+// among them.
+LogicalResult keepDataAxes(BucketRuleOp rule, MeshAttr mesh, ArrayAttr &list) {
+  SmallVector<Attribute> kept;
+  for (Attribute axis : list) {
+    StringRef name = cast<StringAttr>(axis).getValue();
+    if (name != "dp" && name != "fsdp") {
+      InFlightDiagnostic error =
+          rule.emitError() << "axis '" << name
+                           << "' does not share out the state of training";
+      error.attachNote() << "help: the data axes, dp and fsdp, do";
+      return error;
+    }
+    if (mesh.getSize(name) > 1)
+      kept.push_back(axis);
+  }
+  list = ArrayAttr::get(rule.getContext(), kept);
+  return success();
+}
+
+// Gives each parameter the pieces of the first rule that matches it.
+LogicalResult markPieces(ModuleOp module, MeshAttr mesh) {
+  llvm::DenseSet<Operation *> matched;
+  for (auto rule : module.getOps<BucketRuleOp>()) {
+    Patterns patterns;
+    if (failed(parsePatterns(rule, rule.getPatterns(), patterns)))
+      return failure();
+    PiecesAttr pieces = rule.getPieces();
+    ArrayAttr parameters = pieces.getParameters(),
+              gradients = pieces.getGradients(), moments = pieces.getMoments();
+    for (ArrayAttr *list : {&parameters, &gradients, &moments})
+      if (failed(keepDataAxes(rule, mesh, *list)))
+        return failure();
+    bool isUsed = false;
+    for (auto parameter : module.getOps<lm::ParameterOp>()) {
+      if (!matchesAny(patterns, parameter.getSymName()))
+        continue;
+      isUsed = true;
+      if (matched.insert(parameter).second && !moments.empty())
+        parameter->setAttr(
+            kPiecesAttr,
+            PiecesAttr::get(rule.getContext(), parameters, gradients, moments));
+    }
+    if (!isUsed && !moments.empty() && !rule.getIfPresent())
+      rule.emitWarning() << "no parameter matches "
+                         << quoted(rule.getPatterns());
+  }
+  return success();
 }
 
 struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
@@ -280,6 +348,9 @@ struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
     SmallVector<RuleOp> rules(module.getOps<RuleOp>());
     auto eraseRules = llvm::make_scope_exit([&] {
       for (RuleOp rule : rules)
+        rule.erase();
+      for (auto rule :
+           llvm::make_early_inc_range(module.getOps<BucketRuleOp>()))
         rule.erase();
     });
     if (sizes.empty())
@@ -301,6 +372,8 @@ struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
       if (failed(matchers.back().read()))
         return failure();
     }
+    if (failed(markPieces(module, mesh)))
+      return failure();
     if (mesh.getNumRanks() == 1)
       return success();
     module->setAttr(kMeshAttr, mesh);

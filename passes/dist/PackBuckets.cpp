@@ -5,18 +5,12 @@
 //     dp=2      | rank 0's piece          | rank 1's piece         |
 //
 // Collectives over the data axes move buckets, not tensors: a gather or a
-// reduce-scatter then needs no copy, and the optimizer is one kernel. ZeRO is
-// how long a piece of a bucket stays one (Rajbhandari et al. 2020):
-//
-//     level   parameters   accumulators   moments      on dp
-//     0       whole        whole          whole
-//     1       whole        whole          a piece
-//     2       whole        a piece        a piece
-//     3       a piece      a piece        a piece
-//
-// On fsdp all are pieces. A program that reads parameters of a bucket of pieces
-// gathers it before the first of them is used; one that adds to accumulators of
-// pieces lays the gradients into a bucket and reduce-scatters it.
+// reduce-scatter then needs no copy, and the optimizer is one kernel. Which
+// axes cut parameters, accumulators and moments into pieces, the strategy says
+// (#dist.pieces): ZeRO's levels and FSDP are such choices. A program that reads
+// parameters of a bucket of pieces gathers it before the first of them is used;
+// one that adds to accumulators of pieces lays the gradients into a bucket and
+// reduce-scatters it.
 //
 // The programs know buckets alone afterwards. A parameter, like its accumulator
 // and its moments, stays declared for the sake of checkpoints, and says in
@@ -52,24 +46,30 @@ namespace {
 constexpr int64_t kTensorElements = 16;
 constexpr int64_t kPieceElements = 64;
 
-// The axes that cut a bucket into pieces, from large pieces to small.
+// The axes that cut a bucket into pieces, from large pieces to small. The first
+// two begin the third.
 struct Cuts {
-  Axes parameters, accumulators, moments;
+  std::vector<StringRef> parameters, accumulators, moments;
+
+  bool operator<(const Cuts &other) const {
+    return std::tie(parameters, accumulators, moments) <
+           std::tie(other.parameters, other.accumulators, other.moments);
+  }
 };
 
-Cuts cutsOf(MeshAttr mesh, int64_t zero) {
+// An axis that splits the dims of a parameter has cut its state already.
+Cuts cutsOf(lm::ParameterOp parameter, const std::set<StringRef> &split) {
   Cuts cuts;
-  if (mesh && mesh.getSize("fsdp") > 1)
-    for (Axes *axes : {&cuts.parameters, &cuts.accumulators, &cuts.moments})
-      axes->push_back("fsdp");
-  if (mesh && mesh.getSize("dp") > 1) {
-    if (zero >= 3)
-      cuts.parameters.push_back("dp");
-    if (zero >= 2)
-      cuts.accumulators.push_back("dp");
-    if (zero >= 1)
-      cuts.moments.push_back("dp");
-  }
+  auto pieces = parameter->getAttrOfType<PiecesAttr>(kPiecesAttr);
+  if (!pieces)
+    return cuts;
+  for (auto [axes, list] :
+       {std::pair(&cuts.parameters, pieces.getParameters()),
+        std::pair(&cuts.accumulators, pieces.getGradients()),
+        std::pair(&cuts.moments, pieces.getMoments())})
+    for (StringAttr axis : list.getAsRange<StringAttr>())
+      if (!split.count(axis.getValue()))
+        axes->push_back(axis.getValue());
   return cuts;
 }
 
@@ -82,6 +82,7 @@ struct Member {
 
 struct Bucket {
   SmallVector<Member> members;
+  Cuts cuts;
   int64_t elements = 0; // with padding
   lm::StateOp parameters, accumulators;
   Axes partial; // axes of the accumulators that are not summed over
@@ -110,9 +111,9 @@ class ProgramPacking {
 public:
   using Where = llvm::DenseMap<Attribute, std::pair<Bucket *, Member *>>;
 
-  ProgramPacking(func::FuncOp function, MeshAttr mesh, const Cuts &cuts,
-                 const Where &parameters, const Where &accumulators)
-      : function(function), mesh(mesh), cuts(cuts), parameters(parameters),
+  ProgramPacking(func::FuncOp function, MeshAttr mesh, const Where &parameters,
+                 const Where &accumulators)
+      : function(function), mesh(mesh), parameters(parameters),
         accumulators(accumulators), arguments(function) {}
 
   LogicalResult run();
@@ -127,12 +128,11 @@ private:
   LogicalResult addTo(Bucket &bucket, ArrayRef<Used> used);
   LogicalResult sumInPlace(Bucket &bucket, ArrayRef<Used> used);
   LogicalResult sumPieces(Bucket &bucket, ArrayRef<Used> used);
-  Value addState(lm::StateOp state, const Axes &axes);
+  Value addState(lm::StateOp state, ArrayRef<StringRef> axes);
   Value view(OpBuilder &b, Value bucket, Member &member);
 
   func::FuncOp function;
   MeshAttr mesh;
-  const Cuts &cuts;
   const Where &parameters, &accumulators;
   lm::ProgramArguments arguments;
   llvm::DenseMap<Attribute, Value> newStates; // accumulators, as they end
@@ -140,7 +140,7 @@ private:
   int64_t collectives = 0;
 };
 
-Value ProgramPacking::addState(lm::StateOp state, const Axes &axes) {
+Value ProgramPacking::addState(lm::StateOp state, ArrayRef<StringRef> axes) {
   auto type = state.getTensorType();
   int64_t local = localSize(type.getDimSize(0), axes, mesh);
   Builder b(function.getContext());
@@ -170,9 +170,9 @@ void ProgramPacking::readFrom(Bucket &bucket, ArrayRef<Used> used) {
         first = user;
   if (!first)
     return;
-  Value whole = addState(bucket.parameters, cuts.parameters);
+  Value whole = addState(bucket.parameters, bucket.cuts.parameters);
   OpBuilder b(first);
-  for (StringRef axis : llvm::reverse(cuts.parameters)) {
+  for (StringRef axis : llvm::reverse(bucket.cuts.parameters)) {
     auto type = cast<RankedTensorType>(whole.getType());
     whole = b.create<AllGatherOp>(
         bucket.parameters.getLoc(),
@@ -251,13 +251,13 @@ LogicalResult ProgramPacking::sumPieces(Bucket &bucket, ArrayRef<Used> used) {
       return member.parameter.emitError()
              << "has a gradient that @" << function.getName()
              << " does not compute, or reads before the step's end; it cannot "
-                "be shared out with the others of its bucket; help: --zero=1 "
-                "and "
-                "no fsdp";
+                "be shared out with the others of its bucket; help: no "
+                "split_gradients for it in the sharding file, --zero=1 or less "
+                "and no fsdp";
     if (!last || last->isBeforeInBlock(producer))
       last = producer;
   }
-  Value piece = addState(bucket.accumulators, cuts.accumulators);
+  Value piece = addState(bucket.accumulators, bucket.cuts.accumulators);
   OpBuilder b(function.getContext());
   b.setInsertionPointAfter(last);
   Location loc = bucket.accumulators.getLoc();
@@ -278,7 +278,7 @@ LogicalResult ProgramPacking::sumPieces(Bucket &bucket, ArrayRef<Used> used) {
   zerosUntil(bucket.elements);
   int64_t elements = bucket.elements;
   Value sum = b.create<lm::ConcatRowsOp>(loc, flat(element, elements), rows);
-  for (StringRef axis : cuts.accumulators) {
+  for (StringRef axis : bucket.cuts.accumulators) {
     elements /= mesh.getSize(axis);
     sum = b.create<ReduceScatterOp>(loc, flat(element, elements), sum,
                                     /*dim=*/0, b.getStrArrayAttr({axis}));
@@ -292,8 +292,8 @@ LogicalResult ProgramPacking::sumPieces(Bucket &bucket, ArrayRef<Used> used) {
 }
 
 LogicalResult ProgramPacking::addTo(Bucket &bucket, ArrayRef<Used> used) {
-  return cuts.accumulators.empty() ? sumInPlace(bucket, used)
-                                   : sumPieces(bucket, used);
+  return bucket.cuts.accumulators.empty() ? sumInPlace(bucket, used)
+                                          : sumPieces(bucket, used);
 }
 
 LogicalResult ProgramPacking::run() {
@@ -350,7 +350,6 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
   void runOnOperation() override {
     ModuleOp module = getOperation();
     mesh = module->getAttrOfType<MeshAttr>(kMeshAttr);
-    cuts = cutsOf(mesh, zero);
     auto functions = module.getOps<func::FuncOp>();
     if (functions.empty())
       return;
@@ -372,7 +371,7 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
     for (auto function : module.getOps<func::FuncOp>()) {
       if (!function->hasAttr(lm::kProgramAttr))
         continue;
-      ProgramPacking program(function, mesh, cuts, parameters, accumulators);
+      ProgramPacking program(function, mesh, parameters, accumulators);
       if (failed(program.run()))
         return signalPassFailure();
       numCollectives += program.getNumCollectives();
@@ -383,10 +382,11 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
   // What the members of a bucket have in common: the block (or they are alone),
   // the chunks that use them, whether the backward's input half (where it
   // has one) makes their gradients, the optimizer's group, the axes that split
-  // them, those their gradients are partial on, and the element type.
-  using Key =
-      std::tuple<std::string, std::set<int64_t>, bool, std::string,
-                 std::set<std::string>, std::vector<std::string>, const void *>;
+  // them, those their gradients are partial on, those that cut them into
+  // pieces, and the element type.
+  using Key = std::tuple<std::string, std::set<int64_t>, bool, std::string,
+                         std::set<StringRef>, std::vector<StringRef>, Cuts,
+                         const void *>;
 
   void formBuckets() {
     ModuleOp module = getOperation();
@@ -414,25 +414,27 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
       std::string block = parameter.getSymName().str();
       if (auto number = parameter.getBlock())
         block = "block" + std::to_string(*number);
-      std::set<std::string> split;
-      std::vector<std::string> partial;
+      std::set<StringRef> split;
+      std::vector<StringRef> partial;
       if (auto sharding = parameter->getAttrOfType<ShardingAttr>(kShardingAttr))
         for (unsigned d = 0; d < sharding.getDims().size(); ++d)
           for (StringRef axis : sharding.getAxes(d))
-            split.insert(axis.str());
+            split.insert(axis);
       if (member.accumulator)
         if (auto sharding =
                 member.accumulator->getAttrOfType<ShardingAttr>(kShardingAttr))
-          for (StringRef axis : sharding.getPartialAxes())
-            partial.push_back(axis.str());
+          llvm::append_range(partial, sharding.getPartialAxes());
       bool isEarly =
           member.accumulator && madeEarly.contains(FlatSymbolRefAttr::get(
                                     member.accumulator.getSymNameAttr()));
       std::string group =
           member.accumulator ? parameter.getGroup().str() : "frozen";
-      Bucket &bucket =
-          buckets[{block, chunksOf.lookup(symbol), isEarly, group, split,
-                   partial, member.type.getElementType().getAsOpaquePointer()}];
+      Cuts cuts = cutsOf(parameter, split);
+      parameter->removeAttr(kPiecesAttr);
+      Bucket &bucket = buckets[{
+          block, chunksOf.lookup(symbol), isEarly, group, split, partial, cuts,
+          member.type.getElementType().getAsOpaquePointer()}];
+      bucket.cuts = cuts;
       bucket.members.push_back(member);
     }
     for (auto &[key, bucket] : buckets)
@@ -451,14 +453,15 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
       end = member.offset + member.type.getNumElements();
     }
     int64_t pieces = 1;
-    for (StringRef axis : cuts.moments)
+    for (StringRef axis : bucket.cuts.moments)
       pieces *= mesh.getSize(axis);
     bucket.elements = llvm::alignTo(end, kPieceElements * pieces);
   }
 
   lm::StateOp addState(SymbolTable &symbols, Location loc, const Twine &name,
                        StringRef kind, Type type, StringAttr parameter,
-                       StringRef role, const Axes &axes, const Axes &partial) {
+                       StringRef role, ArrayRef<StringRef> axes,
+                       ArrayRef<StringRef> partial) {
     OpBuilder b(firstProgram);
     auto state = b.create<lm::StateOp>(
         loc, b.getStringAttr(name), b.getStringAttr(kind), TypeAttr::get(type),
@@ -467,19 +470,19 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
     symbols.insert(state);
     if (mesh)
       state->setAttr(kShardingAttr,
-                     makeSharding(&getContext(), {axes}, partial));
+                     makeSharding(&getContext(), {Axes(axes)}, Axes(partial)));
     return state;
   }
 
   // A piece of `bucket` that the update works on, where that is not what is
   // kept; else the bucket.
   lm::StateOp addPiece(SymbolTable &symbols, lm::StateOp bucket,
-                       const Axes &kept) {
-    if (kept == cuts.moments)
+                       ArrayRef<StringRef> kept, ArrayRef<StringRef> moments) {
+    if (kept == moments)
       return bucket;
-    lm::StateOp piece = addState(
-        symbols, bucket.getLoc(), bucket.getSymName() + ".piece", "piece",
-        bucket.getType(), {}, *bucket.getRole(), cuts.moments, {});
+    lm::StateOp piece =
+        addState(symbols, bucket.getLoc(), bucket.getSymName() + ".piece",
+                 "piece", bucket.getType(), {}, *bucket.getRole(), moments, {});
     piece->setAttr(kBucketAttr,
                    FlatSymbolRefAttr::get(bucket.getSymNameAttr()));
     return piece;
@@ -497,31 +500,34 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
             : first.parameter.getSymName().str();
     name += ".bucket";
     bucket.parameters = addState(symbols, loc, name, "bucket", type, {},
-                                 "parameter", cuts.parameters, {});
+                                 "parameter", bucket.cuts.parameters, {});
     for (Member &member : bucket.members)
       place(member.parameter, bucket.parameters, member.offset);
     if (!first.accumulator)
       return success();
-    addPiece(symbols, bucket.parameters, cuts.parameters);
+    addPiece(symbols, bucket.parameters, bucket.cuts.parameters,
+             bucket.cuts.moments);
     SmallVector<StringRef> partial;
     if (auto sharding =
             first.accumulator->getAttrOfType<ShardingAttr>(kShardingAttr))
       partial = sharding.getPartialAxes();
-    for (StringRef axis : cuts.moments)
+    for (StringRef axis : bucket.cuts.moments)
       if (!llvm::is_contained(partial, axis))
         return first.parameter.emitError()
                << "has a gradient that is whole on every rank of " << axis
                << "; to be shared out over the axis it must be a sum over it; "
-                  "help: --zero=0 and no fsdp";
+                  "help: no split_moments for it in the sharding file, "
+                  "--zero=0 "
+                  "and no fsdp";
     for (StringRef axis : partial)
-      if (!llvm::is_contained(cuts.accumulators, axis))
+      if (!llvm::is_contained(bucket.cuts.accumulators, axis))
         bucket.partial.push_back(axis);
     bucket.accumulators =
         addState(symbols, loc, name + ".gradient", "bucket", type,
                  bucket.parameters.getSymNameAttr(), "gradient",
-                 cuts.accumulators, bucket.partial);
-    lm::StateOp piece =
-        addPiece(symbols, bucket.accumulators, cuts.accumulators);
+                 bucket.cuts.accumulators, bucket.partial);
+    lm::StateOp piece = addPiece(symbols, bucket.accumulators,
+                                 bucket.cuts.accumulators, bucket.cuts.moments);
     for (Member &member : bucket.members)
       place(member.accumulator, piece, member.offset);
     return success();
@@ -535,7 +541,6 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
   }
 
   MeshAttr mesh;
-  Cuts cuts;
   Operation *firstProgram; // states are declared before it
   llvm::MapVector<Key, Bucket, std::map<Key, unsigned>> buckets;
 };

@@ -97,9 +97,12 @@ def MarkShardings : Pass<"dist-mark-shardings", "::mlir::ModuleOp"> {
     that it matches. All else follows by propagation. Axes of one rank are
     left out; an input gets no axes beyond its marks.
 
-    Requires: `dist.rule` operations; `lm.dims` where they call dims by name.
+    Each `dist.bucket_rule` gives its axes of more than one rank to the
+    parameters that it is the first to match, as `dist.pieces`.
+
+    Requires: `lm.dims` where a `dist.rule` calls dims by name.
     Ensures: `dist.mesh` on the module, `dist.marks` on what is marked, no
-    `dist.rule`. A dim that its axes do not divide is refused, save the
+    rules. A dim that its axes do not divide is refused, save the
     vocabulary, which is padded; so are inputs that are not split by samples
     over the data axes.
     Leaves alone: everything but the rules if the mesh has one rank.
@@ -262,25 +265,25 @@ def PackBuckets : Pass<"dist-pack-buckets", "::mlir::ModuleOp"> {
   let summary = "lay the tensors of a block one behind the other";
   let description = [{
     Parameters of one block, optimizer group and element type that the same
-    chunks use, that the same axes split and whose gradients are partial on the
-    same axes become one flat tensor, a bucket; so do their accumulators. A
+    chunks use, that the same axes split, whose gradients are partial on the
+    same axes and that the same axes cut into pieces become one flat tensor, a bucket; so do their accumulators. A
     parameter outside of all blocks has a bucket of its own. Tensors begin at
     multiples of 64 bytes; the bucket is padded to whole pieces of 256 bytes.
 
-    On `fsdp`, and with `zero` on `dp`, a rank keeps a piece of each bucket:
-    from level 1 on of the moments, from 2 on of the accumulators, from 3 on of
-    the parameters. Pieces of parameters are gathered before the first use in a
-    program; gradients are reduce-scattered in each micro-batch before they are
-    added to pieces of accumulators.
+    On the axes of its `#dist.pieces` a rank keeps a piece of a parameter's
+    bucket, of that of its accumulator, and of those of its moments, but for the
+    axes that split the parameter's dims. Pieces of parameters are gathered
+    before the first use in a program; gradients are reduce-scattered in each
+    micro-batch before they are added to pieces of accumulators.
 
     Requires: local shapes; accumulators with the axes they are partial on.
     Ensures: programs take and return buckets; each member says where it lies.
     Leaves alone: states of no parameter; inference.
 
-    **Before** `--dist-pack-buckets=zero=3`
+    **Before** `--dist-pack-buckets`
     ```mlir
     module attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
-      lm.parameter @w : tensor<8x8xf32> {initialization = {kind = "zeros"}}
+      lm.parameter @w : tensor<8x8xf32> {dist.pieces = #dist.pieces<parameters ["dp"] gradients ["dp"] moments ["dp"]>, initialization = {kind = "zeros"}}
       func.func @f(%w: tensor<8x8xf32> {lm.state = @w})
           -> (tensor<8x8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
         %y = math.exp %w : tensor<8x8xf32>
@@ -298,9 +301,6 @@ def PackBuckets : Pass<"dist-pack-buckets", "::mlir::ModuleOp"> {
     %y = math.exp %w : tensor<8x8xf32>
     ```
   }];
-  let options = [
-    Option<"zero", "zero", "int64_t", "0", "ZeRO's level on dp, 0 to 3">
-  ];
   let statistics = [
     Statistic<"numBuckets", "buckets", "buckets formed">,
     Statistic<"numCollectives", "collectives", "gathers and scatters made">

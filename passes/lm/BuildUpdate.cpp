@@ -47,6 +47,7 @@ struct Trained {
   StateOp ownParameters, ownGradients;
   SmallVector<ParameterOp> members;
   Axes split; // axes that split the parameters
+  Axes cuts;  // axes that cut moments into pieces, from large to small
   llvm::SmallSetVector<int64_t, 2> stages;
   int64_t firstChannel = 0; // of what its stages exchange
 
@@ -178,7 +179,7 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
         return signalPassFailure();
       }
     mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
-    SmallVector<Trained> trained = findBuckets(symbols);
+    std::vector<Trained> trained = findBuckets(symbols);
     findStages(trained);
     for (int64_t stage = 0; stage < stages; ++stage) {
       buildUpdate(trained, pipeline ? stage : -1);
@@ -186,8 +187,8 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     }
   }
 
-  SmallVector<Trained> findBuckets(SymbolTable &symbols) {
-    SmallVector<Trained> trained;
+  std::vector<Trained> findBuckets(SymbolTable &symbols) {
+    std::vector<Trained> trained;
     llvm::DenseMap<Attribute, StateOp> pieceOf;
     llvm::DenseMap<Attribute, SmallVector<ParameterOp>> membersOf;
     for (Operation &op : *getOperation().getBody()) {
@@ -219,10 +220,15 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
       trained.push_back(t);
     }
     for (Trained &t : trained) {
-      cuts = axesOf(t.ownGradients); // the same for all
+      t.cuts = axesOf(t.ownGradients);
       t.m = addMoments(t, symbols, "m");
       t.v = addMoments(t, symbols, "v");
     }
+    commonCuts = trained.empty() ? Axes() : trained.front().cuts;
+    for (Trained &t : trained)
+      llvm::erase_if(commonCuts, [&](StringRef axis) {
+        return !llvm::is_contained(t.cuts, axis);
+      });
     return trained;
   }
 
@@ -273,7 +279,7 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     Attribute sharding;
     if (Builder b(&getContext()); mesh)
       sharding = dist::ShardingAttr::get(
-          &getContext(), b.getArrayAttr({b.getStrArrayAttr(cuts)}),
+          &getContext(), b.getArrayAttr({b.getStrArrayAttr(t.cuts)}),
           b.getArrayAttr({}));
     StateOp bucket = add(t.ownGradients, t.parameters.getSymNameAttr(),
                          "bucket", t.parameters.getType(), sharding);
@@ -338,7 +344,7 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     Value gradients = old;
     Axes partial = partialAxesOf(t.gradients);
     for (StringRef axis :
-         ArrayRef(cuts).drop_front(axesOf(t.gradients).size())) {
+         ArrayRef(t.cuts).drop_front(axesOf(t.gradients).size())) {
       RankedTensorType type = TensorMath::typeOf(gradients);
       gradients = b.create<dist::ReduceScatterOp>(
           loc,
@@ -426,19 +432,28 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     auto isCounted = [&](const Trained &t) {
       return stage < 0 || stage == t.owner();
     };
-    std::map<Axes, size_t> counts; // by the axes that split the parameters
+    // The axes whose ranks hold different elements of a bucket, but for those
+    // that all buckets have in common.
+    auto axesOfSum = [&](const Trained &t) {
+      Axes axes = t.split;
+      for (StringRef axis : t.cuts)
+        if (!llvm::is_contained(commonCuts, axis))
+          axes.push_back(axis);
+      return axes;
+    };
+    std::map<Axes, size_t> counts;
     for (auto [t, gradient] : gradients)
-      counts[t->split] += isCounted(*t);
+      counts[axesOfSum(*t)] += isCounted(*t);
     std::map<Axes, ScalarSum> sums;
-    for (auto &[split, count] : counts)
-      sums.emplace(split, ScalarSum(m, zero, count));
+    for (auto &[axes, count] : counts)
+      sums.emplace(axes, ScalarSum(m, zero, count));
     for (auto [t, gradient] : gradients)
       if (isCounted(*t))
-        sums.at(t->split).add(sumOfSquares(m, program.builder, gradient));
+        sums.at(axesOfSum(*t)).add(sumOfSquares(m, program.builder, gradient));
     Value all = zero;
-    for (auto &[split, sum] : sums)
-      all = m.add(all, sumOver(program, sum.get(), split));
-    Axes axes = cuts;
+    for (auto &[axes, sum] : sums)
+      all = m.add(all, sumOver(program, sum.get(), axes));
+    Axes axes = commonCuts;
     axes.push_back("pp");
     return sumOver(program, all, axes);
   }
@@ -474,7 +489,7 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     program.returnState(update.getNewM(), t.m.getSymName());
     program.returnState(update.getNewV(), t.v.getSymName());
     for (StringRef axis : llvm::reverse(
-             ArrayRef(cuts).drop_front(axesOf(t.parameters).size()))) {
+             ArrayRef(t.cuts).drop_front(axesOf(t.parameters).size()))) {
       RankedTensorType piece = TensorMath::typeOf(parameters);
       parameters = b.create<dist::AllGatherOp>(
           loc,
@@ -498,7 +513,7 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
 
   int64_t stages = 1;
   dist::MeshAttr mesh;
-  Axes cuts; // the axes that cut moments into pieces, from large to small
+  Axes commonCuts; // the axes that cut the moments of all buckets
   llvm::SmallSetVector<int64_t, 2> lossStages;
 };
 

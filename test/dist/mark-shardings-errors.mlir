@@ -60,3 +60,21 @@ module {
     return
   }
 }
+
+// -----
+
+// Only data ranks hold the same state, to be shared out among them.
+module {
+  // expected-error @+2 {{axis 'tp' does not share out the state of training}}
+  // expected-note @+1 {{help: the data axes, dp and fsdp, do}}
+  dist.bucket_rule ["*"] #dist.pieces<parameters [] gradients [] moments ["tp"]>
+}
+
+// -----
+
+module {
+  // expected-warning @+1 {{no parameter matches 'x.*'}}
+  dist.bucket_rule ["x.*"] #dist.pieces<parameters [] gradients [] moments ["dp"]>
+  dist.bucket_rule ["y.*"] #dist.pieces<parameters [] gradients [] moments ["dp"]> {if_present}
+  dist.bucket_rule ["z.*"] #dist.pieces<parameters [] gradients [] moments ["fsdp"]>
+}

@@ -38,3 +38,21 @@ module @rules {
     return
   }
 }
+
+// -----
+
+// The first bucket rule that matches a parameter holds; axes of one rank are
+// left out, and with them pieces that would be whole.
+// CHECK-LABEL: module @buckets
+// CHECK-NOT: dist.bucket_rule
+// CHECK: @wte.weight : tensor<10x8xf32> {initialization
+// CHECK: @h.0.up : tensor<8x8xf32> {dist.pieces = #dist.pieces<parameters [] gradients ["dp"] moments ["dp"]>, initialization
+// CHECK: @h.1.up : tensor<8x8xf32> {dist.pieces = #dist.pieces<parameters ["dp"] gradients ["dp"] moments ["dp"]>, initialization
+module @buckets {
+  dist.bucket_rule ["h.0.*", "none"] #dist.pieces<parameters ["fsdp"] gradients ["fsdp", "dp"] moments ["fsdp", "dp"]>
+  dist.bucket_rule ["h.*"] #dist.pieces<parameters ["dp"] gradients ["dp"] moments ["dp"]>
+  dist.bucket_rule ["*"] #dist.pieces<parameters ["fsdp"] gradients ["fsdp"] moments ["fsdp"]>
+  lm.parameter @wte.weight : tensor<10x8xf32> {initialization = {kind = "zeros"}}
+  lm.parameter @h.0.up : tensor<8x8xf32> {initialization = {kind = "zeros"}}
+  lm.parameter @h.1.up : tensor<8x8xf32> {initialization = {kind = "zeros"}}
+}

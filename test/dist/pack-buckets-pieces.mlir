@@ -1,7 +1,7 @@
-// RUN: lmc-opt %s --dist-pack-buckets=zero=2 | FileCheck %s --check-prefix=TWO
-// RUN: lmc-opt %s --dist-pack-buckets=zero=3 | FileCheck %s --check-prefix=THREE
+// RUN: sed -e 's/PIECES/parameters [] gradients ["dp"] moments ["dp"]/' %s | lmc-opt --dist-pack-buckets | FileCheck %s --check-prefix=TWO
+// RUN: sed -e 's/PIECES/parameters ["dp"] gradients ["dp"] moments ["dp"]/' %s | lmc-opt --dist-pack-buckets | FileCheck %s --check-prefix=THREE
 
-// Level 2: what this micro-batch adds is laid together, with zeros where no
+// ZeRO 2: what this micro-batch adds is laid together, with zeros where no
 // gradient is, and scattered behind the last gradient.
 // TWO-LABEL: module @pieces
 // TWO: lm.state @both.gradient {{.*}}dist.bucket = @both.bucket.gradient, dist.bucket_offset = 0 : i64
@@ -17,7 +17,7 @@
 // TWO: math.sqrt
 // TWO: return %{{.*}}, %[[NEW]]
 
-// Level 3: parameters are gathered before their first use.
+// ZeRO 3: parameters are gathered before their first use.
 // THREE-LABEL: module @pieces
 // THREE: func.func @backward_all(
 // THREE-SAME: %[[P:[a-z0-9]+]]: tensor<64xf32> {lm.state = @both.bucket}
@@ -26,7 +26,7 @@
 // THREE: %[[W:.*]] = lm.slice_rows %[[WHOLE]] at 0
 // THREE: math.exp %[[W]]
 module @pieces attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
-  lm.parameter @both : tensor<16xf32> {initialization = {kind = "zeros"}}
+  lm.parameter @both : tensor<16xf32> {dist.pieces = #dist.pieces<PIECES>, initialization = {kind = "zeros"}}
   lm.state @both.gradient "accumulator" : tensor<16xf32> {parameter = @both, role = "gradient", dist.sharding = #dist.sharding<[[]], ["dp"]>}
   func.func @backward_all(%x: tensor<16xf32> {lm.input = "x"}, %w: tensor<16xf32> {lm.state = @both}, %a: tensor<16xf32> {lm.state = @both.gradient})
       -> (tensor<16xf32> {lm.state = @both.gradient}, tensor<16xf32> {lm.output = "y"}) attributes {plan.program = "backward"} {

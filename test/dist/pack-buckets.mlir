@@ -1,4 +1,4 @@
-// RUN: lmc-opt %s --dist-pack-buckets | FileCheck %s
+// RUN: lmc-opt %s --split-input-file --dist-pack-buckets | FileCheck %s
 
 // Whole buckets: members of a block share one, tensors begin at multiples of 64
 // bytes, an odd one comes last; a program that adds to accumulators returns the
@@ -37,5 +37,33 @@ module @block attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
     %g = math.exp %w : tensor<16xf32>
     %s = lm.accumulate %a, %g : tensor<16xf32>
     return %s : tensor<16xf32>
+  }
+}
+
+// -----
+
+// Parameters that different axes cut lie in different buckets; an axis that
+// splits a parameter's dims does not cut its state again.
+// CHECK-LABEL: module @cuts
+// CHECK: lm.parameter @a {{.*}}dist.bucket = @block0.decay.bucket,
+// CHECK-NOT: dist.pieces
+// CHECK: lm.parameter @b {{.*}}dist.bucket = @block0.decay.bucket_0,
+// CHECK: lm.parameter @split {{.*}}dist.bucket = @block0.decay.bucket_1,
+// CHECK: lm.state @block0.decay.bucket "bucket" : tensor<256xf32> {dist.sharding = #dist.sharding<{{\[}}["fsdp"]], []>
+// CHECK: lm.state @block0.decay.bucket.piece "piece" : tensor<256xf32> {{.*}}dist.sharding = #dist.sharding<{{\[}}["fsdp", "dp"]], []>
+// CHECK: lm.state @block0.decay.bucket.gradient "bucket" : tensor<256xf32> {dist.sharding = #dist.sharding<{{\[}}["fsdp"]], ["dp"]>
+// CHECK: lm.state @block0.decay.bucket_0 "bucket" : tensor<64xf32> {dist.sharding = #dist.sharding<{{\[}}[]], []>
+// CHECK: lm.state @block0.decay.bucket.gradient_2 "bucket" : tensor<64xf32> {dist.sharding = #dist.sharding<{{\[}}[]], ["dp", "fsdp"]>
+// CHECK: lm.state @block0.decay.bucket_1 "bucket" : tensor<128xf32> {dist.sharding = #dist.sharding<{{\[}}[]], []>
+// CHECK: lm.state {{.*}} "piece" : tensor<128xf32> {{.*}}dist.sharding = #dist.sharding<{{\[}}["dp"]], []>
+module @cuts attributes {dist.mesh = #dist.mesh<["dp", "fsdp"], [2, 2]>} {
+  lm.parameter @a : tensor<16xf32> {block = 0 : i64, dist.pieces = #dist.pieces<parameters ["fsdp"] gradients ["fsdp"] moments ["fsdp", "dp"]>, initialization = {kind = "zeros"}}
+  lm.parameter @b : tensor<16xf32> {block = 0 : i64, initialization = {kind = "zeros"}}
+  lm.parameter @split : tensor<16xf32> {block = 0 : i64, dist.pieces = #dist.pieces<parameters ["fsdp"] gradients ["fsdp"] moments ["fsdp", "dp"]>, dist.sharding = #dist.sharding<[["fsdp"]], []>, initialization = {kind = "zeros"}}
+  lm.state @a.gradient "accumulator" : tensor<16xf32> {parameter = @a, role = "gradient", dist.sharding = #dist.sharding<[[]], ["dp", "fsdp"]>}
+  lm.state @b.gradient "accumulator" : tensor<16xf32> {parameter = @b, role = "gradient", dist.sharding = #dist.sharding<[[]], ["dp", "fsdp"]>}
+  lm.state @split.gradient "accumulator" : tensor<16xf32> {parameter = @split, role = "gradient", dist.sharding = #dist.sharding<[["fsdp"]], ["dp"]>}
+  func.func @backward() attributes {plan.program = "backward"} {
+    return
   }
 }

@@ -1,4 +1,4 @@
-// RUN: lmc-opt %s --split-input-file --verify-diagnostics --dist-pack-buckets=zero=1 --lm-build-update=seed=0.25 | FileCheck %s
+// RUN: lmc-opt %s --split-input-file --verify-diagnostics --dist-pack-buckets --lm-build-update=seed=0.25 | FileCheck %s
 
 // Each bucket gets two moments, as do its parameters, and one update; its group
 // names the decay.
@@ -76,7 +76,7 @@ module @frozen {
 // CHECK: %[[WHOLE:.*]] = dist.all_gather %[[NEW]] dim 0 over ["dp"]
 // CHECK: return %[[S]], %[[NEW]], {{.*}}%[[WHOLE]]
 module @pieces attributes {dist.mesh = #dist.mesh<["dp", "tp"], [2, 2]>} {
-  lm.parameter @w : tensor<16x16xf32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>, initialization = {kind = "zeros"}}
+  lm.parameter @w : tensor<16x16xf32> {dist.pieces = #dist.pieces<parameters [] gradients [] moments ["dp"]>, dist.sharding = #dist.sharding<[[], ["tp"]], []>, initialization = {kind = "zeros"}}
   lm.state @w.gradient "accumulator" : tensor<16x16xf32> {dist.sharding = #dist.sharding<[[], ["tp"]], ["dp"]>, parameter = @w, role = "gradient"}
   lm.state @loss_sum "accumulator" : tensor<f32> {dist.sharding = #dist.sharding<[], ["dp"]>, role = "loss_sum"}
   lm.state @weight_sum "accumulator" : tensor<f32> {dist.sharding = #dist.sharding<[], ["dp"]>, role = "weight_sum"}

@@ -155,6 +155,25 @@ int resolvePipeline(const CompileSettings &settings, Resolved &resolved) {
   return complaint.empty() ? kDone : printError(message.str(), help.str());
 }
 
+// Warns of flags that share out over an axis of one rank.
+void warnOfIdleFlags(const CompileSettings &settings,
+                     const Resolved &resolved) {
+  auto warn = [&](const std::string &flag, size_t axis, const char *help) {
+    if (resolved.pipeline.mesh[axis] == 1)
+      llvm::errs() << "warning: " << flag
+                   << " changes nothing: the mesh has one "
+                   << "rank on " << kAxes[axis] << "\nhelp: " << help << '\n';
+  };
+  if (settings.zero.value_or(0) > 0)
+    warn("--zero=" + std::to_string(*settings.zero), 1,
+         "--mesh=dp=2, or no --zero");
+  if (settings.sequenceParallel)
+    warn("--sequence-parallel", 5, "--mesh=tp=2, or no --sequence-parallel");
+  if (!settings.pipelineSchedule.empty())
+    warn("--pipeline-schedule=" + settings.pipelineSchedule, 0,
+         "--mesh=pp=2, or no --pipeline-schedule");
+}
+
 // Every group of the TrainSpec has parameters, and `no_decay` no decay.
 int checkGroups(ModuleOp module, const frontend::TrainSpec &train) {
   std::set<std::string> known;
@@ -401,8 +420,8 @@ int writePlan(ModuleOp module, const CompileSettings &settings,
 
 // Writing the plan over what it is made of would destroy somebody's work.
 int checkOutput(const CompileSettings &settings) {
-  llvm::SmallVector<std::string> inputs = {settings.model, settings.config,
-                                           settings.sharding};
+  llvm::SmallVector<std::string> inputs = {settings.model, settings.config};
+  inputs.append(settings.sharding.begin(), settings.sharding.end());
   inputs.append(settings.plugins.begin(), settings.plugins.end());
   // Of a Hugging Face folder.
   llvm::SmallString<128> config(settings.model);
@@ -475,9 +494,9 @@ int lmc::compile(const CompileSettings &settings) {
     return printError("inference on a mesh (--mesh=" + settings.mesh + ", " +
                           std::to_string(ranks) + " ranks) is not supported",
                       "leave out --mesh: one rank");
-  resolved.pipeline.zero = settings.zero;
   if (int status = resolvePipeline(settings, resolved))
     return status;
+  warnOfIdleFlags(settings, resolved);
   frontend::ImportOptions importOptions;
   // Shapes are global until partition: one micro-batch of all data ranks.
   importOptions.batch = resolved.pipeline.microBatch *
@@ -506,13 +525,13 @@ int lmc::compile(const CompileSettings &settings) {
       return status;
     resolved.pipeline.sequence = sequenceOf(*module);
   }
-  std::string strategy = settings.sharding;
-  if (strategy.empty())
-    strategy = settings.sequenceParallel ? "megatron-sp" : "megatron";
-  bool isSharded = countRanks(resolved.pipeline) > 1 ||
-                   !settings.sharding.empty() || settings.sequenceParallel;
+  // Files are read on one rank, too: what is wrong with them is said.
+  bool isSharded =
+      countRanks(resolved.pipeline) > 1 || !settings.sharding.empty();
   if (resolved.pipeline.train && isSharded &&
-      failed(frontend::addShardingRules(strategy, *module)))
+      failed(frontend::addStrategy(
+          {settings.sharding, settings.sequenceParallel, settings.zero},
+          *module)))
     return kWrongInput;
   if (int status = checkGroups(*module, resolved.train))
     return status;

@@ -3,6 +3,7 @@
 #define LMC_TOOLS_LMC_COMPILE_H
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,11 +17,11 @@ struct CompileSettings {
   std::string targetCpus = "native"; // separated by commas
   std::string config;                // a TrainSpec
   std::string compileTo = "emit";
-  std::string dumpPhases; // a folder
-  std::string mesh;       // pp=2,dp=2,tp=2
-  std::string sharding;   // a ShardingSpec, or a strategy's name
+  std::string dumpPhases;            // a folder
+  std::string mesh;                  // pp=2,dp=2,tp=2
+  std::vector<std::string> sharding; // ShardingSpecs, or strategies' names
   bool sequenceParallel = false;
-  int64_t zero = 0;                 // ZeRO's level on dp
+  std::optional<int64_t> zero;      // ZeRO's level on dp
   std::string pipelineSchedule;     // empty: 1f1b, or interleaved
   int64_t virtualStages = 1;        // chunks on each pipeline stage
   std::vector<int64_t> stages;      // blocks of each chunk; empty: by cost

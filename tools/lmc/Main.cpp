@@ -34,13 +34,15 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
   c->add_option("--mesh", s.mesh,
                 "sizes of the mesh axes pp, dp, fsdp, cp, ep, tp that are not "
                 "1, e.g. pp=2,dp=2,tp=2");
-  auto *sharding = c->add_option(
-      "--sharding", s.sharding,
-      "a ShardingSpec: which axes split which tensors (default: megatron)");
+  c->add_option("--sharding", s.sharding,
+                "a ShardingSpec: which axes split which tensors, and share out "
+                "which state; a file, or megatron, megatron-sp, fsdp, zero-1, "
+                "zero-2, zero-3; several are one (default: megatron and fsdp)")
+      ->type_name("NAME|FILE")
+      ->allow_extra_args(false);
   c->add_flag("--sequence-parallel", s.sequenceParallel,
               "tokens over tp between the layers that it splits: "
-              "--sharding=megatron-sp")
-      ->excludes(sharding);
+              "--sharding=megatron-sp");
   c->add_option("--pipeline-schedule", s.pipelineSchedule,
                 "order of micro-batches in a pipeline: gpipe, 1f1b, "
                 "interleaved (for virtual stages), zb, or a file (default: "
@@ -51,10 +53,10 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
       ->check(lmc::size)
       ->capture_default_str();
   c->add_option("--zero", s.zero,
-                "what is shared out over dp: moments (1), gradients too (2), "
-                "parameters too (3); over fsdp all three are")
-      ->check(CLI::Range(0, 3))
-      ->capture_default_str();
+                "what is shared out over dp: nothing (0, the default), moments "
+                "(1), gradients too (2), parameters too (3), as by "
+                "--sharding=zero-3; over fsdp all three are")
+      ->check(CLI::Range(0, 3));
   c->add_option("--stages", s.stages,
                 "blocks of each pipeline stage, e.g. 5,7; with virtual stages "
                 "of each chunk, in the model's order (default: equal cost)")

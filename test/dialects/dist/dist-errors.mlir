@@ -181,3 +181,21 @@ func.func @reshard_c2(%x: tensor<4xf32>) {
   %y = dist.reshard %x from <[[]], []> to <[[]], ["tp"]> bytes 0 : tensor<4xf32>
   return
 }
+
+// -----
+
+// pieces C1: an axis cuts once.
+// expected-error @+1 {{moments are cut by axes, each once, not by "dp" again (C1)}}
+func.func private @pieces_c1(tensor<4xf32> {dist.pieces = #dist.pieces<parameters [] gradients [] moments ["dp", "dp"]>})
+
+// -----
+
+// pieces C2: moments are pieces of what parameters and gradients are.
+// expected-error @+1 {{gradients are cut by ["dp"], moments by ["fsdp", "dp"]; these must begin with those (C2)}}
+func.func private @pieces_c2(tensor<4xf32> {dist.pieces = #dist.pieces<parameters ["fsdp"] gradients ["dp"] moments ["fsdp", "dp"]>})
+
+// -----
+
+// bucket_rule C1: a rule is for something.
+// expected-error @+1 {{needs a pattern (C1)}}
+dist.bucket_rule [] #dist.pieces<parameters [] gradients [] moments ["dp"]>
