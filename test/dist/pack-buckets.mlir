@@ -48,13 +48,13 @@ module @block attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
 // CHECK: lm.parameter @a {{.*}}dist.bucket = @block0.decay.bucket,
 // CHECK-NOT: dist.pieces
 // CHECK: lm.parameter @b {{.*}}dist.bucket = @block0.decay.bucket_0,
-// CHECK: lm.parameter @split {{.*}}dist.bucket = @block0.decay.bucket_1,
+// CHECK: lm.parameter @split {{.*}}dist.bucket = @block0.decay.bucket_2,
 // CHECK: lm.state @block0.decay.bucket "bucket" : tensor<256xf32> {dist.sharding = #dist.sharding<{{\[}}["fsdp"]], []>
 // CHECK: lm.state @block0.decay.bucket.piece "piece" : tensor<256xf32> {{.*}}dist.sharding = #dist.sharding<{{\[}}["fsdp", "dp"]], []>
 // CHECK: lm.state @block0.decay.bucket.gradient "bucket" : tensor<256xf32> {dist.sharding = #dist.sharding<{{\[}}["fsdp"]], ["dp"]>
 // CHECK: lm.state @block0.decay.bucket_0 "bucket" : tensor<64xf32> {dist.sharding = #dist.sharding<{{\[}}[]], []>
-// CHECK: lm.state @block0.decay.bucket.gradient_2 "bucket" : tensor<64xf32> {dist.sharding = #dist.sharding<{{\[}}[]], ["dp", "fsdp"]>
-// CHECK: lm.state @block0.decay.bucket_1 "bucket" : tensor<128xf32> {dist.sharding = #dist.sharding<{{\[}}[]], []>
+// CHECK: lm.state @block0.decay.bucket.gradient_1 "bucket" : tensor<64xf32> {dist.sharding = #dist.sharding<{{\[}}[]], ["dp", "fsdp"]>
+// CHECK: lm.state @block0.decay.bucket_2 "bucket" : tensor<128xf32> {dist.sharding = #dist.sharding<{{\[}}[]], []>
 // CHECK: lm.state {{.*}} "piece" : tensor<128xf32> {{.*}}dist.sharding = #dist.sharding<{{\[}}["dp"]], []>
 module @cuts attributes {dist.mesh = #dist.mesh<["dp", "fsdp"], [2, 2]>} {
   lm.parameter @a : tensor<16xf32> {block = 0 : i64, dist.pieces = #dist.pieces<parameters ["fsdp"] gradients ["fsdp"] moments ["fsdp", "dp"]>, initialization = {kind = "zeros"}}

@@ -197,5 +197,7 @@ func.func private @pieces_c2(tensor<4xf32> {dist.pieces = #dist.pieces<parameter
 // -----
 
 // bucket_rule C1: a rule is for something.
-// expected-error @+1 {{needs a pattern (C1)}}
-dist.bucket_rule [] #dist.pieces<parameters [] gradients [] moments ["dp"]>
+// expected-error @+2 {{needs a pattern (C1)}}
+module @bucket_rule_c1 {
+  dist.bucket_rule [] #dist.pieces<parameters [] gradients [] moments ["dp"]>
+}
