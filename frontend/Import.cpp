@@ -225,7 +225,7 @@ OwningOpRef<ModuleOp> importSpec(ModelSpec &spec, const SourceMap &sources,
   bool good = checkSpec(spec, sources, findings);
   if (failed(report(findings, file, context)) || !good)
     return {};
-  shrinkSpec(spec, options.shrink);
+  std::string stops = shrinkSpec(spec, options.shrink);
   if (options.shrink.blocks > 0 && options.sequence == 0)
     options.sequence = shrunkSequence(spec, options.shrink);
   if (failed(checkOptions(spec, sources, file, options, context)))
@@ -255,6 +255,8 @@ OwningOpRef<ModuleOp> importSpec(ModelSpec &spec, const SourceMap &sources,
     return {};
   Builder b(&context);
   module->getOperation()->setAttr("lm.model_config", b.getStringAttr(config));
+  if (!stops.empty())
+    module->getOperation()->setAttr("lm.not_shrunk", b.getStringAttr(stops));
   module->getOperation()->setAttr("lm.max_positions",
                                   b.getI64IntegerAttr(spec.max_positions()));
   return module;

@@ -36,7 +36,8 @@ struct ImportOptions {
   bool resetAtDocument = false;
   // An unknown key of a config.json is an error.
   bool strict = false;
-  // A smaller model of the same architecture; not of an .mlir file.
+  // A smaller model of the same architecture; not of an .mlir file. The
+  // module's `lm.not_shrunk` says what stayed larger than it might be.
   ShrinkOptions shrink;
 };
 
