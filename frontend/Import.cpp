@@ -225,7 +225,7 @@ OwningOpRef<ModuleOp> importSpec(ModelSpec &spec, const SourceMap &sources,
   bool good = checkSpec(spec, sources, findings);
   if (failed(report(findings, file, context)) || !good)
     return {};
-  shrinkSpec(spec, options.shrink);
+  std::string stops = shrinkSpec(spec, options.shrink);
   if (options.shrink.blocks > 0 && options.sequence == 0)
     options.sequence = shrunkSequence(spec, options.shrink);
   if (failed(checkOptions(spec, sources, file, options, context)))
@@ -255,6 +255,8 @@ OwningOpRef<ModuleOp> importSpec(ModelSpec &spec, const SourceMap &sources,
     return {};
   Builder b(&context);
   module->getOperation()->setAttr("lm.model_config", b.getStringAttr(config));
+  if (!stops.empty())
+    module->getOperation()->setAttr("lm.not_shrunk", b.getStringAttr(stops));
   module->getOperation()->setAttr("lm.max_positions",
                                   b.getI64IntegerAttr(spec.max_positions()));
   return module;
@@ -375,10 +377,12 @@ LogicalResult readTrainSpec(StringRef path, TrainSpec &spec,
   return report(findings, path, context);
 }
 
-LogicalResult addStrategy(const StrategyOptions &options, ModuleOp module) {
+FailureOr<std::vector<std::string>>
+addStrategy(const StrategyOptions &options, ModuleOp module) {
   MLIRContext &context = *module.getContext();
   context.loadDialect<dist::DistDialect>();
   OpBuilder b = OpBuilder::atBlockBegin(module.getBody());
+  std::vector<std::string> taken;
   std::string rulesFrom, bucketsFrom;
   auto add = [&](const std::string &file) {
     ShardingSpec spec;
@@ -391,13 +395,14 @@ LogicalResult addStrategy(const StrategyOptions &options, ModuleOp module) {
       bucketsFrom = file;
     addRules(spec, sources, file, b);
     addBuckets(spec, sources, file, b);
+    taken.push_back(file);
     return success();
   };
   for (const std::string &file : options.files)
     if (failed(add(file)))
       return failure();
   auto refuse = [&](const std::string &file, const char *what,
-                    const std::string &flag) {
+                    const std::string &flag) -> LogicalResult {
     InFlightDiagnostic error = emitError(UnknownLoc::get(&context))
                                << "'" << file << "' has " << what << ", which "
                                << flag << " brings along";
@@ -416,7 +421,7 @@ LogicalResult addStrategy(const StrategyOptions &options, ModuleOp module) {
   if (bucketsFrom.empty() &&
       failed(add(zero ? "zero-" + std::to_string(zero) : "fsdp")))
     return failure();
-  return success();
+  return taken;
 }
 
 } // namespace lmc::frontend

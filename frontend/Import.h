@@ -36,7 +36,8 @@ struct ImportOptions {
   bool resetAtDocument = false;
   // An unknown key of a config.json is an error.
   bool strict = false;
-  // A smaller model of the same architecture; not of an .mlir file.
+  // A smaller model of the same architecture; not of an .mlir file. The
+  // module's `lm.not_shrunk` says what stayed larger than it might be.
   ShrinkOptions shrink;
 };
 
@@ -63,10 +64,11 @@ struct StrategyOptions {
 };
 
 // Adds a strategy to `module`: one dist.rule for each dim that a rule splits, a
-// dist.bucket_rule for each bucket. Fails after a diagnostic, also where files
-// and the other options answer one question twice.
-mlir::LogicalResult addStrategy(const StrategyOptions &options,
-                                mlir::ModuleOp module);
+// dist.bucket_rule for each bucket. Returns what it is put together from, files
+// or names. Fails after a diagnostic, also where files and the other options
+// answer one question twice.
+mlir::FailureOr<std::vector<std::string>>
+addStrategy(const StrategyOptions &options, mlir::ModuleOp module);
 
 } // namespace lmc::frontend
 

@@ -4,6 +4,7 @@
 #define LMC_FRONTEND_SHRINK_H
 
 #include <cstdint>
+#include <string>
 
 namespace lmc::frontend {
 
@@ -19,8 +20,10 @@ struct ShrinkOptions {
 // heads and what blocks are made of stay. Widths stay, too, where an operation
 // names shapes of its own.
 //
-// `spec` has passed checkSpec and passes it afterwards.
-void shrinkSpec(ModelSpec &spec, const ShrinkOptions &options);
+// `spec` has passed checkSpec and passes it afterwards. Returns what kept
+// widths from being made as small as they may be, and the sizes that would not
+// have; empty where nothing did.
+std::string shrinkSpec(ModelSpec &spec, const ShrinkOptions &options);
 
 // Tokens of a sample that suffice.
 int64_t shrunkSequence(const ModelSpec &spec, const ShrinkOptions &options);

@@ -230,6 +230,38 @@ LogicalResult ReshardOp::verify() {
   return success();
 }
 
+LogicalResult ReshardedOp::verify() {
+  auto type = dyn_cast<RankedTensorType>(getTensor());
+  for (ShardingAttr sharding : {getFrom(), getTo()})
+    if (!type || int64_t(sharding.getDims().size()) != type.getRank())
+      return emitOpError() << "has a sharding of " << sharding.getDims().size()
+                           << " dims for " << getTensor() << " (C1)";
+  for (int64_t value : {getNumber(), getChunk(), getBytes()})
+    if (value < 0)
+      return emitOpError() << "has the negative number " << value << " (C2)";
+  return success();
+}
+
+// Of the locations of what a reshard became.
+static constexpr llvm::StringLiteral kReshardedAttr = "dist.resharded";
+
+Location lmc::dist::atReshard(Location loc, int64_t number) {
+  Builder b(loc.getContext());
+  return FusedLoc::get({loc},
+                       b.getDictionaryAttr(b.getNamedAttr(
+                           kReshardedAttr, b.getI64IntegerAttr(number))),
+                       loc.getContext());
+}
+
+std::optional<int64_t> lmc::dist::reshardAt(Location loc) {
+  auto fused = dyn_cast<FusedLoc>(loc);
+  auto metadata =
+      fused ? dyn_cast_or_null<DictionaryAttr>(fused.getMetadata()) : nullptr;
+  auto number =
+      metadata ? metadata.getAs<IntegerAttr>(kReshardedAttr) : nullptr;
+  return number ? std::optional(number.getInt()) : std::nullopt;
+}
+
 void SendOp::getEffects(Effects &effects) {
   effects.emplace_back(MemoryEffects::Write::get());
 }

@@ -9,6 +9,8 @@
 #include "mlir/IR/OpDefinition.h"
 #include "mlir/Interfaces/SideEffectInterfaces.h"
 
+#include <optional>
+
 #include "dialects/dist/DistDialect.h.inc"
 
 #define GET_ATTRDEF_CLASSES
@@ -54,6 +56,11 @@ inline bool isCollective(mlir::Operation *op) {
 inline mlir::ArrayAttr axesOf(mlir::Operation *collective) {
   return collective->getAttrOfType<mlir::ArrayAttr>("axes");
 }
+
+// The location of what became of a reshard: `loc`, and the number of its
+// dist.resharded.
+mlir::Location atReshard(mlir::Location loc, int64_t number);
+std::optional<int64_t> reshardAt(mlir::Location loc);
 
 // The size that `axes` leave of a dim: rounded up, the rest is padding.
 int64_t localSize(int64_t globalSize, llvm::ArrayRef<llvm::StringRef> axes,

@@ -262,6 +262,36 @@ def Dist_ReshardOp : Op<Dist_Dialect, "reshard",
   let hasVerifier = 1;
 }
 
+def Dist_ReshardedOp : Op<Dist_Dialect, "resharded"> {
+  let summary = "what a reshard was, for people who read the plan";
+  let description = [{
+    Stands in the module from partition on, one for each `dist.reshard` that
+    was, in the order of their numbers. The collectives that were made of it
+    have the number in their locations (`atReshard`), so that neither passes nor
+    the merging of equal operations have to know of it. `bytes` is the price,
+    `by` the steps of the path. `of` is the operation that made the value, `for`
+    the first one that takes it as it lies now; the location is that of the
+    value, called from that of its user. `rules` are those that gave the value its new axes.
+    `program` is that of the chunk in which it is done, once in each run.
+
+    Constraints: (C1) both shardings have as many dims as the tensor; (C2)
+    number, chunk and bytes are not negative.
+
+    ```mlir
+    dist.resharded 0 in "backward" chunk 1 tensor<4x8xf32> from <[[], []], ["tp"]> to <[[], []], []> by ["all_reduce tp"] bytes 128 of "lm.linear" for "arith.addf"
+    ```
+  }];
+  let arguments = (ins I64Attr:$number, StrAttr:$program, I64Attr:$chunk, TypeAttr:$tensor,
+      Dist_ShardingAttr:$from, Dist_ShardingAttr:$to, StrArrayAttr:$by,
+      I64Attr:$bytes, StrAttr:$of, StrAttr:$for_op,
+      DefaultValuedAttr<StrArrayAttr, "{}">:$rules);
+  let assemblyFormat = [{
+    $number `in` $program `chunk` $chunk $tensor `from` $from `to` $to `by` $by `bytes` $bytes
+    `of` $of `for` $for_op attr-dict
+  }];
+  let hasVerifier = 1;
+}
+
 class Dist_Transfer<string mnemonic> : Op<Dist_Dialect, mnemonic,
     [DeclareOpInterfaceMethods<MemoryEffectsOpInterface>]>;
 

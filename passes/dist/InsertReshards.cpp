@@ -151,7 +151,8 @@ FailureOr<Value> ProgramReshards::reshard(Value value, ShardingAttr to,
   std::string reason;
   FailureOr<int64_t> price = prices.of(cast<RankedTensorType>(value.getType()),
                                        actual[value], to, reason);
-  Location loc = behindProducer ? value.getLoc() : user->getLoc();
+  // Of a sum, in the layer whose term completes it.
+  Location loc = behindProducer ? lastTerm(value).getLoc() : user->getLoc();
   if (failed(price)) {
     InFlightDiagnostic error = emitError(loc) << reason;
     error.attachNote() << "help: choose a size of the axis that divides it";

@@ -1,7 +1,6 @@
 #include "passes/dist/LowerReshard.h"
 
 #include "passes/dist/LocalIndex.h"
-#include "passes/dist/ReshardPath.h"
 
 using namespace mlir;
 using namespace lmc;
@@ -13,8 +12,10 @@ using Shape = SmallVector<int64_t>;
 
 class Lowering {
 public:
-  Lowering(OpBuilder &b, Location loc, func::FuncOp function, MeshAttr mesh)
-      : b(b), loc(loc), function(function), mesh(mesh), m(b, loc) {}
+  Lowering(OpBuilder &b, Location loc, int64_t number, func::FuncOp function,
+           MeshAttr mesh)
+      : b(b), loc(loc), collective(atReshard(loc, number)), function(function),
+        mesh(mesh), m(b, loc) {}
 
   Value apply(const Transition &step, Value x);
 
@@ -57,7 +58,7 @@ private:
   Value slice(Value x, unsigned dim, ArrayRef<StringRef> axes, int64_t n);
 
   OpBuilder &b;
-  Location loc;
+  Location loc, collective;
   func::FuncOp function;
   MeshAttr mesh;
   lm::TensorMath m;
@@ -112,38 +113,34 @@ Value Lowering::apply(const Transition &step, Value x) {
   };
   switch (step.kind) {
   case Transition::AllReduce:
-    return b.create<AllReduceOp>(loc, x.getType(), b.getStringAttr("sum"), x,
-                                 axes, /*tied=*/UnitAttr());
+    return b.create<AllReduceOp>(collective, x.getType(),
+                                 b.getStringAttr("sum"), x, axes,
+                                 /*tied=*/UnitAttr());
   case Transition::Slice:
     return slice(x, step.dim, step.axes, n);
   case Transition::AllGather:
-    return fromPieces(b.create<AllGatherOp>(loc, resized(x, true), x, 0, axes),
-                      step.dim, n);
+    return fromPieces(
+        b.create<AllGatherOp>(collective, resized(x, true), x, 0, axes),
+        step.dim, n);
   case Transition::ReduceScatter:
     x = toPieces(x, step.dim, n);
-    return b.create<ReduceScatterOp>(loc, resized(x, false), x, 0, axes);
+    return b.create<ReduceScatterOp>(collective, resized(x, false), x, 0, axes);
   case Transition::AllToAll:
     x = toPieces(x, step.toDim, n);
-    return fromPieces(b.create<AllToAllOp>(loc, x.getType(), x, axes), step.dim,
-                      n);
+    return fromPieces(b.create<AllToAllOp>(collective, x.getType(), x, axes),
+                      step.dim, n);
   }
   return x;
 }
 
 } // namespace
 
-FailureOr<Value> lmc::dist::lowerReshard(OpBuilder &builder,
-                                         func::FuncOp function,
-                                         ReshardOp reshard, Value local,
-                                         MeshAttr mesh) {
-  std::string reason;
-  FailureOr<ReshardPath> path =
-      findReshardPath(cast<RankedTensorType>(reshard.getType()),
-                      reshard.getFrom(), reshard.getTo(), mesh, reason);
-  if (failed(path))
-    return reshard.emitOpError() << reason;
-  Lowering lowering(builder, reshard.getLoc(), function, mesh);
-  for (const Transition &step : path->steps)
+Value lmc::dist::lowerReshard(OpBuilder &builder, func::FuncOp function,
+                              ReshardOp reshard, const ReshardPath &path,
+                              int64_t number, MeshAttr mesh) {
+  Lowering lowering(builder, reshard.getLoc(), number, function, mesh);
+  Value local = reshard.getInput();
+  for (const Transition &step : path.steps)
     local = lowering.apply(step, local);
   return local;
 }

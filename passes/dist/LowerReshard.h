@@ -13,18 +13,17 @@
 #ifndef LMC_PASSES_DIST_LOWERRESHARD_H
 #define LMC_PASSES_DIST_LOWERRESHARD_H
 
-#include "dialects/dist/Dist.h"
+#include "passes/dist/ReshardPath.h"
 
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 
 namespace lmc::dist {
 
-// Builds what makes `reshard`'s result of `local`, this rank's part of its
-// operand. Fails if there is no path.
-mlir::FailureOr<mlir::Value> lowerReshard(mlir::OpBuilder &builder,
-                                          mlir::func::FuncOp function,
-                                          ReshardOp reshard, mlir::Value local,
-                                          MeshAttr mesh);
+// Builds what makes `reshard`'s result of its operand, which has become this
+// rank's part, step by step. `number` is that of its dist.resharded.
+mlir::Value lowerReshard(mlir::OpBuilder &builder, mlir::func::FuncOp function,
+                         ReshardOp reshard, const ReshardPath &path,
+                         int64_t number, MeshAttr mesh);
 
 } // namespace lmc::dist
 

@@ -3,6 +3,8 @@
 // first row. What goes where was settled before; this pass decides nothing.
 #include "passes/dist/Passes.h"
 
+#include "dialects/lm/ProgramSignature.h"
+#include "dialects/plan/Plan.h"
 #include "passes/dist/LocalIndex.h"
 #include "passes/dist/LowerReshard.h"
 #include "passes/dist/ShardingTable.h"
@@ -20,14 +22,17 @@ namespace {
 
 class ProgramPartition {
 public:
-  ProgramPartition(func::FuncOp function, MeshAttr mesh)
-      : function(function), mesh(mesh) {}
+  // Notes of reshards are built by `notes`, from number `reshards` on.
+  ProgramPartition(func::FuncOp function, MeshAttr mesh, OpBuilder &notes,
+                   int64_t reshards)
+      : function(function), mesh(mesh), notes(notes), reshards(reshards) {}
 
   LogicalResult run();
   int64_t getNumReshards() const { return reshards; }
 
 private:
   LogicalResult visit(Operation *op);
+  LogicalResult noteReshard(ReshardOp reshard, bool inBackward);
   DimAxes dimsOf(Value value);
   LogicalResult placeRandom(lm::Drawing op);
   void noteIndices(Operation *op);
@@ -43,7 +48,13 @@ private:
     int64_t localSize = 0; // of the factor
   };
   llvm::DenseMap<Operation *, Indices> indicesOf;
-  int64_t reshards = 0;
+  struct Reshard {
+    ReshardPath path;
+    int64_t number = 0; // of its note
+  };
+  llvm::DenseMap<Operation *, Reshard> reshardOf;
+  OpBuilder &notes;
+  int64_t reshards;
 };
 
 // How a value lies, while the shardings are there.
@@ -148,16 +159,82 @@ void ProgramPartition::shiftIndexOperand(Operation *op) {
                            indices.axes, indices.localSize, mesh));
 }
 
+// The first operation that takes what `reshard` makes, and is none itself.
+Operation *firstUser(ReshardOp reshard) {
+  Operation *first = nullptr;
+  for (Operation *user : reshard->getUsers())
+    if (!first || user->isBeforeInBlock(first))
+      first = user;
+  auto next = dyn_cast_or_null<ReshardOp>(first);
+  return next ? firstUser(next) : first;
+}
+
+// What is resharded, before any reshard.
+Value sourceOf(ReshardOp reshard) {
+  auto before = reshard.getInput().getDefiningOp<ReshardOp>();
+  return before ? sourceOf(before) : lastTerm(reshard.getInput());
+}
+
+// Where the rules stand that gave a value the axes which `to` has and `from`
+// has not.
+SmallVector<StringRef> rulesOf(OpResult value, ShardingAttr from,
+                               ShardingAttr to) {
+  SmallVector<StringRef> rules;
+  auto origins = value.getOwner()->getAttrOfType<ArrayAttr>(kOriginsAttr);
+  if (!origins)
+    return rules;
+  auto ofDims = cast<ArrayAttr>(origins[value.getResultNumber()]);
+  for (auto [dim, origin] : llvm::enumerate(ofDims.getAsRange<StringAttr>()))
+    if (to.getAxes(dim) != from.getAxes(dim) && !to.getAxes(dim).empty() &&
+        !origin.empty() && !llvm::is_contained(rules, origin.getValue()))
+      rules.push_back(origin.getValue());
+  return rules;
+}
+
+// While the operations around it are as they were.
+LogicalResult ProgramPartition::noteReshard(ReshardOp reshard,
+                                            bool inBackward) {
+  std::string reason;
+  FailureOr<ReshardPath> path =
+      findReshardPath(cast<RankedTensorType>(reshard.getType()),
+                      reshard.getFrom(), reshard.getTo(), mesh, reason);
+  if (failed(path))
+    return reshard.emitOpError() << reason;
+  SmallVector<std::string> steps;
+  for (const Transition &step : path->steps)
+    steps.push_back(describe(step));
+  SmallVector<StringRef> texts(steps.begin(), steps.end());
+  Value source = sourceOf(reshard);
+  Operation *user = firstUser(reshard);
+  SmallVector<StringRef> rules;
+  if (auto result = dyn_cast<OpResult>(reshard.getInput()))
+    rules = rulesOf(result, reshard.getFrom(), reshard.getTo());
+  auto nameOf = [](Operation *op) {
+    return op ? op->getName().getStringRef() : StringRef();
+  };
+  auto chunk = function->getAttrOfType<IntegerAttr>(plan::kChunkAttr);
+  auto program = function->getAttrOfType<StringAttr>(lm::kProgramAttr);
+  StringRef name = program ? program.getValue() : function.getName();
+  if (name == "step") // which lm-split-programs cuts
+    name = inBackward ? "backward" : "forward";
+  notes.create<ReshardedOp>(
+      CallSiteLoc::get(source.getLoc(),
+                       user ? user->getLoc() : reshard.getLoc()),
+      reshards, name, chunk ? chunk.getInt() : 0, reshard.getType(),
+      reshard.getFrom(), reshard.getTo(), notes.getStrArrayAttr(texts),
+      path->bytes, nameOf(source.getDefiningOp()), nameOf(user),
+      notes.getStrArrayAttr(rules));
+  reshardOf[reshard] = {std::move(*path), reshards++};
+  return success();
+}
+
 LogicalResult ProgramPartition::visit(Operation *op) {
   if (auto reshard = dyn_cast<ReshardOp>(op)) {
+    const Reshard &known = reshardOf.find(op)->second;
     OpBuilder b(op);
-    FailureOr<Value> local =
-        lowerReshard(b, function, reshard, reshard.getInput(), mesh);
-    if (failed(local))
-      return failure();
-    reshard.replaceAllUsesWith(*local);
+    reshard.replaceAllUsesWith(
+        lowerReshard(b, function, reshard, known.path, known.number, mesh));
     reshard.erase();
-    ++reshards;
     return success();
   }
   auto shardings = op->getAttrOfType<ArrayAttr>(kShardingsAttr);
@@ -175,7 +252,12 @@ LogicalResult ProgramPartition::run() {
   SmallVector<Operation *> ops;
   for (Operation &op : function.getBody().front())
     ops.push_back(&op);
+  bool inBackward = false;
   for (Operation *op : ops) {
+    inBackward |= isa<lm::BeginBackwardOp>(op);
+    if (auto reshard = dyn_cast<ReshardOp>(op);
+        reshard && failed(noteReshard(reshard, inBackward)))
+      return failure();
     noteIndices(op);
     auto random = dyn_cast<lm::Drawing>(op);
     if (random && random.draws() && op->hasAttr(kShardingsAttr) &&
@@ -205,12 +287,15 @@ struct Partition : lmc::dist::impl::PartitionBase<Partition> {
     auto mesh = module->getAttrOfType<MeshAttr>(kMeshAttr);
     if (!mesh)
       return;
+    OpBuilder notes = OpBuilder::atBlockEnd(module.getBody());
+    int64_t reshards = 0;
     for (auto function : module.getOps<func::FuncOp>()) {
-      ProgramPartition program(function, mesh);
+      ProgramPartition program(function, mesh, notes, reshards);
       if (failed(program.run()))
         return signalPassFailure();
-      numReshards += program.getNumReshards();
+      reshards = program.getNumReshards();
     }
+    numReshards += reshards;
     for (Operation &op : *module.getBody())
       op.removeAttr(kOriginsAttr);
   }

@@ -223,14 +223,16 @@ def Partition : Pass<"dist-partition", "::mlir::ModuleOp"> {
   let description = [{
     Gives every value its local shape. A reshard becomes the collectives of its
     path; along a dim that is not the first, pieces are permuted before or
-    behind (LowerReshard.h). Indices into a sharded dim are shifted to the
+    behind (LowerReshard.h). What it was, and why, a `dist.resharded` of the
+    module goes on to say; the collectives' locations have its number. Indices into a sharded dim are shifted to the
     rank's first row.
 
     A dim that its axes do not divide is padded if it is the vocabulary, else
     refused with the sizes.
 
     Requires: shardings from `dist-insert-reshards`.
-    Ensures: local shapes, collectives, no `dist.shardings`, no `dist.reshard`.
+    Ensures: local shapes, collectives, no `dist.shardings`, no `dist.reshard`,
+    as many `dist.resharded` as there were of those.
     Leaves alone: modules without `dist.mesh`.
 
     **Before**
@@ -252,6 +254,9 @@ def Partition : Pass<"dist-partition", "::mlir::ModuleOp"> {
     %part = lm.linear %x, %w : (tensor<4x3xf32>, tensor<3x8xf32>) -> tensor<4x8xf32>
     %y = dist.all_reduce "sum" %part over ["tp"] : tensor<4x8xf32>
     return %y : tensor<4x8xf32>
+    ...
+    dist.resharded 0 in "f" chunk 0 tensor<4x8xf32> from <[[], []], ["tp"]> to <[[], []], []> by ["all_reduce tp"] bytes 128 of "lm.linear" for "func.return"
+    ...
     ```
   }];
   let statistics = [

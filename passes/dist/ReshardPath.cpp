@@ -1,5 +1,7 @@
 #include "passes/dist/ReshardPath.h"
 
+#include "llvm/ADT/StringExtras.h"
+
 #include <map>
 #include <set>
 
@@ -171,6 +173,17 @@ FailureOr<ReshardPath> PathFinder::run() {
 }
 
 } // namespace
+
+std::string lmc::dist::describe(const Transition &step) {
+  static constexpr llvm::StringLiteral kNames[] = {
+      "slice", "all_gather", "reduce_scatter", "all_reduce", "all_to_all"};
+  std::string text = kNames[step.kind].str() + " " + llvm::join(step.axes, ",");
+  if (step.kind != Transition::AllReduce)
+    text += " dim " + std::to_string(step.dim);
+  if (step.kind == Transition::AllToAll)
+    text += " to " + std::to_string(step.toDim);
+  return text;
+}
 
 ShardingAttr lmc::dist::applyTransition(ShardingAttr from,
                                         const Transition &step) {

@@ -47,6 +47,9 @@ mlir::FailureOr<ReshardPath> findReshardPath(mlir::RankedTensorType type,
                                              MeshAttr mesh,
                                              std::string &reason);
 
+// "all_gather tp dim 1"; "all_to_all tp dim 0 to 1".
+std::string describe(const Transition &step);
+
 // The sharding that one transition makes of `from`.
 ShardingAttr applyTransition(ShardingAttr from, const Transition &step);
 

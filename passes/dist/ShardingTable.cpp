@@ -21,6 +21,34 @@ DimAxes lmc::dist::readDims(ShardingAttr sharding) {
   return dims;
 }
 
+static bool isPartial(Value value) {
+  auto result = dyn_cast<OpResult>(value);
+  auto list = result
+                  ? result.getOwner()->getAttrOfType<ArrayAttr>(kShardingsAttr)
+                  : ArrayAttr();
+  return list && !cast<ShardingAttr>(list[result.getResultNumber()])
+                      .getPartial()
+                      .empty();
+}
+
+Value lmc::dist::lastTerm(Value value) {
+  while (Operation *op = value.getDefiningOp()) {
+    std::optional<lm::ShardingRule> rule = lm::ruleOf(op);
+    if (!rule)
+      break;
+    Value last;
+    for (int64_t index : rule->sumOperands)
+      if (Value term = op->getOperand(index);
+          isPartial(term) && (!last || last.getDefiningOp()->isBeforeInBlock(
+                                           term.getDefiningOp())))
+        last = term;
+    if (!last)
+      break;
+    value = last;
+  }
+  return value;
+}
+
 StateIndex::StateIndex(ModuleOp module) {
   for (Operation &op : *module.getBody())
     if (isa<lm::ParameterOp, lm::StateOp>(op))

@@ -19,6 +19,11 @@ ShardingAttr makeSharding(mlir::MLIRContext *context, const DimAxes &dims,
                           llvm::ArrayRef<llvm::StringRef> partial = {});
 DimAxes readDims(ShardingAttr sharding);
 
+// `value` or, where additions passed partial sums on to it, the latest of their
+// terms: what it is that is not summed yet. Reads `dist.shardings` as
+// dist-insert-reshards leaves them.
+mlir::Value lastTerm(mlir::Value value);
+
 // The states of a module by name, and the one that speaks for each: the
 // parameter of a moment or gradient, else itself.
 class StateIndex {

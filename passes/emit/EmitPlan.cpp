@@ -99,6 +99,7 @@ FailureOr<plan::Plan> lmc::emit::emitPlan(ModuleOp module,
       failed(writer.writePrograms(*kernels, facts)) ||
       failed(writer.writeSchedules()))
     return failure();
+  writer.writeReshards();
   if (runtime::Status status = runtime::checkPlan(plan); !status.ok())
     return module.emitError() << status.message();
   return std::move(plan);

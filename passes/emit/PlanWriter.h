@@ -28,6 +28,7 @@ public:
   mlir::LogicalResult writePrograms(llvm::ArrayRef<plan::KernelOp> kernels,
                                     llvm::ArrayRef<codegen::KernelFacts> facts);
   mlir::LogicalResult writeSchedules();
+  void writeReshards();
 
 private:
   void writeTraining(mlir::DictionaryAttr given);
@@ -62,6 +63,7 @@ private:
   llvm::StringMap<uint32_t> locations;
   llvm::StringMap<uint32_t> coordinates; // of an axis: its symbol
   llvm::ArrayRef<codegen::KernelFacts> kernelFacts;
+  llvm::DenseSet<int64_t> reshards; // of which a collective is left
 };
 
 } // namespace lmc::emit

@@ -8,6 +8,7 @@ using namespace mlir;
 using namespace lmc::emit;
 namespace plan = lmc::plan;
 namespace codegen = lmc::codegen;
+namespace dist = lmc::dist;
 
 LogicalResult PlanWriter::writeRun(plan::RunOp op,
                                    const codegen::KernelFacts &facts,
@@ -80,6 +81,10 @@ LogicalResult PlanWriter::writeInstruction(Operation *op,
       })
       .Case([&](plan::CollectiveOp collective) -> LogicalResult {
         plan::Collective *target = message->mutable_collective();
+        if (std::optional<int64_t> number = dist::reshardAt(op->getLoc())) {
+          reshards.insert(*number);
+          message->set_of_reshard(true);
+        }
         target->set_kind(
             llvm::StringSwitch<plan::Collective::Kind>(collective.getKind())
                 .Case("all_reduce", plan::Collective::ALL_REDUCE)

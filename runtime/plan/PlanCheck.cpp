@@ -396,6 +396,19 @@ Status Checker::checkPrograms() {
   return Status();
 }
 
+Status Checker::checkReshards() {
+  for (const plan::Reshard &reshard : plan.reshards()) {
+    if (reshard.received_bytes() < 0 || reshard.received_bytes() > maxBytes)
+      return corrupt("a reshard receives {} bytes", reshard.received_bytes());
+    for (const plan::Reshard::Place &place : reshard.places())
+      for (uint32_t location : {place.location(), place.user_location()})
+        if (location != 0 && location >= uint32_t(plan.locations_size()))
+          return corrupt("a reshard names location {} of {}", location,
+                         plan.locations_size());
+  }
+  return Status();
+}
+
 Status Checker::checkSizes() {
   for (int64_t size :
        {plan.sequence_length(), plan.micro_batch(), plan.micro_batches(),
@@ -430,6 +443,7 @@ Status Checker::run() {
   LMC_RETURN_IF_ERROR(checkKernels());
   LMC_ASSIGN_OR_RETURN(uses, checkCalls(plan, ranges, stages));
   LMC_RETURN_IF_ERROR(checkPrograms());
+  LMC_RETURN_IF_ERROR(checkReshards());
   LMC_RETURN_IF_ERROR(checkArenas(plan));
   return stages > 1 ? checkStages(plan, stages) : Status();
 }

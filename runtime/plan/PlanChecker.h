@@ -45,6 +45,7 @@ private:
   Status checkTransfer(const plan::Transfer &transfer, bool writes);
   Status checkInstruction(const plan::Instruction &instruction);
   Status checkPrograms();
+  Status checkReshards();
   Status checkSizes();
 
   enum class Use { Fixed, Read, Write };

@@ -277,6 +277,12 @@ TEST(PlanCheck, NamesWhatIsWrong) {
        [](plan::Plan &p) {
          p.mutable_programs(0)->mutable_instructions(0)->clear_kind();
        }},
+      {"a reshard receives -1 bytes",
+       [](plan::Plan &p) { p.add_reshards()->set_received_bytes(-1); }},
+      {"a reshard names location 7 of 0",
+       [](plan::Plan &p) {
+         p.add_reshards()->add_places()->set_user_location(7);
+       }},
       {"no mesh coordinate",
        [](plan::Plan &p) {
          p.mutable_states(0)->mutable_slice()->mutable_offset()->add_terms();

@@ -31,6 +31,10 @@ module @mlp attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
 // CHECK: dist.all_reduce "sum" %[[C]] over ["tp"]
 // CHECK-NOT: dist.all_reduce
 // CHECK: return
+// What the reshard was stays in the module: the term that completes the sum, and
+// who takes it.
+// CHECK: dist.resharded 0 in "f" chunk 0 tensor<4x8xf32> from <{{\[\[}}], []], ["tp"]> to <{{\[\[}}], []], []> by ["all_reduce tp"] bytes 128 of "lm.contract" for "func.return"
+// CHECK-NOT: dist.resharded
 module @linear attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
   func.func @f(%x: tensor<4x6xf32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>, lm.input = "x"}, %w: tensor<6x8xf32> {lm.input = "w"})
       -> (tensor<4x8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {

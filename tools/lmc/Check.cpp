@@ -271,8 +271,9 @@ StatusOr<std::string> placeInForward(const Pair &pair) {
   };
   LMC_ASSIGN_OR_RETURN(bool agree, agreeUpTo(0));
   if (!agree)
-    return std::string(", with zeros in all blocks too: the embedding, the "
-                       "head, the loss or what passes between stages");
+    return ", with zeros in all blocks too: the embedding, the head, the loss"
+           ", what passes between stages, or the sum of the stream behind " +
+           layers.back().place;
   size_t right = 0, wrong = layers.size();
   while (wrong - right > 1) {
     size_t middle = (right + wrong) / 2;
@@ -351,6 +352,79 @@ int compare(const std::string &title, const Pair &pair) {
   return 1;
 }
 
+// The step as the flags leave it where they ask for no more than is needed.
+CompileSettings leastSettings(CompileSettings settings) {
+  settings.globalBatch = settings.microBatch = settings.sequence = 0;
+  settings.config.clear();
+  for (int64_t &blocks : settings.stages)
+    blocks = 1;
+  return settings;
+}
+
+// Flags of `settings` that ask for more than `least`.
+std::string flagsBeyond(const CompileSettings &settings,
+                        const CompileSettings &least) {
+  std::string flags;
+  auto add = [&](bool differs, const std::string &flag) {
+    if (differs)
+      flags += (flags.empty() ? "" : ", ") + flag;
+  };
+  add(settings.globalBatch != 0, "--global-batch");
+  add(settings.microBatch != 0, "--micro-batch");
+  add(settings.sequence != 0, "--seq");
+  add(!settings.config.empty(), "--config");
+  add(settings.stages != least.stages, "--stages");
+  return flags;
+}
+
+// What lmrun found wrong, of what train() says it printed.
+std::string complaintOf(const Status &failed) {
+  for (const std::string &line : failed.lines())
+    if (size_t begin = line.find("error: "); begin != std::string::npos)
+      return line.substr(begin + 7, line.find('\n', begin) - begin - 7);
+  return failed.message();
+}
+
+// What would make a model that does not fit small enough; what is said to help
+// has run.
+Status sayWhatWouldFit(const Pair &pair, const CompileSettings &settings,
+                       const Status &failed) {
+  Status status =
+      makeError(ErrorKind::DoesNotFit,
+                "{}, made small, does not fit on this machine", settings.model)
+          .note("{}", complaintOf(failed));
+  auto stops = pair.plan.settings().find("not_shrunk");
+  if (stops != pair.plan.settings().end())
+    status = std::move(status).note("{}", stops->second);
+  CompileSettings least = leastSettings(settings);
+  std::string flags = flagsBeyond(settings, least);
+  if (!flags.empty()) {
+    CompileSettings small = meshSettings(least);
+    small.output = pair.folder / "least.plan";
+    Side side{small.output, pair.mesh.ranks};
+    StatusOr<plan::Plan> plan =
+        compile(small) == 0 ? readPlanFile(small.output)
+                            : StatusOr<plan::Plan>(jobFailed("no plan"));
+    std::string data = pair.folder / "least.bin";
+    if (plan.ok() && writeTokens(data, *plan, 1).ok() &&
+        train(side, data, 1, pair.folder / "least", {}).ok())
+      return std::move(status).help(
+          "without {} it fits: a step of {} samples of {} tokens, {} on each "
+          "rank",
+          flags, plan->global_batch(), plan->sequence_length(),
+          formatBytes(double(allocatedBytes(*plan, plan::DEVICE))));
+  }
+  if (settings.model.size() > 5 &&
+      settings.model.compare(settings.model.size() - 5, 5, ".mlir") == 0)
+    return std::move(status).help(
+        "a module in lm is not made smaller: write it with smaller shapes");
+  return std::move(status).help(
+      "{}a copy of the description with smaller widths or fewer heads; "
+      "--keep=DIR keeps mesh.plan, of which lmc inspect says what takes the "
+      "bytes",
+      stops != pair.plan.settings().end() ? "the sizes of the note, or " : "");
+}
+
 int checkIn(const Folder &folder, const CompileSettings &settings) {
   CompileSettings meshOnes = meshSettings(settings);
   CompileSettings oneRank = oneRankSettings(meshOnes);
@@ -373,7 +447,9 @@ int checkIn(const Folder &folder, const CompileSettings &settings) {
   pair.plan = std::move(*plan);
   int64_t ranks = pair.mesh.ranks = worldSize(pair.plan);
   if (Status status = runBoth(pair); !status.ok())
-    return report(status);
+    return report(status.kind() == ErrorKind::DoesNotFit
+                      ? sayWhatWouldFit(pair, settings, status)
+                      : status);
   std::string title =
       fmt::format("{}, made small, on {} rank{}{} and on one", settings.model,
                   ranks, ranks == 1 ? "" : "s",

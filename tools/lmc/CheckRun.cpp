@@ -97,7 +97,9 @@ StatusOr<std::vector<double>> lmc::train(const Side &side,
   command.insert(command.end(), more.begin(), more.end());
   LMC_ASSIGN_OR_RETURN(int code, runProgram(command, log));
   if (code != 0)
-    return jobFailed("lmrun on {} rank{} ended with {}", side.ranks,
+    return makeError(code == int(ErrorKind::DoesNotFit) ? ErrorKind::DoesNotFit
+                                                        : ErrorKind::JobFailed,
+                     "lmrun on {} rank{} ended with {}", side.ranks,
                      side.ranks == 1 ? "" : "s", code)
         .note("{}", lastLines(log));
   std::vector<double> losses;

@@ -11,6 +11,7 @@
 #include "runtime/plan/PlanFile.h"
 #include "tools/lmc/Diagnostics.h"
 
+#include "dialects/dist/Dist.h"
 #include "dialects/lm/Lm.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
 #include "mlir/IR/Verifier.h"
@@ -32,6 +33,7 @@ namespace {
 struct Resolved {
   PipelineOptions pipeline;
   frontend::TrainSpec train;
+  std::string strategy; // the sharding files; empty: none
 };
 
 constexpr llvm::StringLiteral kAxes[] = {"pp", "dp", "fsdp", "cp", "ep", "tp"};
@@ -211,6 +213,20 @@ void setTraining(ModuleOp module, const frontend::TrainSpec &train) {
     module->setAttr("lm.training", given.getDictionary(module.getContext()));
 }
 
+// "tp": the axes over which rules split the tokens of activations.
+std::string tokenAxes(ModuleOp module, const PipelineOptions &pipeline) {
+  llvm::SmallVector<llvm::StringRef> axes;
+  for (auto rule : module.getOps<dist::RuleOp>())
+    if (rule.getKind() == "activation" && rule.getDim() == "T")
+      for (auto axis : rule.getAxes().getAsRange<StringAttr>()) {
+        const auto *known = llvm::find(kAxes, axis.getValue());
+        if (known != std::end(kAxes) && pipeline.mesh[known - kAxes] > 1 &&
+            !llvm::is_contained(axes, axis.getValue()))
+          axes.push_back(axis.getValue());
+      }
+  return llvm::join(axes, " ");
+}
+
 // What emit and the runtime have to know beside the programs.
 void setAttributes(ModuleOp module, const CompileSettings &settings,
                    const Resolved &resolved, const Plugins &plugins) {
@@ -266,6 +282,12 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
     cameFrom.push_back(text("page_size", std::to_string(settings.pageSize)));
   if (p.mesh[0] > 1)
     cameFrom.push_back(text("pipeline_schedule", p.pipelineSchedule));
+  if (auto stops = module->getAttrOfType<StringAttr>("lm.not_shrunk"))
+    cameFrom.push_back(text("not_shrunk", stops.str()));
+  if (!resolved.strategy.empty())
+    cameFrom.push_back(text("sharding", resolved.strategy));
+  if (std::string axes = tokenAxes(module, p); !axes.empty())
+    cameFrom.push_back(text("sequence_parallel", axes));
   if (std::string loaded = plugins.describe(); !loaded.empty())
     cameFrom.push_back(text("plugins", loaded));
   if (!settings.passes.empty())
@@ -526,13 +548,14 @@ int lmc::compile(const CompileSettings &settings) {
     resolved.pipeline.sequence = sequenceOf(*module);
   }
   // Files are read on one rank, too: what is wrong with them is said.
-  bool isSharded =
-      countRanks(resolved.pipeline) > 1 || !settings.sharding.empty();
-  if (resolved.pipeline.train && isSharded &&
-      failed(frontend::addStrategy(
-          {settings.sharding, settings.sequenceParallel, settings.zero},
-          *module)))
-    return kWrongInput;
+  if (resolved.pipeline.train &&
+      (countRanks(resolved.pipeline) > 1 || !settings.sharding.empty())) {
+    FailureOr<std::vector<std::string>> files = frontend::addStrategy(
+        {settings.sharding, settings.sequenceParallel, settings.zero}, *module);
+    if (failed(files))
+      return kWrongInput;
+    resolved.strategy = llvm::join(*files, " ");
+  }
   if (int status = checkGroups(*module, resolved.train))
     return status;
   setAttributes(*module, settings, resolved, plugins);

@@ -3,6 +3,7 @@
 #include "tools/lmc/Inspect.h"
 
 #include "tools/lmc/InspectHtml.h"
+#include "tools/lmc/InspectMesh.h"
 
 #include "runtime/base/Log.h"
 #include "runtime/base/MappedFile.h"
@@ -148,6 +149,7 @@ Json describe(const plan::Plan &plan) {
           {"settings", std::map<std::string, std::string>(
                            plan.settings().begin(), plan.settings().end())},
           {"ranks", runtime::worldSize(plan)},
+          {"mesh", describeMesh(plan)},
           {"sequence_length", plan.sequence_length()},
           {"micro_batch", plan.micro_batch()},
           {"micro_batches", plan.micro_batches()},
@@ -176,7 +178,7 @@ std::string bytesText(const Json &bytes) {
   return runtime::formatBytes(bytes.get<double>());
 }
 
-void print(const Json &d) {
+void print(const Json &d, const plan::Plan &plan) {
   const Json &parameters = d["parameters"], &memory = d["memory"];
   fmt::print("{} plan for {}, by lmc {}, {} rank{}\n",
              d["mode"].get<std::string>(), d["target"].get<std::string>(),
@@ -193,6 +195,10 @@ void print(const Json &d) {
         d["global_batch"].get<int64_t>(), d["sequence_length"].get<int64_t>(),
         d["micro_batches"].get<int64_t>(), d["micro_batches"] == 1 ? "" : "es",
         d["micro_batch"].get<int64_t>());
+  // One rank is said above.
+  for (const auto &[word, text] : meshLines(plan))
+    if (d["ranks"] != 1)
+      fmt::print("{:<12} {}\n", word, text);
   fmt::print("parameters   {} in {} tensors, {} of them trainable\n",
              shorten(parameters["elements"]), parameters["tensors"].dump(),
              shorten(parameters["trainable"]));
@@ -261,7 +267,7 @@ int lmc::inspect(const std::string &path, bool json, const std::string &html) {
       fmt::print("{}\n", description.dump(2, ' ', false,
                                           Json::error_handler_t::replace));
     else {
-      print(description);
+      print(description, *plan);
       printStep(*plan, step);
     }
   } catch (const std::system_error &) {

@@ -1,6 +1,9 @@
 // See InspectHtml.h.
 #include "tools/lmc/InspectHtml.h"
 
+#include "tools/lmc/InspectMesh.h"
+#include "tools/lmc/InspectReshards.h"
+
 #include "runtime/base/Log.h"
 #include "runtime/plan/PlanFacts.h"
 
@@ -116,6 +119,7 @@ private:
   void addMemory();
   void addCurve(size_t stage);
   void addExchanges();
+  void addReshards();
   void addShardings();
   void addSettings();
   std::string ranksOf(size_t stage) const;
@@ -280,6 +284,33 @@ void Page::addExchanges() {
   add("</tbody></table>\n");
 }
 
+void Page::addReshards() {
+  add("<h2>Reshards</h2>\n<p>Values that come to lie otherwise than they are "
+      "made, because an operation needs them so: the axes of each dim, and "
+      "those on which they are partial sums. The price is what the compiler "
+      "minimises: bytes that a rank receives, each time.");
+  if (plan.reshards_size() == 0) {
+    add(" This plan has none.</p>\n");
+    return;
+  }
+  add("</p>\n<table id=\"reshards\"><thead><tr><th>stage</th><th>in</th><th>"
+      "value</th><th>from</th><th>to</th><th>by</th><th class=\"number\">price"
+      "</th><th class=\"number\">calls</th><th>for</th></tr></thead><tbody>\n");
+  for (size_t i = 0; i < facts.stages.size(); ++i)
+    for (const StepReshard &reshard :
+         reshardsOf(plan, *facts.stages[i].schedule, /*anyLayer=*/true)) {
+      const plan::Reshard &change = *reshard.change;
+      add("<tr><td>{}</td><td>{}</td><td>{} {}</td><td>{}</td><td>{}</td><td>{}"
+          "</td><td class=\"number\">{}</td><td class=\"number\">{}</td><td>{}"
+          "</td></tr>\n",
+          i, reshard.program, escape(change.source()), escape(reshard.place),
+          escape(change.from()), escape(change.to()), escape(stepsText(change)),
+          bytes(change.received_bytes()), reshard.calls,
+          escape(userText(reshard)));
+    }
+  add("</tbody></table>\n");
+}
+
 // The axes that split each dim, those that cut the bucket, and the stages.
 void Page::addShardings() {
   add("<h2>Shardings</h2>\n<p>Every parameter, its moments and gradients: what "
@@ -292,7 +323,7 @@ void Page::addShardings() {
         state.kind() != plan::State::MOMENT &&
         state.kind() != plan::State::ACCUMULATOR)
       continue;
-    std::string axes, pieces;
+    std::string axes;
     for (const plan::Linear &offset : state.local_offset()) {
       std::string dim;
       for (const plan::Linear::Term &term : offset.terms()) {
@@ -303,9 +334,6 @@ void Page::addShardings() {
       }
       axes += (axes.empty() ? "" : ", ") + (dim.empty() ? "–" : dim);
     }
-    for (uint32_t axis : state.piece().axes())
-      pieces +=
-          (pieces.empty() ? "" : ", ") + plan.mesh().axes(int(axis)).name();
     bool isParameter = state.kind() == plan::State::PARAMETER;
     add("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td>"
         "<td>{}</td><td>{}</td></tr>\n",
@@ -313,7 +341,8 @@ void Page::addShardings() {
                                                         : state.parameter()),
         isParameter ? "parameter" : escape(state.role()),
         fmt::join(state.global_shape(), " × "),
-        fmt::join(state.local_shape(), " × "), escape(axes), escape(pieces),
+        fmt::join(state.local_shape(), " × "), escape(axes),
+        escape(sharedOver(plan, state)),
         state.stages_size() ? fmt::format("{}", fmt::join(state.stages(), ", "))
                             : "all");
   }
@@ -321,20 +350,16 @@ void Page::addShardings() {
 }
 
 void Page::addSettings() {
-  std::string mesh;
-  for (const plan::Mesh::Axis &axis : plan.mesh().axes())
-    if (axis.size() > 1)
-      mesh += fmt::format("{}{}={}", mesh.empty() ? "" : ", ", axis.name(),
-                          axis.size());
-  add("<p>{} on {} rank{}{}; {} samples of {} tokens in a step, in {} "
-      "micro-batch{} of {}. Made by lmc {}.</p>\n",
+  add("<p>{}; {} samples of {} tokens in a step, in {} micro-batch{} of {}. "
+      "Made by lmc {}.</p>\n<table id=\"settings\"><tbody>\n",
       escape(plan.settings().count("model") ? plan.settings().at("model")
                                             : std::string("A model")),
-      runtime::worldSize(plan), runtime::worldSize(plan) == 1 ? "" : "s",
-      mesh.empty() ? "" : " (" + escape(mesh) + ")", plan.global_batch(),
-      plan.sequence_length(), plan.micro_batches(),
+      plan.global_batch(), plan.sequence_length(), plan.micro_batches(),
       plan.micro_batches() == 1 ? "" : "es", plan.micro_batch(),
       escape(plan.compiler_version()));
+  for (const auto &[word, text] : meshLines(plan))
+    add("<tr><th>{}</th><td>{}</td></tr>\n", word, escape(text));
+  add("</tbody></table>\n");
 }
 
 std::string Page::write(const std::string &title) {
@@ -348,6 +373,7 @@ std::string Page::write(const std::string &title) {
     addSchedule();
     addMemory();
     addExchanges();
+    addReshards();
   }
   addShardings();
   add("</body>\n</html>\n");

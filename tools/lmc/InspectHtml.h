@@ -1,6 +1,6 @@
 // `lmc inspect --html`: a page with the schedule, the memory of each stage
-// over the step and the sharding of every parameter. One file that loads
-// nothing else.
+// over the step, the reshards and the sharding of every parameter. One file
+// that loads nothing else.
 #ifndef LMC_TOOLS_LMC_INSPECTHTML_H
 #define LMC_TOOLS_LMC_INSPECTHTML_H
 

@@ -1,6 +1,8 @@
 // See InspectStep.h.
 #include "tools/lmc/InspectStep.h"
 
+#include "tools/lmc/InspectReshards.h"
+
 #include "runtime/base/Log.h"
 #include "runtime/plan/PlanFacts.h"
 
@@ -55,6 +57,7 @@ static Json describeExchange(const plan::Plan &plan, const Exchange &exchange) {
                {"bytes", exchange.bytes},
                {"received_bytes", exchange.received},
                {"calls", exchange.calls},
+               {"of_reshard", exchange.ofReshard},
                {"program", exchange.program}};
   if (exchange.location < uint32_t(plan.locations_size())) {
     const plan::Location &location = plan.locations(int(exchange.location));
@@ -91,7 +94,8 @@ Json lmc::describeStep(const plan::Plan &plan, const StepFacts &facts) {
                       {"busy_seconds", facts.times.busy[i]},
                       {"received_bytes", receivedBytes(traffic)},
                       {"traffic", describeTraffic(traffic)},
-                      {"exchanges", exchanges}});
+                      {"exchanges", exchanges},
+                      {"reshards", describeReshards(plan, stage)}});
   }
   Json json = {{"schedule", facts.times.scheduleName},
                {"seconds", facts.times.step.length},
@@ -166,4 +170,6 @@ void lmc::printStep(const plan::Plan &plan, const StepFacts &facts) {
         runtime::formatBytes(double(receivedBytes(sum(stage.exchanges)))));
     printExchanges(plan, stage);
   }
+  if (!facts.stages.empty())
+    printReshards(plan, facts);
 }

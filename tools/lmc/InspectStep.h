@@ -6,6 +6,7 @@
 
 #include "tools/lmc/StepExchanges.h"
 #include "tools/lmc/StepMemory.h"
+#include "tools/lmc/StepReshards.h"
 #include "tools/lmc/StepTimes.h"
 
 #include <nlohmann/json.hpp>

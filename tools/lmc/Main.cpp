@@ -210,13 +210,15 @@ int main(int argc, char **argv) {
   bool json = false;
   CLI::App *inspect = app.add_subcommand(
       "inspect", "print what a plan holds: parameters, FLOPs, bytes, kernels, "
-                 "what a step exchanges");
+                 "what a step exchanges, what is resharded and at which "
+                 "price");
   inspect->add_option("plan", plan, "the plan file")->required();
   inspect->add_flag("--json", json, "as JSON");
   inspect
       ->add_option("--html", html,
                    "write a page with the schedule, the memory of each stage "
-                   "over a step and the shardings, instead of printing")
+                   "over a step, the reshards and the shardings, instead of "
+                   "printing")
       ->type_name("FILE")
       ->excludes("--json");
   try {

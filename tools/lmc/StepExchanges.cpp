@@ -37,6 +37,7 @@ Exchange describe(const plan::Plan &plan,
                   const plan::Instruction &instruction) {
   Exchange exchange;
   exchange.location = instruction.location();
+  exchange.ofReshard = instruction.of_reshard();
   if (instruction.has_collective()) {
     const plan::Collective &collective = instruction.collective();
     exchange.row = rowOf(collective.kind());
@@ -74,14 +75,15 @@ std::vector<Exchange> lmc::exchangesOf(const plan::Plan &plan,
   std::vector<Exchange> all;
   for (uint32_t index : order) {
     const plan::Program &program = plan.programs(int(index));
-    using Key = std::tuple<int, std::string, std::string, int64_t, uint32_t>;
+    using Key =
+        std::tuple<int, std::string, std::string, int64_t, uint32_t, bool>;
     std::map<Key, size_t> places; // in `all`
     for (const plan::Instruction &instruction : program.instructions()) {
       Exchange exchange = describe(plan, instruction);
       if (exchange.members == 1)
         continue;
-      Key key{exchange.row, exchange.axes, exchange.dtype, exchange.bytes,
-              exchange.location};
+      Key key{exchange.row,   exchange.axes,     exchange.dtype,
+              exchange.bytes, exchange.location, exchange.ofReshard};
       auto [place, isNew] = places.insert({key, all.size()});
       if (isNew) {
         exchange.program = program.name();

@@ -19,6 +19,7 @@ struct Exchange {
   int64_t calls = 0;    // in a step, over all micro-batches
   std::string program;
   uint32_t location = 0; // index into Plan.locations
+  bool ofReshard = false;
 };
 
 // In the order of their first call. Groups of one rank exchange nothing.

@@ -168,6 +168,20 @@ func.func @all_to_all_c1(%x: tensor<4xf32>) {
 
 // -----
 
+module @resharded_c1 {
+  // expected-error @+1 {{has a sharding of 2 dims for 'tensor<4xf32>' (C1)}}
+  dist.resharded 0 in "forward" chunk 0 tensor<4xf32> from <[[]], ["tp"]> to <[[], []], []> by ["all_reduce tp"] bytes 16 of "lm.linear" for "arith.addf"
+}
+
+// -----
+
+module @resharded_c2 {
+  // expected-error @+1 {{has the negative number -1 (C2)}}
+  dist.resharded 0 in "forward" chunk -1 tensor<4xf32> from <[[]], ["tp"]> to <[[]], []> by ["all_reduce tp"] bytes 16 of "lm.linear" for "arith.addf"
+}
+
+// -----
+
 func.func @reshard_c1(%x: tensor<4xf32>) {
   // expected-error @+1 {{has a sharding of 2 dims, the tensor has 1 (C1)}}
   %y = dist.reshard %x from <[[]], []> to <[[], []], []> bytes 0 : tensor<4xf32>
