@@ -355,9 +355,13 @@ TEST(ControlPlane, ASecondProcessOfARankIsRefusedAtOnce) {
             place.port = port;
             place.token = "test";
             int64_t begin = nowMs();
-            auto job = Job::connect(place, {});
+            Job::Options options;
+            options.timeoutMs = 300;
+            auto job = Job::connect(place, options);
             EXPECT_LT(nowMs() - begin, 900);
-            ASSERT_FALSE(job.ok());
+            EXPECT_FALSE(job.ok());
+            if (job.ok())
+              continue; // the job waits for what comes below
             EXPECT_EQ(job.status().exitStatus(), 2);
             EXPECT_EQ(
                 job.status().message(),
