@@ -63,7 +63,7 @@ def Schedule : Pass<"plan-schedule", "::mlir::ModuleOp"> {
     `1f1b` (at most as many under way as there are stages from this one on),
     `interleaved` (several chunks on a stage), `zb` (backwards in halves, the
     weight halves where a stage would be idle), or the file of a schedule of
-    one's own (PipelineSchedule.h).
+    one's own (examples/pipeline.schedule).
 
     A call's slot says which set of saved values it writes or reads. Slots are
     given out so that two micro-batches that are under way at the same time

@@ -404,6 +404,10 @@ TEST(PipelineSchedule, textThatIsNone) {
   EXPECT_EQ(complaintOf("stage 0: F0 B0", shape), "stage 1 is missing");
   EXPECT_EQ(complaintOf("stage 0: F0\nstage 0: B0", shape),
             "line 2: stage 0 is there twice");
+  EXPECT_EQ(complaintOf("slots 1\nstage 0: F0 B0\nslots 2", shape),
+            "line 3: slots is there twice");
+  EXPECT_EQ(complaintOf("", shape), "the file is empty");
+  EXPECT_EQ(complaintOf("# nothing\n", shape), "stage 0 is missing");
   EXPECT_EQ(complaintOf("stage 2: F0", shape),
             "line 1: stage 2 of a pipeline of 2");
   EXPECT_EQ(complaintOf("\nstage x", shape),
@@ -414,6 +418,24 @@ TEST(PipelineSchedule, textThatIsNone) {
   EXPECT_EQ(complaintOf("stage 1: F0", {2, 2, 1}),
             "line 1: 'F0' is no task; F, B or W, the micro-batch, a point and "
             "the chunk: F3.1");
+  // What a terminal would take for a command is not passed on to it.
+  EXPECT_EQ(complaintOf("stage 0: F0\x1b[2J", shape),
+            "this is no schedule file: byte 11 is '\\x1b'");
+  EXPECT_EQ(complaintOf(std::string_view("\x7f"
+                                         "ELF\0",
+                                         5),
+                        shape),
+            "this is no schedule file: byte 0 is '\\x7f'");
+  EXPECT_EQ(complaintOf("st\xc3\xa4ge", shape),
+            "line 1: expected 'stage NUMBER:' or 'slots NUMBER', not "
+            "'st\\xc3\\xa4ge'");
+  EXPECT_EQ(complaintOf("stage 0: " + std::string(100, 'x'), shape)
+                .find("line 1: '" + std::string(60, 'x') + "...' is no task"),
+            0u);
+  EXPECT_EQ(
+      complaintOf("# gr\xc3\xbc\xc3\x9f\nstage 0: F0 B0\r\nstage 1: F0 B0",
+                  shape),
+      "");
 }
 
 TEST(PipelineSchedule, generatorsRefuseOtherShapes) {

@@ -42,6 +42,33 @@ static std::optional<int64_t> takeNumber(std::string_view &text) {
   return value;
 }
 
+// A piece of the file for a message: on a terminal it does nothing, and it
+// fits a line.
+static std::string quoted(std::string_view text) {
+  constexpr size_t longest = 60;
+  std::string printable;
+  for (char c : text.substr(0, longest)) {
+    constexpr char digits[] = "0123456789abcdef";
+    if (c >= ' ' && c <= '~')
+      printable += c;
+    else
+      printable += {'\\', 'x', digits[(c >> 4) & 15], digits[c & 15]};
+  }
+  return "'" + printable + (text.size() > longest ? "...'" : "'");
+}
+
+// Why `text` is no text at all; empty if it is.
+static std::string checkText(std::string_view text) {
+  if (text.empty())
+    return "the file is empty";
+  for (size_t at = 0; at < text.size(); ++at)
+    if (unsigned char c = static_cast<unsigned char>(text[at]);
+        (c < ' ' && c != '\t' && c != '\n' && c != '\r') || c == 0x7f)
+      return "this is no schedule file: byte " + std::to_string(at) + " is " +
+             quoted(text.substr(at, 1));
+  return "";
+}
+
 // A task as printSchedule writes it.
 static std::optional<PipelineTask>
 parseTask(std::string_view word, const PipelineShape &shape, int64_t stage) {
@@ -79,6 +106,8 @@ lmc::plan::parseSchedule(std::string_view text, const PipelineShape &shape,
     error = "line " + std::to_string(lineNumber) + ": " + what;
     return std::nullopt;
   };
+  if (error = checkText(text); !error.empty())
+    return std::nullopt;
   std::istringstream lines{std::string(text)};
   for (std::string line; std::getline(lines, line);) {
     ++lineNumber;
@@ -90,12 +119,14 @@ lmc::plan::parseSchedule(std::string_view text, const PipelineShape &shape,
     std::string_view rest = word;
     std::optional<int64_t> number = takeNumber(rest);
     if (head == "slots" && number && *number > 0 && rest.empty()) {
+      if (schedule.slots > 0)
+        return fail("slots is there twice");
       schedule.slots = *number;
       continue;
     }
     if (head != "stage" || !number || rest != ":")
-      return fail("expected 'stage NUMBER:' or 'slots NUMBER', not '" + line +
-                  "'");
+      return fail("expected 'stage NUMBER:' or 'slots NUMBER', not " +
+                  quoted(line));
     if (*number >= shape.stages)
       return fail("stage " + std::to_string(*number) + " of a pipeline of " +
                   std::to_string(shape.stages));
@@ -105,7 +136,7 @@ lmc::plan::parseSchedule(std::string_view text, const PipelineShape &shape,
     while (words >> word) {
       std::optional<PipelineTask> task = parseTask(word, shape, *number);
       if (!task)
-        return fail("'" + word + "' is no task; F, B or W, the micro-batch" +
+        return fail(quoted(word) + " is no task; F, B or W, the micro-batch" +
                     (shape.virtualStages > 1 ? ", a point and the chunk: F3." +
                                                    std::to_string(*number)
                                              : ": F3"));
@@ -135,7 +166,10 @@ lmc::plan::loadSchedule(const std::string &path, const PipelineShape &shape,
                         std::string &error) {
   std::ifstream file(path);
   std::stringstream text;
-  if (!file || !(text << file.rdbuf())) {
+  // To a stream, copying nothing is a failure: an empty file stays out of it.
+  if (file.peek() != std::ifstream::traits_type::eof())
+    text << file.rdbuf();
+  if (!file.is_open() || file.bad() || !text) {
     error = "cannot read the pipeline schedule '" + path +
             "'; help: gpipe, 1f1b, interleaved, zb or a file";
     return std::nullopt;
@@ -144,6 +178,8 @@ lmc::plan::loadSchedule(const std::string &path, const PipelineShape &shape,
       parseSchedule(text.str(), shape, error);
   if (schedule)
     error = checkSchedule(*schedule);
+  else
+    error += "; help: examples/pipeline.schedule shows what a schedule file is";
   if (error.empty())
     return schedule;
   error = "pipeline schedule " + path + ": " + error;

@@ -108,6 +108,24 @@ Status writeWholeFile(const std::string &path, std::string_view bytes) {
   return status;
 }
 
+Status checkWritable(const std::string &path) {
+  if (path.empty())
+    return Status();
+  struct stat info;
+  bool exists = ::stat(path.c_str(), &info) == 0;
+  // A pipe would wait for its reader.
+  if (exists && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode))
+    return ::access(path.c_str(), W_OK) == 0 ? Status()
+                                             : fileError("write", path);
+  int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+  if (fd < 0)
+    return fileError("write", path);
+  ::close(fd);
+  if (!exists)
+    ::unlink(path.c_str());
+  return Status();
+}
+
 static bool isSameFile(const struct stat &a, const std::string &path) {
   struct stat b;
   return ::stat(path.c_str(), &b) == 0 && a.st_dev == b.st_dev &&

@@ -33,6 +33,10 @@ private:
 /// DoesNotFit when the disk is full.
 Status writeWholeFile(const std::string &path, std::string_view bytes);
 
+/// Why a file at `path` could not be written, before there is anything to
+/// write; what is there stays as it is. An empty name is no file.
+Status checkWritable(const std::string &path);
+
 /// WrongInput when `output` is the same file as an input, by whatever name.
 /// Folders among the inputs stand for the weights in them (model*.safetensors),
 /// a name without an ending for Megatron's pair; empty names for none.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <poll.h>
 #include <pthread.h>
+#include <random>
 #include <set>
 
 namespace lmc::runtime {
@@ -21,6 +22,7 @@ std::string encode(const Introduction &introduction) {
       .text(introduction.token)
       .number(uint64_t(introduction.rank))
       .number(uint64_t(introduction.ranks))
+      .number(introduction.key)
       .take();
 }
 static bool decode(std::string_view payload, Introduction &introduction) {
@@ -28,6 +30,7 @@ static bool decode(std::string_view payload, Introduction &introduction) {
   introduction.token = reader.text();
   introduction.rank = int(uint32_t(reader.number()));
   introduction.ranks = int(uint32_t(reader.number()));
+  introduction.key = reader.number();
   return reader.finished();
 }
 
@@ -108,9 +111,14 @@ Status compareFacts(const std::vector<Hello> &hellos) {
       "start all ranks with the same plan, data and flags");
 }
 
+static uint64_t randomKey() {
+  std::random_device source;
+  return uint64_t(source()) << 32 | source();
+}
+
 ControlServer::ControlServer(Socket given, Options options)
-    : options(std::move(options)), listener(std::move(given)),
-      ranks(size_t(this->options.ranks)) {
+    : options(std::move(options)), theKey(randomKey()),
+      listener(std::move(given)), ranks(size_t(this->options.ranks)) {
   started = lastLoop = lastMoved = lastWord = nowMs();
   thread = std::thread([this] {
     ::pthread_setname_np(::pthread_self(), "lmc-control");
@@ -126,8 +134,7 @@ ControlServer::~ControlServer() {
   thread.join();
 }
 
-void ControlServer::setDescription(
-    std::function<std::string(uint64_t)> description) {
+void ControlServer::setDescription(Describe description) {
   std::lock_guard<std::mutex> lock(mutex);
   describe = std::move(description);
 }
@@ -164,8 +171,7 @@ void ControlServer::loop() {
 
 void ControlServer::pollOnce(int timeoutMs) {
   std::vector<pollfd> waiting;
-  if (listener)
-    waiting.push_back({listener.get(), POLLIN, 0});
+  waiting.push_back({listener.get(), POLLIN, 0});
   for (const Connection &connection : connections)
     waiting.push_back(
         {connection.stream.fd(),
@@ -187,8 +193,7 @@ void ControlServer::pollOnce(int timeoutMs) {
     std::swap(connection, connections.back());
     connections.pop_back();
   }
-  if (listener)
-    accept();
+  accept();
 }
 
 void ControlServer::accept() {
@@ -235,17 +240,12 @@ bool ControlServer::handle(Connection &connection, const Frame &frame,
     rank.met = decode(frame.payload, rank.hello);
     return rank.met;
   case HeartbeatFrame: {
-    uint64_t instructions = reader.number();
-    rank.position = reader.number();
-    rank.exchanges = reader.number();
-    uint32_t activity = uint32_t(reader.number());
-    for (uint64_t &position : rank.before)
-      position = reader.number();
-    if (instructions != rank.instructions || activity != rank.activity)
+    Heartbeat before = rank.last;
+    bool isWhole = decode(frame.payload, rank.last);
+    if (rank.last.instructions != before.instructions ||
+        rank.last.activity != before.activity)
       lastMoved = now;
-    rank.instructions = instructions;
-    rank.activity = activity;
-    return reader.finished();
+    return isWhole;
   }
   case FailFrame: {
     Status status = getStatus(reader);
@@ -285,9 +285,13 @@ bool ControlServer::greet(Connection &connection, std::string_view payload,
     return refuse(status);
   }
   Rank &rank = ranks[size_t(who.rank)];
-  if (rank.present)
-    return refuse(
-        wrongInput("two processes say that they are rank {}", who.rank));
+  bool isTaken = rank.present || (who.rank == 0 && who.key != theKey);
+  if (isTaken && !decided)
+    return refuse(wrongInput("rank {} is taken: another process of this job "
+                             "has it",
+                             who.rank)
+                      .help("give every process a rank of its own, as srun, "
+                            "torchrun and mpirun do"));
   rank.present = true;
   if (decided) // too late: it is over
     return refuse(verdict);
@@ -310,7 +314,6 @@ void ControlServer::welcome(int64_t now) {
   for (const Hello &hello : hellos)
     writer.text(hello.endpoint);
   sendAll(WelcomeFrame, writer.take());
-  listener.reset();
   welcomed = true;
   lastMoved = now;
   for (Rank &rank : ranks)
@@ -320,7 +323,8 @@ void ControlServer::welcome(int64_t now) {
 void ControlServer::watch(int64_t now) {
   if (welcomed && now - lastAck >= heartbeatMs) {
     lastAck = now;
-    sendAll(AckFrame, "");
+    // Of rank 0 nobody else could say where it was, should it go.
+    sendAll(AckFrame, encode(ranks[0].last));
   }
   if (decided || finished)
     return;
@@ -400,12 +404,12 @@ Status ControlServer::judgeHang(int64_t now) {
   bool inInstruction = true;
   std::pair<uint64_t, uint64_t> fewest(UINT64_MAX, 0);
   for (size_t rank = 0; rank < ranks.size(); ++rank) {
-    std::vector<int> &list = ranks[rank].activity == Progress::Waiting ? waiting
-                             : ranks[rank].activity == Progress::Host
-                                 ? busy
-                                 : executing;
+    uint32_t activity = ranks[rank].last.activity;
+    std::vector<int> &list = activity == Progress::Waiting ? waiting
+                             : activity == Progress::Host  ? busy
+                                                           : executing;
     list.push_back(int(rank));
-    inInstruction = inInstruction && ranks[rank].activity != Progress::Step;
+    inInstruction = inInstruction && activity != Progress::Step;
     fewest = std::min(fewest, ranks[rank].advance());
   }
   double seconds = double(now - lastMoved) / 1e3;
@@ -440,31 +444,12 @@ Status ControlServer::judgeHang(int64_t now) {
   return Status();
 }
 
-/// Adds where every rank was, the first 32 of them.
+/// Adds where the ranks were.
 Status ControlServer::withPositions(Status status) {
   std::lock_guard<std::mutex> lock(mutex);
-  auto inWords = [this](uint64_t position) {
-    return describe ? describe(position)
-                    : fmt::format("instruction {}", position & 0xffffffff);
-  };
-  for (size_t rank = 0; rank < ranks.size() && rank < 32; ++rank) {
-    const Rank &one = ranks[rank];
-    if (one.instructions == 0)
-      continue;
-    const char *doing = one.activity == Progress::Instruction ? "in"
-                        : one.activity == Progress::Waiting
-                            ? "waiting in"
-                            : "outside of instructions, last in";
-    status =
-        std::move(status).note("rank {}: {} instructions done, {} {}", rank,
-                               one.instructions, doing, inWords(one.position));
-    std::string before;
-    for (uint64_t i = 0; i < std::size(one.before) && i < one.instructions; ++i)
-      if (one.before[i] != one.position)
-        before += (before.empty() ? "" : "; ") + inWords(one.before[i]);
-    if (!before.empty())
-      status = std::move(status).note("rank {}: before it, {}", rank, before);
-  }
+  for (size_t rank = 0; rank < ranks.size() && rank < reportedRanks; ++rank)
+    status = withPosition(std::move(status), fmt::format("rank {}", rank),
+                          ranks[rank].last, describe);
   return status;
 }
 

@@ -3,12 +3,13 @@
 // watches their heartbeats, and sends the verdict that ends the job.
 //
 //   ranks                      server
-//     | -- Introduce(token) --->  |  at once; a stranger gets no further
+//     | -- Introduce(token) --->  |  at once; a stranger gets no further, nor
+//     |                           |  does a second process of the same rank
 //     | <- Ack ----------------   |
 //     | -- Hello(facts) ------->  |  until all are there; facts compared
 //     | <- Welcome(endpoints) --  |
 //     | -- Heartbeat ---------->  |  every 100 ms, with the rank's Progress
-//     | <- Ack ----------------   |  every 100 ms: rank 0 is alive
+//     | <- Ack ----------------   |  every 100 ms: rank 0 is alive, and where
 //     | -- Fail(status) ------->  |  becomes the verdict
 //     | <- Verdict ------------   |  once, to all; the first one stays
 //     | -- Bye ---------------->  |
@@ -24,10 +25,9 @@
 #ifndef LMC_RUNTIME_JOB_CONTROLSERVER_H
 #define LMC_RUNTIME_JOB_CONTROLSERVER_H
 
-#include "runtime/base/Progress.h"
 #include "runtime/job/Frames.h"
+#include "runtime/job/Heartbeat.h"
 
-#include <functional>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -53,6 +53,7 @@ using JobFacts = std::map<std::string, std::string>;
 struct Introduction {
   std::string token;
   int rank = 0, ranks = 0;
+  uint64_t key = 0; ///< ControlServer::key() of rank 0's own process
 };
 std::string encode(const Introduction &introduction);
 
@@ -82,8 +83,12 @@ public:
   /// Waits, some seconds at most, until every rank has what was sent to it.
   ~ControlServer();
 
+  /// What rank 0, in whose process this is, proves itself by: a second process
+  /// that takes itself for rank 0 may come first.
+  uint64_t key() const { return theKey; }
+
   /// Says in words where a Progress::position is; may be set at any time.
-  void setDescription(std::function<std::string(uint64_t)> describe);
+  void setDescription(Describe describe);
 
 private:
   struct Connection {
@@ -95,11 +100,9 @@ private:
     bool present = false, met = false, gone = false, bye = false;
     Hello hello;
     int64_t lastSeen = 0;
-    uint64_t instructions = 0, exchanges = 0, position = 0;
-    uint32_t activity = Progress::Host;
-    uint64_t before[Progress::kept - 1] = {}; ///< positions, the latest first
+    Heartbeat last;
     std::pair<uint64_t, uint64_t> advance() const {
-      return {instructions, exchanges};
+      return {last.instructions, last.exchanges};
     }
   };
 
@@ -120,7 +123,8 @@ private:
   void sendAll(uint32_t kind, std::string_view payload);
 
   Options options;
-  Socket listener;
+  uint64_t theKey;
+  Socket listener; ///< to the end: whoever comes too much is told so
   std::vector<Connection> connections;
   std::vector<Rank> ranks;
   int64_t started = 0, lastLoop = 0, lastMoved = 0, lastAck = 0, lastWord = 0;
@@ -128,7 +132,7 @@ private:
   bool welcomed = false, decided = false, finished = false;
   Status verdict;
   std::mutex mutex; ///< of `describe` and `closing` alone
-  std::function<std::string(uint64_t)> describe;
+  Describe describe;
   bool closing = false;
   std::thread thread;
 };

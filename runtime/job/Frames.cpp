@@ -80,6 +80,9 @@ StatusOr<Socket> listenAt(const std::string &host, int port) {
     if (Socket socket = listenOn(one->ai_addr, one->ai_addrlen))
       return socket;
     reason = errno;
+    // Whoever looks for the name finds the one that is there first, too.
+    if (reason == EADDRINUSE)
+      break;
   }
   if (reason == EADDRNOTAVAIL) { // a name that is translated on the way
     sockaddr_in6 any = {};

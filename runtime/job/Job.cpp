@@ -1,5 +1,6 @@
 // See Job.h.
 #include "runtime/job/Job.h"
+#include "runtime/base/Log.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -23,9 +24,14 @@ StatusOr<std::unique_ptr<Job>> Job::connect(const Place &place,
     Socket listener(place.listener);
     if (!listener) {
       StatusOr<Socket> opened = listenAt(place.host, place.port);
-      if (!opened.ok())
+      if (!opened.ok()) {
+        // Where this job is there already, it says so.
+        Status answer = job->introduce(nowMs() + 1000);
+        if (!answer.ok() && answer.kind() == ErrorKind::WrongInput)
+          return answer;
         return std::move(opened).status().help(
             "set LMC_RENDEZVOUS=HOST:PORT to where rank 0 can listen");
+      }
       listener = *std::move(opened);
     }
     job->server = std::make_unique<ControlServer>(
@@ -40,11 +46,38 @@ StatusOr<std::unique_ptr<Job>> Job::connect(const Place &place,
   return job;
 }
 
+namespace {
+/// What a rank says now and then while it finds no rank 0.
+struct Search {
+  Search(int rank, int64_t timeoutMs)
+      : rank(rank), totalMs(10 * timeoutMs), pauseMs(timeoutMs / 3 + 1),
+        nextWordMs(nowMs() + pauseMs) {}
+  void tell(std::string_view reason) {
+    if (nowMs() < nextWordMs)
+      return;
+    pauseMs *= 2;
+    nextWordMs = nowMs() + pauseMs;
+    logInfo("rank {} is looking for rank 0 still: {}; waiting {:.0f} s in all",
+            rank, reason, double(totalMs) / 1e3);
+  }
+  int rank;
+  int64_t totalMs, pauseMs, nextWordMs;
+};
+} // namespace
+
 /// Reaches rank 0 and is accepted as one of the job. A connection that just
 /// ends was one of many strangers': it is tried again.
 Status Job::introduce(int64_t deadlineMs) {
+  Search search(place.rank, options.timeoutMs);
   while (true) {
-    StatusOr<Socket> socket = connectTo(place.host, place.port, deadlineMs);
+    int64_t until = std::min(deadlineMs, search.nextWordMs);
+    StatusOr<Socket> socket = connectTo(place.host, place.port, until);
+    if (!socket.ok() && until < deadlineMs) {
+      std::this_thread::sleep_for(
+          std::chrono::milliseconds(std::max<int64_t>(0, until - nowMs())));
+      search.tell(socket.status().message());
+      continue;
+    }
     if (!socket.ok())
       return std::move(socket)
           .status()
@@ -54,13 +87,17 @@ Status Job::introduce(int64_t deadlineMs) {
     stream = FrameStream(*std::move(socket));
     stream.maxPayload = 256 << 20;
     stream.send(IntroduceFrame,
-                encode(Introduction{place.token, place.rank, place.ranks}));
+                encode(Introduction{place.token, place.rank, place.ranks,
+                                    server ? server->key() : 0}));
     FrameStream::Got got = FrameStream::Got::Nothing;
     Frame frame;
     while (got == FrameStream::Got::Nothing && nowMs() < deadlineMs) {
       pollfd waiting = {stream.fd(), POLLIN, 0};
       ::poll(&waiting, 1, 100);
       got = stream.receive(frame);
+      if (got == FrameStream::Got::Nothing)
+        search.tell(
+            fmt::format("nothing answers at {}:{}", place.host, place.port));
     }
     if (got == FrameStream::Got::Frame && frame.kind == AckFrame)
       return Status();
@@ -76,6 +113,8 @@ Status Job::introduce(int64_t deadlineMs) {
                        place.host, place.port)
           .help("set LMC_RENDEZVOUS=HOST:PORT to a free port");
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    search.tell(
+        fmt::format("{}:{} closes every connection", place.host, place.port));
     if (nowMs() >= deadlineMs)
       return makeError(ErrorKind::PeerFailed, "{}:{} closes every connection",
                        place.host, place.port);
@@ -164,9 +203,24 @@ Status Job::meet(const Status &ready, const JobFacts &facts,
   return Status();
 }
 
-void Job::setDescription(std::function<std::string(uint64_t)> describe) {
+void Job::setDescription(Describe description) {
   if (server)
-    server->setDescription(std::move(describe));
+    server->setDescription(description);
+  std::lock_guard<std::mutex> lock(mutex);
+  describe = std::move(description);
+}
+
+/// Rank 0 knew where all ranks were. Without it this one knows of itself, and
+/// of rank 0 what that said last.
+void Job::concludeWithoutServer(Status status) {
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    status = withPosition(std::move(status), "rank 0 (as it said last)",
+                          rankZero, describe);
+    status = withPosition(std::move(status), fmt::format("rank {}", place.rank),
+                          Heartbeat::of(theProgress), describe);
+  }
+  conclude(status);
 }
 
 /// False when there is nothing more to come.
@@ -178,11 +232,14 @@ bool Job::receiveAll(int64_t now) {
       return true;
     case FrameStream::Got::Closed:
     case FrameStream::Got::Broken:
-      conclude(makeError(ErrorKind::PeerFailed,
-                         "rank 0 is gone: the process ended, or its host did"));
+      concludeWithoutServer(
+          makeError(ErrorKind::PeerFailed,
+                    "rank 0 is gone: the process ended, or its host did"));
       return false;
     case FrameStream::Got::Frame:
       lastAck = now;
+      if (frame.kind == AckFrame)
+        (void)decode(frame.payload, rankZero);
       if (frame.kind == VerdictFrame) {
         Reader reader(frame.payload);
         conclude(getStatus(reader));
@@ -231,26 +288,18 @@ void Job::loop() {
     }
     if (now - lastBeat >= heartbeatMs) {
       lastBeat = now;
-      Writer writer;
-      uint64_t done = theProgress.instructions.load(std::memory_order_relaxed);
-      writer.number(done)
-          .number(theProgress.position.load(std::memory_order_relaxed))
-          .number(theProgress.exchanges.load(std::memory_order_relaxed))
-          .number(theProgress.activity.load(std::memory_order_relaxed));
-      for (uint64_t back = 1; back < Progress::kept; ++back)
-        writer.number(theProgress.recent[(done - back) % Progress::kept].load(
-            std::memory_order_relaxed));
-      stream.send(HeartbeatFrame, writer.take());
+      stream.send(HeartbeatFrame, encode(Heartbeat::of(theProgress)));
     }
     (void)stream.flush();
     // The server, if it lives, speaks first.
     if (now - lastAck > options.timeoutMs + 300) {
-      conclude(makeError(ErrorKind::PeerFailed,
-                         "rank 0 is stopped or out of reach: no sign of life "
-                         "for {:.1f} s",
-                         double(options.timeoutMs) / 1e3)
-                   .help("--timeout SECONDS changes how long a rank may be "
-                         "silent"));
+      concludeWithoutServer(
+          makeError(ErrorKind::PeerFailed,
+                    "rank 0 is stopped or out of reach: no sign of life "
+                    "for {:.1f} s",
+                    double(options.timeoutMs) / 1e3)
+              .help("--timeout SECONDS changes how long a rank may be "
+                    "silent"));
       break;
     }
   }

@@ -9,7 +9,8 @@
 // What "returned" promises: after meet() all ranks are there and want the same
 //   job; after leave() all have left in order.
 // What a failure leaves behind: a verdict, the same for all ranks: over()
-//   turns true, whoever waits is woken, and nothing goes on.
+//   turns true, whoever waits is woken, and nothing goes on. It says where
+//   the ranks were; without rank 0 each says it of itself.
 //
 // A thread of its own sends heartbeats and receives the verdict; it takes no
 // lock that the rank's thread holds while it computes.
@@ -55,7 +56,7 @@ public:
   int numRanks() const { return place.ranks; }
   Progress &progress() { return theProgress; }
   /// Says in words where a Progress::position is, for reports.
-  void setDescription(std::function<std::string(uint64_t)> describe);
+  void setDescription(Describe describe);
 
   bool over() const { return isOver.load(std::memory_order_acquire); }
   Status verdict() const;
@@ -76,6 +77,7 @@ private:
   void loop();
   bool receiveAll(int64_t now);
   void conclude(const Status &status);
+  void concludeWithoutServer(Status status);
   void wakeLoop();
 
   Place place;
@@ -88,10 +90,12 @@ private:
 
   Socket wake; ///< an eventfd
   int64_t lastAck = 0;
+  Heartbeat rankZero; ///< as the last Ack told it
   std::atomic<bool> isOver{false};
   mutable std::mutex mutex;
   std::condition_variable changed;
   Status theVerdict;
+  Describe describe;
   std::function<void()> waker;
   std::vector<Status> failures; ///< to be sent
   bool byeWanted = false, allBye = false, closing = false;

@@ -1,108 +1,13 @@
-// The control plane: who am I, meeting, disagreeing, failing, and whoever else
-// comes to the port.
+// The control plane: meeting, disagreeing, failing, and whoever else comes to
+// the port.
 #include "runtime/job/Job.h"
 
+#include <future>
 #include <gtest/gtest.h>
 #include <random>
 #include <sys/socket.h>
 
 using namespace lmc::runtime;
-
-static StatusOr<std::optional<Place>>
-placeIn(const std::map<std::string, std::string> &variables) {
-  return placeFromEnvironment([&](const char *name) -> const char * {
-    auto found = variables.find(name);
-    return found == variables.end() ? nullptr : found->second.c_str();
-  });
-}
-
-TEST(Place, NoLauncherIsNoPlace) {
-  auto place = placeIn({{"HOME", "/"}, {"RANK", "3"}});
-  ASSERT_TRUE(place.ok());
-  EXPECT_FALSE(place->has_value());
-}
-
-TEST(Place, Torchrun) {
-  std::map<std::string, std::string> variables = {{"RANK", "3"},
-                                                  {"WORLD_SIZE", "8"},
-                                                  {"LOCAL_RANK", "1"},
-                                                  {"MASTER_ADDR", "node7"},
-                                                  {"MASTER_PORT", "29500"}};
-  auto place = placeIn(variables);
-  ASSERT_TRUE(place.ok()) << place.status().toString();
-  EXPECT_EQ((*place)->rank, 3);
-  EXPECT_EQ((*place)->ranks, 8);
-  EXPECT_EQ((*place)->host, "node7");
-  EXPECT_EQ((*place)->port, 29500);
-  EXPECT_EQ((*place)->source, "torchrun (RANK=3, WORLD_SIZE=8)");
-  variables["TORCHELASTIC_USE_AGENT_STORE"] = "True"; // sits at 29500 itself
-  int port = (*placeIn(variables))->port;
-  EXPECT_TRUE(port >= 15000 && port < 30000) << port; // nobody's by chance
-  variables["MASTER_PORT"] = "29501";                 // another job
-  EXPECT_NE((*placeIn(variables))->port, port);
-}
-
-TEST(Place, Slurm) {
-  auto place = placeIn({{"SLURM_PROCID", "5"},
-                        {"SLURM_STEP_NUM_TASKS", "6"},
-                        {"SLURM_NTASKS", "12"},
-                        {"SLURM_JOB_ID", "77"},
-                        {"SLURM_STEP_ID", "0"},
-                        {"SLURM_STEP_NODELIST", "gpu[03-05,9]-ib,login"}});
-  ASSERT_TRUE(place.ok()) << place.status().toString();
-  EXPECT_EQ((*place)->rank, 5);
-  EXPECT_EQ((*place)->ranks, 6);
-  EXPECT_EQ((*place)->host, "gpu03-ib");
-  EXPECT_GE((*place)->port, 15000);
-  // The script of sbatch is no step: it is one process.
-  EXPECT_FALSE(
-      (*placeIn({{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "6"}})).has_value());
-}
-
-TEST(Place, OpenMpi) {
-  std::map<std::string, std::string> variables = {
-      {"OMPI_COMM_WORLD_RANK", "1"},
-      {"OMPI_COMM_WORLD_SIZE", "4"},
-      {"OMPI_COMM_WORLD_LOCAL_SIZE", "4"},
-      {"SLURM_PROCID", "0"},
-      {"SLURM_STEP_ID", "0"}};
-  auto place = placeIn(variables);
-  ASSERT_TRUE(place.ok()) << place.status().toString();
-  EXPECT_EQ((*place)->rank, 1);
-  EXPECT_EQ((*place)->host, "127.0.0.1");
-  variables["OMPI_COMM_WORLD_LOCAL_SIZE"] = "2";
-  EXPECT_NE(placeIn(variables).status().message().find("MASTER_ADDR"),
-            std::string::npos);
-  variables["LMC_RENDEZVOUS"] = "node1:4000";
-  EXPECT_EQ((*placeIn(variables))->host, "node1");
-  EXPECT_EQ((*placeIn(variables))->port, 4000);
-}
-
-TEST(Place, AWrongEnvironmentNamesTheVariable) {
-  using Variables = std::map<std::string, std::string>;
-  for (const auto &[variables, name] :
-       std::vector<std::pair<Variables, std::string>>{
-           {{{"RANK", "8"}, {"WORLD_SIZE", "8"}}, "RANK=8"},
-           {{{"RANK", "x"}, {"WORLD_SIZE", "8"}}, "RANK=x"},
-           {{{"RANK", "1"}, {"MASTER_ADDR", "a"}}, "WORLD_SIZE"},
-           {{{"RANK", "1"}, {"WORLD_SIZE", "8"}}, "MASTER_ADDR"},
-           {{{"RANK", "1"}, {"WORLD_SIZE", "8"}, {"MASTER_ADDR", "a"}},
-            "MASTER_PORT"},
-           {{{"OMPI_COMM_WORLD_SIZE", "2"}}, "OMPI_COMM_WORLD_RANK"},
-           {{{"SLURM_PROCID", "1"}, {"SLURM_STEP_ID", "0"}}, "SLURM_NTASKS"},
-           {{{"SLURM_PROCID", "1"},
-             {"SLURM_STEP_ID", "0"},
-             {"SLURM_NTASKS", "2"},
-             {"SLURM_STEP_NODELIST", "n[1-"}},
-            "SLURM_STEP_NODELIST"},
-       }) {
-    auto place = placeIn(variables);
-    ASSERT_FALSE(place.ok()) << name;
-    EXPECT_EQ(place.status().exitStatus(), 2);
-    EXPECT_NE(place.status().message().find(name), std::string::npos)
-        << place.status().message();
-  }
-}
 
 TEST(ControlPlane, RanksAreListedShortly) {
   EXPECT_EQ(listRanks({2}), "2");
@@ -235,6 +140,14 @@ TEST(ControlPlane, ARankThatGoesIsNamedByAllWithinASecond) {
   for (int victim : {0, 2})
     runJob(4, 5000, [&](Job &job) {
       ASSERT_TRUE(job.meet(Status(), {}, "").ok());
+      job.setDescription(
+          [](uint64_t at) { return fmt::format("place {}", at); });
+      job.progress().begin(uint64_t(job.rank()) + 6);
+      job.progress().instructions = 1;
+      job.progress().begin(uint64_t(job.rank()) + 7);
+      job.progress().activity = Progress::Waiting;
+      // Until others have heard of it.
+      std::this_thread::sleep_for(std::chrono::milliseconds(5 * heartbeatMs));
       if (job.rank() == victim)
         return; // without goodbye
       int64_t begin = nowMs();
@@ -244,7 +157,65 @@ TEST(ControlPlane, ARankThatGoesIsNamedByAllWithinASecond) {
       EXPECT_EQ(status.message().find(fmt::format("rank {} is gone", victim)),
                 0u)
           << status.message();
+      for (int rank = 0; rank < 4; ++rank)
+        EXPECT_NE(status.toString().find(
+                      fmt::format("rank {0}: 1 instructions done, waiting in "
+                                  "place {1}\n  note: rank {0}: before it, "
+                                  "place {2}\n",
+                                  rank, rank + 7, rank + 6)),
+                  std::string::npos)
+            << status.toString();
     });
+}
+
+// The process of rank 0 is gone, and the server with it.
+TEST(ControlPlane, WithoutRankZeroARankSaysWhatItKnows) {
+  auto listener = listenAt("127.0.0.1", 0);
+  Place place;
+  place.rank = 1;
+  place.ranks = 2;
+  place.port = portOf(*listener);
+  std::thread rankZero([&] {
+    Socket socket;
+    while (!(socket = acceptFrom(*listener)))
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    FrameStream stream(std::move(socket));
+    auto next = [&] {
+      Frame frame;
+      while (stream.receive(frame) == FrameStream::Got::Nothing)
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      return frame;
+    };
+    EXPECT_EQ(next().kind, IntroduceFrame);
+    stream.send(AckFrame, "");
+    EXPECT_EQ(next().kind, HelloFrame);
+    stream.send(WelcomeFrame, Writer().text("").text("").take());
+    Heartbeat last;
+    last.instructions = 1;
+    last.position = 7;
+    last.before[0] = 6;
+    last.activity = Progress::Waiting;
+    stream.send(AckFrame, encode(last));
+    Heartbeat heard;
+    while (heard.instructions == 0)
+      ASSERT_TRUE(decode(next().payload, heard));
+  });
+  auto job = Job::connect(place, {});
+  ASSERT_TRUE(job.ok()) << job.status().toString();
+  ASSERT_TRUE((*job)->meet(Status(), {}, "").ok());
+  (*job)->progress().begin(8);
+  (*job)->progress().instructions = 1;
+  (*job)->progress().begin(9);
+  (*job)->progress().activity = Progress::Instruction;
+  EXPECT_TRUE((*job)->awaitVerdict(5000));
+  rankZero.join();
+  EXPECT_EQ((*job)->verdict().toString(),
+            "error: rank 0 is gone: the process ended, or its host did\n"
+            "  note: rank 0 (as it said last): 1 instructions done, waiting "
+            "in instruction 7\n"
+            "  note: rank 0 (as it said last): before it, instruction 6\n"
+            "  note: rank 1: 1 instructions done, in instruction 9\n"
+            "  note: rank 1: before it, instruction 8\n");
 }
 
 TEST(ControlPlane, TheFirstReasonIsEveryones) {
@@ -354,6 +325,104 @@ TEST(ControlPlane, StrangersDoNoHarm) {
         EXPECT_TRUE(job.leave().ok());
       },
       strangers);
+}
+
+// Whenever it comes; the job goes on.
+TEST(ControlPlane, ASecondProcessOfARankIsRefusedAtOnce) {
+  for (int late : {0, 1}) {
+    std::promise<void> welcomed, refused;
+    runJob(
+        2, 5000,
+        [&](Job &job) {
+          if (job.rank() == 1 && !late)
+            refused.get_future().wait();
+          ASSERT_TRUE(job.meet(Status(), {}, "").ok());
+          if (job.rank() == 1 && late) {
+            welcomed.set_value();
+            refused.get_future().wait();
+          }
+          EXPECT_TRUE(job.leave().ok());
+        },
+        [&](int port) {
+          if (late)
+            welcomed.get_future().wait();
+          else // both are there
+            std::this_thread::sleep_for(std::chrono::milliseconds(200));
+          for (int rank : {0, 1}) {
+            Place place;
+            place.rank = rank;
+            place.ranks = 2;
+            place.port = port;
+            place.token = "test";
+            int64_t begin = nowMs();
+            Job::Options options;
+            options.timeoutMs = 300;
+            auto job = Job::connect(place, options);
+            EXPECT_LT(nowMs() - begin, 900);
+            EXPECT_FALSE(job.ok());
+            if (job.ok())
+              continue; // the job waits for what comes below
+            EXPECT_EQ(job.status().exitStatus(), 2);
+            EXPECT_EQ(
+                job.status().message(),
+                fmt::format("rank {} is taken: another process of this job "
+                            "has it",
+                            rank));
+          }
+          refused.set_value();
+        });
+  }
+}
+
+// A port that somebody else has: at once, and without an answer after a second.
+TEST(ControlPlane, ATakenPortIsTold) {
+  auto silent = listenAt("127.0.0.1", 0);
+  Place place;
+  place.ranks = 2;
+  place.port = portOf(*silent);
+  int64_t begin = nowMs();
+  auto job = Job::connect(place, {});
+  EXPECT_LT(nowMs() - begin, 3000);
+  ASSERT_FALSE(job.ok());
+  EXPECT_EQ(job.status().message(),
+            fmt::format("cannot listen at 127.0.0.1:{}: Address already in use",
+                        place.port));
+  // By name, too, where that has several addresses.
+  auto named = listenAt("localhost", 0);
+  ASSERT_TRUE(named.ok());
+  EXPECT_FALSE(listenAt("localhost", portOf(*named)).ok());
+}
+
+// Nobody there, somebody who says nothing, somebody who hangs up.
+TEST(ControlPlane, ALongSearchIsTold) {
+  for (const std::string reason : {"cannot reach {}", "nothing answers at {}",
+                                   "{} closes every connection"}) {
+    auto listener = listenAt("127.0.0.1", 0);
+    Place place;
+    place.rank = 1;
+    place.ranks = 2;
+    place.port = portOf(*listener);
+    std::atomic<bool> done{false};
+    std::thread other([&] {
+      while (reason[0] == '{' && !done)
+        (void)acceptFrom(*listener); // and close
+    });
+    if (reason[0] == 'c')
+      listener->reset();
+    Job::Options options;
+    options.timeoutMs = 60;
+    testing::internal::CaptureStderr();
+    auto job = Job::connect(place, options);
+    std::string said = testing::internal::GetCapturedStderr();
+    done = true;
+    other.join();
+    EXPECT_EQ(job.status().exitStatus(), 5);
+    EXPECT_NE(said.find("rank 1 is looking for rank 0 still: " +
+                        fmt::format(fmt::runtime(reason),
+                                    fmt::format("127.0.0.1:{}", place.port))),
+              std::string::npos)
+        << said;
+  }
 }
 
 TEST(ControlPlane, AnotherJobsRankIsSentAway) {

@@ -2,6 +2,7 @@
 #include "runtime/job/Launch.h"
 #include "runtime/job/ControlServer.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -100,6 +101,13 @@ static Status summarize(const std::vector<Child> &children,
     return Status();
   Status status =
       chosen ? *chosen : makeError(ErrorKind::PeerFailed, "{}", notes[0]);
+  // Without rank 0 each knows where it was itself, and says so beside it.
+  for (int rank : same)
+    if (rank < reportedRanks)
+      for (const std::string &line : children[size_t(rank)].said->lines())
+        if (std::find(status.lines().begin(), status.lines().end(), line) ==
+            status.lines().end())
+          status = std::move(status).line(line);
   if (same.size() > 1 || notes.size() > 0)
     if (chosen)
       status = std::move(status).note(

@@ -60,7 +60,6 @@ Status runDry(const plan::Plan &plan, const TrainOptions &options) {
 Status runDryRank(const plan::Plan &plan, const TrainOptions &options,
                   const Place &place,
                   const std::function<void(const Status &)> &giveUp) {
-  LMC_RETURN_IF_ERROR(checkTraining(plan, options));
   Job::Options jobOptions;
   jobOptions.timeoutMs = int64_t(options.timeoutSeconds * 1e3);
   jobOptions.giveUp = giveUp;
@@ -72,7 +71,9 @@ Status runDryRank(const plan::Plan &plan, const TrainOptions &options,
   });
   StatusOr<std::unique_ptr<HostCommunicator>> comm =
       HostCommunicator::create(*job, {options.tcpOnly, place.hostName});
-  LMC_RETURN_IF_ERROR(job->meet(comm.status(), dryFactsOf(plan, options),
+  Status ready = checkTraining(plan, options);
+  LMC_RETURN_IF_ERROR(job->meet(ready.ok() ? comm.status() : ready,
+                                dryFactsOf(plan, options),
                                 comm.ok() ? (*comm)->endpoint() : ""));
   Status status = (*comm)->connect();
   if (status.ok())

@@ -53,6 +53,7 @@ JobFacts factsOf(const plan::Plan &plan, const TrainOptions &options,
     facts[name] = fmt::format("{}", value);
   };
   number("--comm", options.tcpOnly ? "tcp" : "host");
+  number("--timeout", options.timeoutSeconds);
   number("--steps", options.steps);
   number("--warmup", options.warmupSteps);
   number("--decay", options.decay == Decay::Constant ? "constant"
@@ -82,6 +83,7 @@ JobFacts dryFactsOf(const plan::Plan &plan, const TrainOptions &options) {
   return {{"plan checksum", checksumOf(plan)},
           {"lmrun version", runtimeVersion},
           {"--comm", options.tcpOnly ? "tcp" : "host"},
+          {"--timeout", fmt::format("{}", options.timeoutSeconds)},
           {"--steps", fmt::format("{}", options.steps)},
           {"--pace", fmt::format("{}", options.paceSeconds)}};
 }

@@ -186,10 +186,15 @@ Status checkTraining(const plan::Plan &plan, const TrainOptions &options) {
     if (axis.size() > 1)
       axes.push_back(fmt::format("{}={}", axis.name(), axis.size()));
   std::string mesh = fmt::format(" (mesh {})", fmt::join(axes, ","));
-  return wrongInput("the plan is made for {} rank{}{}, not for {}", ranks,
-                    ranks == 1 ? "" : "s", axes.empty() ? "" : mesh,
-                    options.ranks)
-      .help("run with --nproc {}, or compile with another --mesh", ranks);
+  Status status = wrongInput("the plan is made for {} rank{}{}, not for {}",
+                             ranks, ranks == 1 ? "" : "s",
+                             axes.empty() ? "" : mesh, options.ranks);
+  for (const std::string &sentence : options.strayVariables)
+    status = std::move(status).note("{}", sentence);
+  return std::move(status).help("run with {}, or compile with another --mesh",
+                                options.rightStart.empty()
+                                    ? fmt::format("--nproc {}", ranks)
+                                    : options.rightStart);
 }
 
 Status checkMemoryOfAllRanks(const plan::Plan &plan) {
@@ -250,6 +255,7 @@ static void runLocalRank(void *context) {
 
 Status runTraining(const plan::Plan &plan, const TrainOptions &options) {
   LMC_RETURN_IF_ERROR(checkTraining(plan, options));
+  LMC_RETURN_IF_ERROR(checkOutputs(options));
   LMC_ASSIGN_OR_RETURN(TokenData data, TokenData::open(options.dataPath));
   if (plan.vocabulary() > 0 && data.vocabulary() > plan.vocabulary())
     logWarning("{} was made with a vocabulary of {}, the model has {}: the run "
@@ -347,6 +353,8 @@ Status runTrainingRank(const plan::Plan &plan, const TrainOptions &options,
                                uint32_t(position));
   });
   Status ready = checkTraining(plan, options);
+  if (ready.ok() && job->rank() == 0)
+    ready = checkOutputs(options);
   StatusOr<TokenData> data =
       ready.ok() ? TokenData::open(options.dataPath) : ready;
   StatusOr<std::unique_ptr<HostCommunicator>> comm =

@@ -1,6 +1,7 @@
 // See TrainOptions.h.
 #include "runtime/train/TrainOptions.h"
 #include "runtime/base/Log.h"
+#include "runtime/base/MappedFile.h"
 
 #include <algorithm>
 #include <cfloat>
@@ -18,6 +19,11 @@ double settingOf(const plan::Plan &plan, const TrainOptions &options,
     if (given == name)
       value = number;
   return value;
+}
+
+Status checkOutputs(const TrainOptions &options) {
+  LMC_RETURN_IF_ERROR(checkWritable(options.metricsPath));
+  return checkWritable(options.dumpGradients);
 }
 
 void takeDefaults(const plan::Plan &plan, TrainOptions &options) {

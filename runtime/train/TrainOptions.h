@@ -63,6 +63,11 @@ struct TrainOptions {
 
   // The machine.
   int ranks = 1;
+  /// What starts as many ranks as the plan has, by the launcher at hand;
+  /// empty: --nproc.
+  std::string rightStart;
+  /// Of launchers that did not start this process: what they would have set.
+  std::vector<std::string> strayVariables;
   bool tcpOnly = false;       ///< no shared memory between ranks of one host
   double timeoutSeconds = 30; ///< of a rank's silence, or of a hang
   int threads = 0;            ///< per rank; 0: cores / ranks
@@ -73,6 +78,9 @@ struct TrainOptions {
 /// What --set says, or the plan's default; 0 when the plan has no such number.
 double settingOf(const plan::Plan &plan, const TrainOptions &options,
                  std::string_view name);
+
+/// Whether the files that a run writes can be written, on rank 0's host.
+Status checkOutputs(const TrainOptions &options);
 
 /// Takes from the plan (its TrainSpec) what no flag gave.
 void takeDefaults(const plan::Plan &plan, TrainOptions &options);

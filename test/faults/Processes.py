@@ -127,10 +127,12 @@ def rank_fails(how, transport, trials):
         process = training.begin()
         pids = ranks_of(process)
         wait_for_steps(training, 3)
-        time.sleep(chance.random() * 0.3)
-        victims = sorted(chance.sample(range(RANKS),
-                                       chance.choice((1, 1, 1, 2))
-                                       if how == "kill" else 1))
+        # Of ranks that have just begun no heartbeat has told yet.
+        is_known = trial % 2 == 0
+        time.sleep(chance.random() * 0.3 + 0.5 * is_known)
+        # Rank 0 is the one that knows of the others: it is among them always.
+        victims = [0] if trial == 0 else sorted(chance.sample(
+            range(RANKS), chance.choice((1, 1, 1, 2)) if how == "kill" else 1))
         start = time.monotonic()
         for rank in list(victims):
             try:
@@ -160,6 +162,13 @@ def rank_fails(how, transport, trials):
         # With rank 0 the one who would know of others is gone.
         if blamed != set(victims) and not (0 in victims and blamed == {0}):
             problems.append(f"blamed {sorted(blamed)}")
+        # Where all ranks were, whoever is left to say it.
+        silent = [rank for rank in range(RANKS) if not re.search(
+            rf"note: rank {rank}( \(as it said last\))?: \d+ instructions done, "
+            rf".*\(.*\n.*note: rank {rank}( \(.*?\))?: before it, ", text)]
+        if is_known and silent and not (0 in victims and
+                                        set(silent) < set(victims)):
+            problems.append(f"no positions of {silent}")
         # A hung rank hears the verdict and says it too.
         if not others <= tellers <= set(range(RANKS)):
             problems.append(f"said by {sorted(tellers)}")
@@ -351,6 +360,60 @@ def wrong_environment():
             raise Failed(f"{word}: ended with {codes}: {logs[0]}")
 
 
+def too_many():
+    """More ranks than the plan has: each says so once, with what starts the
+    right number."""
+    folder = Trainings.model("gpt2-1")
+    plan = Trainings.compiled(folder, "dp=2", micro=1)
+    flags = settings(folder, Trainings.scratch / "none.jsonl")
+    for launcher, right in (("torchrun", "torchrun --nproc-per-node=2"),
+                            ("mpirun", "mpirun -n 2"), ("slurm", "srun -n 2")):
+        codes, logs = Launched(
+            f"too-many-{launcher}", environments(launcher, 3, free_port()),
+            [flags] * 3, [plan] * 3).finish()
+        for log in logs:
+            if codes != [2, 2, 2] or f"help: run with {right}," not in log \
+                    or not re.search(r"^error: rank \d: the plan is made for 2 "
+                                     r"ranks \(mesh dp=2\), not for 3$", log,
+                                     re.M):
+                raise Failed(f"{launcher}: ended with {codes}: {log}")
+
+
+def taken_rank():
+    """A second process of a rank while the job runs: it is refused at once,
+    the job goes on."""
+    folder = Trainings.model("gpt2-1")
+    plan = Trainings.compiled(folder, "dp=2", micro=1)
+    metrics = Trainings.scratch / "taken.jsonl"
+    flags = ["--data", folder / "data.bin", "--steps", 600, "--metrics",
+             metrics]
+    told = list(environments("torchrun", 2, free_port()))
+    job = Launched("taken", told, [flags] * 2, [plan] * 2)
+    end = time.monotonic() + 20
+    while not metrics.exists() or metrics.read_text().count("\n") < 3:
+        if time.monotonic() > end:
+            for process in job.processes:
+                process.kill()
+            raise Failed("no steps in 20 s")
+        time.sleep(0.01)
+    flags = [f if f != metrics else Trainings.scratch / "none.jsonl"
+             for f in flags]
+    begin = time.monotonic()
+    codes, logs = Launched("taken-late", told, [flags] * 2, [plan] * 2).finish()
+    took = time.monotonic() - begin
+    running = [p.poll() for p in job.processes] == [None, None]
+    ended, said = job.finish()
+    for rank, log in enumerate(logs):
+        if codes != [2, 2] or f"rank {rank} is taken" not in log:
+            raise Failed(f"ended with {codes}: {log}")
+    if not running:
+        raise Failed("the job had ended before the late ones were refused")
+    if ended != [0, 0] or metrics.read_text().count("\n") != 600:
+        raise Failed(f"the job ended with {ended}: {said}")
+    if took > 2 + SLACK:
+        raise Failed(f"refused after {took:.1f} s")
+
+
 def disagreements():
     """Two ranks that would not do the same: both end with 2, and say what
     differs on which rank."""
@@ -473,5 +536,7 @@ def cases():
     for launcher in ("torchrun", "mpirun", "slurm"):
         yield f"launched-by/{launcher}", launched, launcher
     yield "launched-by/wrong-environment", wrong_environment
+    yield "launched-by/too-many", too_many
+    yield "taken-rank", taken_rank
     yield "disagreements", disagreements
     yield "strangers", strangers

@@ -45,8 +45,8 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
               "--sharding=megatron-sp");
   c->add_option("--pipeline-schedule", s.pipelineSchedule,
                 "order of micro-batches in a pipeline: gpipe, 1f1b, "
-                "interleaved (for virtual stages), zb, or a file (default: "
-                "1f1b, or interleaved)")
+                "interleaved (for virtual stages), zb, or a file, such as "
+                "examples/pipeline.schedule (default: 1f1b, or interleaved)")
       ->type_name("NAME|FILE");
   c->add_option("--virtual-stages", s.virtualStages,
                 "model chunks on each pipeline stage")

@@ -3,6 +3,7 @@
 #include "runtime/base/MappedFile.h"
 #include "runtime/job/Launch.h"
 #include "runtime/plan/PlanCheck.h"
+#include "runtime/plan/PlanFacts.h"
 #include "runtime/plan/PlanFile.h"
 #include "runtime/train/DryRun.h"
 #include "runtime/train/TrainJob.h"
@@ -29,13 +30,31 @@ struct TrainFlags {
 };
 } // namespace
 
+static const char *environment(const char *name) { return std::getenv(name); }
+
+/// Says which rank speaks, unless the message begins with a rank: then it is
+/// everyone's.
+static Status saidBy(int rank, Status status) {
+  std::string_view text = status.message();
+  size_t digits = text.substr(0, 5) == "rank "
+                      ? text.find_first_not_of("0123456789", 5)
+                      : text.npos;
+  if (digits == text.npos || text[digits] != ':')
+    return std::move(status).prepend(fmt::format("rank {}", rank));
+  return text.substr(5, digits - 5) == std::to_string(rank)
+             ? status
+             : std::move(status).note("said by rank {}", rank);
+}
+
 /// As one rank of a launcher's job, as a starter of all ranks, or alone.
 static Status runWhereStarted(const lmc::plan::Plan &plan, TrainFlags &flags) {
   TrainOptions &options = flags.options;
   bool isDry = options.paceSeconds > 0;
-  LMC_ASSIGN_OR_RETURN(
-      std::optional<Place> place,
-      placeFromEnvironment([](const char *name) { return std::getenv(name); }));
+  LMC_ASSIGN_OR_RETURN(std::optional<Place> place,
+                       placeFromEnvironment(environment));
+  options.rightStart = howToStart(place, worldSize(plan));
+  if (!place)
+    options.strayVariables = strayVariables(environment);
   if (flags.comm == "local" && place && place->ranks > 1)
     return wrongInput("--comm=local runs all ranks in one process, and {} "
                       "starts {}",
@@ -55,6 +74,7 @@ static Status runWhereStarted(const lmc::plan::Plan &plan, TrainFlags &flags) {
     if (options.ranks == 1)
       return isDry ? runDry(plan, options) : runTraining(plan, options);
     LMC_RETURN_IF_ERROR(checkTraining(plan, options));
+    LMC_RETURN_IF_ERROR(checkOutputs(options));
     if (!isDry)
       LMC_RETURN_IF_ERROR(checkMemoryOfAllRanks(plan));
     return launch(options.ranks, runRank);
@@ -67,13 +87,12 @@ static Status runWhereStarted(const lmc::plan::Plan &plan, TrainFlags &flags) {
   if (place->rank == 0)
     logInfo("rank 0 of {}: from {}, meeting at {}:{}", place->ranks,
             place->source, place->host, place->port);
-  auto named = [&](Status status) {
-    return std::move(status).prepend(fmt::format("rank {}", place->rank));
-  };
-  Status status = runRank(
-      *place, [&](const Status &verdict) { ::_exit(report(named(verdict))); });
-  return status.ok() || status.kind() == ErrorKind::Stopped ? status
-                                                            : named(status);
+  Status status = runRank(*place, [&](const Status &verdict) {
+    ::_exit(report(saidBy(place->rank, verdict)));
+  });
+  return status.ok() || status.kind() == ErrorKind::Stopped
+             ? status
+             : saidBy(place->rank, status);
 }
 
 /// --resume, --resume=step_20 or --resume=20.
@@ -91,6 +110,21 @@ static Status readResume(const std::string &text, TrainOptions &options) {
   return Status();
 }
 
+/// A dry run has neither numbers nor data.
+static Status refuseUselessFlags(const TrainOptions &options) {
+  std::vector<std::string> useless;
+  for (const std::string &name : options.given)
+    if (name != "plan" && name != "--steps" && name != "--nproc" &&
+        name != "--comm" && name != "--timeout" && name != "--device" &&
+        name != "--pace")
+      useless.push_back(name);
+  if (useless.empty())
+    return Status();
+  return wrongInput("--device=null computes nothing: there is no use for {}",
+                    fmt::join(useless, ", "))
+      .help("leave {} out", useless.size() == 1 ? "it" : "them");
+}
+
 static Status train(TrainFlags &flags) {
   TrainOptions &options = flags.options;
   for (const CLI::Option *option : flags.command->get_options())
@@ -102,13 +136,8 @@ static Status train(TrainFlags &flags) {
                               "long that takes"
                             : "--pace is for --device=null")
         .help("--device=null --pace=2: the busiest stage works 2 s in a step");
-  if (isDry && (!options.dataPath.empty() || !options.weights.empty() ||
-                !options.checkpointFolder.empty() ||
-                !options.dumpGradients.empty() || options.evalEvery > 0))
-    return wrongInput("--device=null computes nothing: there is no use for "
-                      "--data, --weights, --checkpoint, --dump-gradients or "
-                      "--eval-every")
-        .help("leave them out");
+  if (isDry)
+    LMC_RETURN_IF_ERROR(refuseUselessFlags(options));
   if (!isDry && options.dataPath.empty())
     return wrongInput("--data is required")
         .help("--data FILE; lmrun tokenize makes one from text");
@@ -188,14 +217,17 @@ CommandBody addTrainCommand(CLI::App &app) {
       ->capture_default_str()
       ->group("Data");
 
-  command->add_option("--steps", o.steps, "Number of the last step")
+  command
+      ->add_option("--steps", o.steps,
+                   "Number of the last step; a resumed run that is there "
+                   "already trains nothing, and says so")
       ->required()
       ->check(lmc::positiveCount)
       ->group("Steps");
   command
       ->add_option("--set", flags->settings,
                    "Set a run-time number of the plan: lr, beta1, beta2, eps, "
-                   "weight_decay, clip_norm, ...")
+                   "weight_decay, clip_norm, ...; set twice, the last counts")
       ->type_name("NAME=NUMBER")
       ->group("Steps");
   command
