@@ -86,7 +86,11 @@ static void addShard(OpPassManager &manager, const PipelineOptions &options) {
   manager.addPass(dist::createMarkShardings(mark));
   manager.addPass(dist::createPropagateShardings());
   // Where a value lies otherwise than it is needed, an operation says so.
-  manager.addPass(dist::createInsertReshards());
+  dist::InsertReshardsOptions insert;
+  const std::string shared[] = {"fsdp", "dp"};
+  if (options.train)
+    insert.sharedOver = ArrayRef(shared).take_front(options.zero > 0 ? 2 : 1);
+  manager.addPass(dist::createInsertReshards(insert));
 }
 
 // Partition: from here on, shapes are one rank's.

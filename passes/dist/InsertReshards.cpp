@@ -17,6 +17,7 @@
 // otherwise still; each of the two is done once.
 #include "passes/dist/Passes.h"
 
+#include "passes/dist/DimNames.h"
 #include "passes/dist/ReshardPath.h"
 #include "passes/dist/ShardingTable.h"
 
@@ -283,13 +284,12 @@ LogicalResult ProgramReshards::visit(Operation *op) {
         if (factor >= 0)
           factors[factor] = Axes(through.getAxes(dim));
   }
-  // How a tensor with these factors lies; a dim of no factor stays as it is.
+  // How a tensor with these factors lies; a dim of no factor is whole.
   auto layOut = [&](Value value, const lm::ShardingRule::Dims &dims,
                     ArrayRef<StringRef> partial) {
     DimAxes axes = readDims(wanted[value]);
     for (auto [dim, factor] : llvm::enumerate(dims))
-      if (factor >= 0)
-        axes[dim] = factors[factor];
+      axes[dim] = factor >= 0 ? factors[factor] : Axes();
     return makeSharding(context, axes, partial);
   };
   for (OpOperand &operand : op->getOpOperands()) {
@@ -378,6 +378,70 @@ LogicalResult ProgramReshards::run() {
   return finishResults();
 }
 
+bool isSplitOver(ShardingAttr sharding, unsigned dim, StringRef axis) {
+  return llvm::is_contained(sharding.getAxes(dim), axis);
+}
+
+// The rule that splits a dim of an activation over `axis` which is not its
+// samples; null if there is none.
+StringAttr ruleBesideSamples(ModuleOp module, StringRef axis) {
+  for (auto function : module.getOps<func::FuncOp>())
+    for (Operation &op : function.getBody().front()) {
+      auto origins = op.getAttrOfType<ArrayAttr>(kOriginsAttr);
+      auto shardings = op.getAttrOfType<ArrayAttr>(kShardingsAttr);
+      if (!origins || !shardings)
+        continue;
+      for (auto [sharding, dims] : llvm::zip(shardings, origins))
+        for (auto [dim, origin] : llvm::enumerate(cast<ArrayAttr>(dims)))
+          if (dim > 0 && isSplitOver(cast<ShardingAttr>(sharding), dim, axis))
+            return cast<StringAttr>(origin);
+    }
+  return {};
+}
+
+// Buckets are shared out over an axis piece by piece: their tensors must be
+// whole, and their gradients sums over it.
+LogicalResult checkShared(lm::ParameterOp parameter, lm::StateOp accumulator,
+                          StringRef axis, StringAttr otherRule) {
+  StringRef leave = axis == "fsdp" ? "" : "--zero=0, or ";
+  auto sharding = parameter->getAttrOfType<ShardingAttr>(kShardingAttr);
+  auto origins = parameter->getAttrOfType<ArrayAttr>(kOriginsAttr);
+  Names names =
+      readNames(parameter->getAttr(lm::kDimsAttr), sharding.getDims().size());
+  for (unsigned dim = 0; dim < sharding.getDims().size(); ++dim) {
+    if (!isSplitOver(sharding, dim, axis))
+      continue;
+    InFlightDiagnostic error = parameter.emitError();
+    StringRef name = names[dim];
+    error << "axis " << axis << " splits dim "
+          << (name.empty() ? std::to_string(dim) : name.str()) << " of "
+          << parameter.getSymName()
+          << ", and shares out its bucket, which has to be whole on each rank";
+    if (origins)
+      error.attachNote() << "the rule at "
+                         << cast<StringAttr>(origins[dim]).getValue()
+                         << " asks for it";
+    error.attachNote() << "help: " << leave << "leave " << axis
+                       << " out of this rule";
+    return error;
+  }
+  auto own = accumulator
+                 ? accumulator->getAttrOfType<ShardingAttr>(kShardingAttr)
+                 : ShardingAttr();
+  if (!own || llvm::is_contained(own.getPartialAxes(), axis))
+    return success();
+  InFlightDiagnostic error = parameter.emitError();
+  error << "every rank of " << axis << " computes the whole gradient of "
+        << parameter.getSymName() << ", which " << axis
+        << " shares out: it must be a sum over samples of its ranks";
+  if (otherRule)
+    error.attachNote() << "the rule at " << otherRule.getValue() << " gives "
+                       << axis << " to a dim of activations beside samples";
+  error.attachNote() << "help: " << leave << "leave " << axis
+                     << " out of this rule";
+  return error;
+}
+
 struct InsertReshards : lmc::dist::impl::InsertReshardsBase<InsertReshards> {
   using InsertReshardsBase::InsertReshardsBase;
 
@@ -389,6 +453,10 @@ struct InsertReshards : lmc::dist::impl::InsertReshardsBase<InsertReshards> {
     StateIndex states(module);
     Prices prices(mesh);
     StateShardings accumulators;
+    SmallVector<std::pair<StringRef, StringAttr>> shared;
+    for (StringRef axis : sharedOver)
+      if (mesh.getSize(axis) > 1)
+        shared.push_back({axis, ruleBesideSamples(module, axis)});
     for (auto function : module.getOps<func::FuncOp>()) {
       ProgramReshards program(function, states, prices, accumulators);
       if (failed(program.run()))
@@ -398,6 +466,17 @@ struct InsertReshards : lmc::dist::impl::InsertReshardsBase<InsertReshards> {
     }
     for (auto &[state, sharding] : accumulators)
       states.lookup(state)->setAttr(kShardingAttr, sharding);
+    llvm::DenseMap<Attribute, lm::StateOp> accumulatorOf;
+    for (auto state : module.getOps<lm::StateOp>())
+      if (state.getKind() == "accumulator")
+        accumulatorOf[state.getParameterAttr()] = state;
+    for (auto parameter : module.getOps<lm::ParameterOp>())
+      for (auto [axis, otherRule] : shared)
+        if (failed(checkShared(parameter,
+                               accumulatorOf.lookup(FlatSymbolRefAttr::get(
+                                   parameter.getSymNameAttr())),
+                               axis, otherRule)))
+          return signalPassFailure();
   }
 };
 

@@ -112,7 +112,7 @@ def MarkShardings : Pass<"dist-mark-shardings", "::mlir::ModuleOp"> {
     **After**
     ```mlir
     module attributes {dist.mesh = #dist.mesh<["pp", "dp", "fsdp", "cp", "ep", "tp"], [1, 1, 1, 1, 1, 2]>} {
-      lm.parameter @h.0.mlp.up.weight : tensor<8x32xf32> {dist.marks = [#dist.mark<result 0 dim 1 over ["tp"] priority 0 from "<stdin>:1">], initialization = {kind = "zeros"}, lm.dims = ["D", "F"]}
+      lm.parameter @h.0.mlp.up.weight : tensor<8x32xf32> {dist.marks = [#dist.mark<result 0 dim 1 over ["tp"] priority 0 from "<stdin>:1:1">], initialization = {kind = "zeros"}, lm.dims = ["D", "F"]}
     }
     ```
   }];
@@ -183,7 +183,9 @@ def InsertReshards : Pass<"dist-insert-reshards", "::mlir::ModuleOp"> {
     Ensures: `dist.shardings` and `dist.factors` say how results lie and how
     operations are split; an accumulator may stay partial, its `dist.sharding`
     then names the axes. What no path leads to, because padding would have to
-    move, is refused with the sizes.
+    move, is refused with the sizes. So is, for an axis of `shared-over`, a
+    parameter that the axis splits and a gradient that is no sum over it: its
+    bucket could not be shared out.
     Leaves alone: modules without `dist.mesh`; shapes, which are global.
 
     **Before**
@@ -207,6 +209,10 @@ def InsertReshards : Pass<"dist-insert-reshards", "::mlir::ModuleOp"> {
     ...
     ```
   }];
+  let options = [
+    ListOption<"sharedOver", "shared-over", "std::string",
+               "axes that share out buckets (dist-pack-buckets)">
+  ];
   let statistics = [
     Statistic<"numReshards", "reshards", "reshards inserted">,
     Statistic<"numBytes", "bytes", "that a rank receives in one run of each "
