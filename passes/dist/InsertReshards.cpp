@@ -23,6 +23,7 @@
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "llvm/ADT/MapVector.h"
+#include "llvm/ADT/SetVector.h"
 #include "llvm/ADT/StringExtras.h"
 
 #include <map>
@@ -46,14 +47,15 @@ public:
   explicit Prices(MeshAttr mesh) : mesh(mesh) {}
 
   FailureOr<int64_t> of(RankedTensorType type, ShardingAttr from,
-                        ShardingAttr to, std::string &reason) {
+                        ShardingAttr to, NoPath &refusal) {
     auto [entry, isNew] =
         known.try_emplace({type.getAsOpaquePointer(), from.getAsOpaquePointer(),
                            to.getAsOpaquePointer()},
                           0);
     if (!isNew)
       return entry->second;
-    FailureOr<ReshardPath> path = findReshardPath(type, from, to, mesh, reason);
+    FailureOr<ReshardPath> path =
+        findReshardPath(type, from, to, mesh, refusal);
     if (failed(path)) {
       known.erase(entry);
       return failure();
@@ -100,6 +102,7 @@ private:
   LogicalResult joinAccumulated(Operation *op);
   bool passesSums(Operation *op, const lm::ShardingRule &rule);
   SmallVector<Axes> readFactors(Operation *op, const lm::ShardingRule &rule);
+  void addOrigins(Value value, llvm::SetVector<StringAttr> &rules);
   LogicalResult finishResults();
   LogicalResult give(OpOperand &operand, ShardingAttr needed);
   FailureOr<Value> reshard(Value value, ShardingAttr to, Operation *user,
@@ -129,6 +132,23 @@ void ProgramReshards::readShardings() {
   }
 }
 
+// Adds the rules that say how `value` should lie.
+void ProgramReshards::addOrigins(Value value,
+                                 llvm::SetVector<StringAttr> &rules) {
+  Attribute list;
+  if (auto result = dyn_cast<OpResult>(value)) {
+    auto all = result.getOwner()->getAttrOfType<ArrayAttr>(kOriginsAttr);
+    list = all ? all[result.getResultNumber()] : Attribute();
+  } else if (Operation *state = states.speaker(function.getArgAttr(
+                 cast<BlockArgument>(value).getArgNumber(), lm::kStateAttr))) {
+    list = state->getAttr(kOriginsAttr);
+  }
+  if (list)
+    for (StringAttr origin : cast<ArrayAttr>(list).getAsRange<StringAttr>())
+      if (!origin.empty())
+        rules.insert(origin);
+}
+
 // `value` lying as `to`; made once.
 FailureOr<Value> ProgramReshards::reshard(Value value, ShardingAttr to,
                                           Operation *user,
@@ -149,13 +169,20 @@ FailureOr<Value> ProgramReshards::reshard(Value value, ShardingAttr to,
     wanted[copy->getResult(0)] = actual[copy->getResult(0)] = to;
     return made[{value, to}] = copy->getResult(0);
   }
-  std::string reason;
+  NoPath refusal;
   FailureOr<int64_t> price = prices.of(cast<RankedTensorType>(value.getType()),
-                                       actual[value], to, reason);
+                                       actual[value], to, refusal);
   Location loc = behindProducer ? value.getLoc() : user->getLoc();
   if (failed(price)) {
-    InFlightDiagnostic error = emitError(loc) << reason;
-    error.attachNote() << "help: choose a size of the axis that divides it";
+    InFlightDiagnostic error = emitError(loc) << refusal.reason;
+    llvm::SetVector<StringAttr> rules;
+    addOrigins(value, rules);
+    for (Value result : user->getResults())
+      addOrigins(result, rules);
+    for (StringAttr rule : rules)
+      error.attachNote() << "the rule at " << rule.getValue()
+                         << " has a part in it";
+    error.attachNote() << "help: " << refusal.help;
     return error;
   }
   auto op = b.create<ReshardOp>(loc, value.getType(), value, actual[value], to,
@@ -382,37 +409,43 @@ bool isSplitOver(ShardingAttr sharding, unsigned dim, StringRef axis) {
   return llvm::is_contained(sharding.getAxes(dim), axis);
 }
 
-// The rule that splits a dim of an activation over `axis` which is not its
-// samples; null if there is none.
-StringAttr ruleBesideSamples(ModuleOp module, StringRef axis) {
+// A rule by which an activation's samples, its first dim, lie otherwise than
+// over `axis`; null if there is none.
+StringAttr ruleAgainstSamples(ModuleOp module, StringRef axis) {
   for (auto function : module.getOps<func::FuncOp>())
     for (Operation &op : function.getBody().front()) {
+      if (isa<lm::BeginBackwardOp>(op))
+        break;
       auto origins = op.getAttrOfType<ArrayAttr>(kOriginsAttr);
       auto shardings = op.getAttrOfType<ArrayAttr>(kShardingsAttr);
       if (!origins || !shardings)
         continue;
       for (auto [sharding, dims] : llvm::zip(shardings, origins))
         for (auto [dim, origin] : llvm::enumerate(cast<ArrayAttr>(dims)))
-          if (dim > 0 && isSplitOver(cast<ShardingAttr>(sharding), dim, axis))
+          if (!cast<StringAttr>(origin).empty() &&
+              (dim > 0) == isSplitOver(cast<ShardingAttr>(sharding), dim, axis))
             return cast<StringAttr>(origin);
     }
   return {};
 }
 
-// Buckets are shared out over an axis piece by piece: their tensors must be
-// whole, and their gradients sums over it.
-LogicalResult checkShared(lm::ParameterOp parameter, lm::StateOp accumulator,
-                          StringRef axis, StringAttr otherRule) {
-  StringRef leave = axis == "fsdp" ? "" : "--zero=0, or ";
+// What to do where `axis` shares out buckets and a rule gives it to tensors.
+std::string helpAgainst(StringRef axis) {
+  return ("help: " + Twine(axis == "fsdp" ? "" : "--zero=0, or ") + "leave " +
+          axis + " out of this rule: buckets are shared out over it already")
+      .str();
+}
+
+// A bucket that is shared out over an axis has whole tensors.
+LogicalResult checkIsWhole(lm::ParameterOp parameter, StringRef axis) {
   auto sharding = parameter->getAttrOfType<ShardingAttr>(kShardingAttr);
   auto origins = parameter->getAttrOfType<ArrayAttr>(kOriginsAttr);
   Names names =
       readNames(parameter->getAttr(lm::kDimsAttr), sharding.getDims().size());
-  for (unsigned dim = 0; dim < sharding.getDims().size(); ++dim) {
+  for (auto [dim, name] : llvm::enumerate(names)) {
     if (!isSplitOver(sharding, dim, axis))
       continue;
     InFlightDiagnostic error = parameter.emitError();
-    StringRef name = names[dim];
     error << "axis " << axis << " splits dim "
           << (name.empty() ? std::to_string(dim) : name.str()) << " of "
           << parameter.getSymName()
@@ -421,24 +454,25 @@ LogicalResult checkShared(lm::ParameterOp parameter, lm::StateOp accumulator,
       error.attachNote() << "the rule at "
                          << cast<StringAttr>(origins[dim]).getValue()
                          << " asks for it";
-    error.attachNote() << "help: " << leave << "leave " << axis
-                       << " out of this rule";
+    error.attachNote() << helpAgainst(axis);
     return error;
   }
-  auto own = accumulator
-                 ? accumulator->getAttrOfType<ShardingAttr>(kShardingAttr)
-                 : ShardingAttr();
-  if (!own || llvm::is_contained(own.getPartialAxes(), axis))
+  return success();
+}
+
+// Gradients of a bucket that is shared out over an axis are sums over it.
+LogicalResult checkIsSum(lm::ParameterOp parameter, ShardingAttr sharding,
+                         StringRef axis, StringAttr otherRule) {
+  if (llvm::is_contained(sharding.getPartialAxes(), axis))
     return success();
   InFlightDiagnostic error = parameter.emitError();
   error << "every rank of " << axis << " computes the whole gradient of "
         << parameter.getSymName() << ", which " << axis
         << " shares out: it must be a sum over samples of its ranks";
   if (otherRule)
-    error.attachNote() << "the rule at " << otherRule.getValue() << " gives "
-                       << axis << " to a dim of activations beside samples";
-  error.attachNote() << "help: " << leave << "leave " << axis
-                     << " out of this rule";
+    error.attachNote() << "the rule at " << otherRule.getValue()
+                       << " splits activations otherwise";
+  error.attachNote() << helpAgainst(axis);
   return error;
 }
 
@@ -456,7 +490,11 @@ struct InsertReshards : lmc::dist::impl::InsertReshardsBase<InsertReshards> {
     SmallVector<std::pair<StringRef, StringAttr>> shared;
     for (StringRef axis : sharedOver)
       if (mesh.getSize(axis) > 1)
-        shared.push_back({axis, ruleBesideSamples(module, axis)});
+        shared.push_back({axis, ruleAgainstSamples(module, axis)});
+    for (auto parameter : module.getOps<lm::ParameterOp>())
+      for (auto [axis, otherRule] : shared)
+        if (failed(checkIsWhole(parameter, axis)))
+          return signalPassFailure();
     for (auto function : module.getOps<func::FuncOp>()) {
       ProgramReshards program(function, states, prices, accumulators);
       if (failed(program.run()))
@@ -466,16 +504,10 @@ struct InsertReshards : lmc::dist::impl::InsertReshardsBase<InsertReshards> {
     }
     for (auto &[state, sharding] : accumulators)
       states.lookup(state)->setAttr(kShardingAttr, sharding);
-    llvm::DenseMap<Attribute, lm::StateOp> accumulatorOf;
-    for (auto state : module.getOps<lm::StateOp>())
-      if (state.getKind() == "accumulator")
-        accumulatorOf[state.getParameterAttr()] = state;
-    for (auto parameter : module.getOps<lm::ParameterOp>())
+    for (auto &[state, sharding] : accumulators)
       for (auto [axis, otherRule] : shared)
-        if (failed(checkShared(parameter,
-                               accumulatorOf.lookup(FlatSymbolRefAttr::get(
-                                   parameter.getSymNameAttr())),
-                               axis, otherRule)))
+        if (failed(checkIsSum(cast<lm::ParameterOp>(states.speaker(state)),
+                              sharding, axis, otherRule)))
           return signalPassFailure();
   }
 };

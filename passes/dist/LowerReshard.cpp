@@ -136,12 +136,12 @@ FailureOr<Value> lmc::dist::lowerReshard(OpBuilder &builder,
                                          func::FuncOp function,
                                          ReshardOp reshard, Value local,
                                          MeshAttr mesh) {
-  std::string reason;
+  NoPath refusal;
   FailureOr<ReshardPath> path =
       findReshardPath(cast<RankedTensorType>(reshard.getType()),
-                      reshard.getFrom(), reshard.getTo(), mesh, reason);
+                      reshard.getFrom(), reshard.getTo(), mesh, refusal);
   if (failed(path))
-    return reshard.emitOpError() << reason;
+    return reshard.emitOpError() << refusal.reason;
   Lowering lowering(builder, reshard.getLoc(), function, mesh);
   for (const Transition &step : path->steps)
     local = lowering.apply(step, local);

@@ -6,6 +6,7 @@
 #include "passes/dist/ShardingTable.h"
 
 #include "llvm/ADT/ScopeExit.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/GlobPattern.h"
 
 namespace lmc::dist {
@@ -137,7 +138,11 @@ LogicalResult RuleMatcher::checkSize(StringRef name, int64_t size,
       ", ");
   error.attachNote(rule.getLoc())
       << "the rule at " << placeOfRule() << " asks for it";
-  error.attachNote() << "help: choose a size of the axis that divides " << size;
+  error.attachNote() << "help: "
+                     << (size == 1
+                             ? "leave this split out: the dim has no parts"
+                             : "choose a size of the axis that divides " +
+                                   std::to_string(size));
   return error;
 }
 
@@ -334,25 +339,33 @@ struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
     if (cast<RankedTensorType>(function.getArgument(index).getType())
             .getRank() == 0)
       return success();
-    SmallVector<Attribute> data, others;
+    SmallVector<Attribute> data;
     Builder b(&getContext());
     for (StringRef axis : {"dp", "fsdp"})
       if (mesh.getSize(axis) > 1)
         data.push_back(b.getStringAttr(axis));
-    SmallVector<Attribute> samples;
-    if (auto marks = function.getArgAttrOfType<ArrayAttr>(index, kMarksAttr))
-      for (MarkAttr mark : marks.getAsRange<MarkAttr>())
-        llvm::append_range(mark.getDim() == 0 ? samples : others,
-                           mark.getAxes());
-    if (samples == data && others.empty())
+    SmallVector<MarkAttr> marks;
+    if (auto list = function.getArgAttrOfType<ArrayAttr>(index, kMarksAttr))
+      llvm::append_range(marks, list.getAsRange<MarkAttr>());
+    // A dim takes the axes of one mark.
+    if (data.empty() ? marks.empty()
+                     : marks.size() == 1 && marks[0].getDim() == 0 &&
+                           marks[0].getAxes() == b.getArrayAttr(data))
       return success();
     InFlightDiagnostic error =
         emitError(function.getArgument(index).getLoc())
         << "input " << function.getArgAttr(index, lm::kInputAttr)
         << " must be split by samples over the data axes, and by nothing else: "
            "every data rank is handed its own samples";
+    for (MarkAttr mark : marks)
+      error.attachNote() << "the rule at " << mark.getOrigin().getValue()
+                         << " splits dim " << mark.getDim() << " over "
+                         << llvm::join(
+                                mark.getAxes().getAsValueRange<StringAttr>(),
+                                ", ");
     error.attachNote() << "help: rule { input: \"*\" split { dim: \"B\" axis: "
-                          "\"dp\" axis: \"fsdp\" } }";
+                          "\"dp\" axis: \"fsdp\" } }, and no other rule for "
+                          "inputs";
     return error;
   }
 };

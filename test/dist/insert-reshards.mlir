@@ -114,9 +114,24 @@ module @padding attributes {lm.vocabulary = 7 : i64, dist.mesh = #dist.mesh<["tp
   func.func @f(%x: tensor<7x4xf32> {dist.sharding = #dist.sharding<[["tp"], []], []>, lm.input = "x"},
                %z: tensor<7x4xf32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>, lm.input = "z"})
       -> (tensor<7x4xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
-    // expected-error @+2 {{a dim of size 7 cannot be split into 2 equal parts}}
-    // expected-note @+1 {{help: choose a size of the axis that divides it}}
+    // expected-error @+3 {{a dim of size 7 in 2 parts is padded and cannot be moved, but tensor<7x4xf32> is made as}}
+    // expected-note @+2 {{the rule at given has a part in it}}
+    // expected-note @+1 {{help: a size that 2 divides, such as 8, or rules by which the dim stays whole}}
     %y = arith.addf %x, %z : tensor<7x4xf32>
     return %y : tensor<7x4xf32>
+  }
+}
+
+// -----
+
+// What no factor splits is computed whole: queries of one head, here marked, are
+// shared out behind the attention.
+// CHECK-LABEL: @queries
+// CHECK: %[[Y:.*]], %{{.*}} = lm.attention {{.*}}dist.shardings = [#dist.sharding<{{\[\[}}], [], [], [], []], []>, #dist.sharding<{{\[\[}}], [], [], []], []>]
+// CHECK: dist.reshard %[[Y]] {{.*}}to <{{\[\[}}], [], [], ["tp"], []], []> bytes 0
+module @queries attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  func.func @f(%x: tensor<1x4x2x4x8xf32> {lm.input = "x", dist.closed}) -> (tensor<1x4x2x2x8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    %y, %l = lm.attention %x {scale = 1.0 : f32, dist.marks = [#dist.mark<result 0 dim 3 over ["tp"] priority 0 from "here">, #dist.mark<result 1 dim 2 over ["tp"] priority 0 from "here">]} : (tensor<1x4x2x4x8xf32>) -> (tensor<1x4x2x2x8xf32>, tensor<1x2x2x4xf32>)
+    return %y : tensor<1x4x2x2x8xf32>
   }
 }
