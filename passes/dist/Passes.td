@@ -95,7 +95,9 @@ def MarkShardings : Pass<"dist-mark-shardings", "::mlir::ModuleOp"> {
     Sets the mesh, and the marks that the strategy starts from: each
     `dist.rule` gives axes to a dim of the parameters, inputs or activations
     that it matches. All else follows by propagation. Axes of one rank are
-    left out; an input gets no axes beyond its marks.
+    left out; an input gets no axes beyond its marks. Activations' dims have
+    the names of their factors (DimNames.h); of an operation's results, the
+    first is meant, and others where they have the same factor.
 
     Requires: `dist.rule` operations; `lm.dims` where they call dims by name.
     Ensures: `dist.mesh` on the module, `dist.marks` on what is marked, no
@@ -132,7 +134,9 @@ def PropagateShardings : Pass<"dist-propagate-shardings", "::mlir::ModuleOp"> {
     all dims of that factor, unless the value or the operation uses the axis
     elsewhere. Marks come in rounds, by priority; an axis that an operation
     could give to two factors serves the one of the earlier mark. A parameter,
-    its moments and its gradient share one sharding.
+    its moments and its gradient share one sharding, as do what is sent and what
+    is received; where two of them disagree, the parameter's and the sender's
+    stands.
     An operation that can be sharded on a factor only as primitives is
     rewritten then; a loss over a sharded vocabulary gets its targets shifted
     and its padding masked.
