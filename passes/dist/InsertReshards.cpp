@@ -410,7 +410,8 @@ bool isSplitOver(ShardingAttr sharding, unsigned dim, StringRef axis) {
 }
 
 // A rule by which an activation's samples, its first dim, lie otherwise than
-// over `axis`; null if there is none.
+// over `axis`: it takes this dim, or a data axis from it. Null if there is
+// none.
 StringAttr ruleAgainstSamples(ModuleOp module, StringRef axis) {
   for (auto function : module.getOps<func::FuncOp>())
     for (Operation &op : function.getBody().front()) {
@@ -421,19 +422,21 @@ StringAttr ruleAgainstSamples(ModuleOp module, StringRef axis) {
       if (!origins || !shardings)
         continue;
       for (auto [sharding, dims] : llvm::zip(shardings, origins))
-        for (auto [dim, origin] : llvm::enumerate(cast<ArrayAttr>(dims)))
-          if (!cast<StringAttr>(origin).empty() &&
-              (dim > 0) == isSplitOver(cast<ShardingAttr>(sharding), dim, axis))
+        for (auto [dim, origin] : llvm::enumerate(cast<ArrayAttr>(dims))) {
+          auto lies = cast<ShardingAttr>(sharding);
+          bool takes = dim > 0 ? isSplitOver(lies, dim, "dp") ||
+                                     isSplitOver(lies, dim, "fsdp")
+                               : !isSplitOver(lies, dim, axis);
+          if (takes && !cast<StringAttr>(origin).empty())
             return cast<StringAttr>(origin);
+        }
     }
   return {};
 }
 
-// What to do where `axis` shares out buckets and a rule gives it to tensors.
-std::string helpAgainst(StringRef axis) {
-  return ("help: " + Twine(axis == "fsdp" ? "" : "--zero=0, or ") + "leave " +
-          axis + " out of this rule: buckets are shared out over it already")
-      .str();
+// --zero shares out buckets over dp.
+StringRef helpOf(StringRef axis) {
+  return axis == "fsdp" ? "help: " : "help: --zero=0, or ";
 }
 
 // A bucket that is shared out over an axis has whole tensors.
@@ -454,7 +457,9 @@ LogicalResult checkIsWhole(lm::ParameterOp parameter, StringRef axis) {
       error.attachNote() << "the rule at "
                          << cast<StringAttr>(origins[dim]).getValue()
                          << " asks for it";
-    error.attachNote() << helpAgainst(axis);
+    error.attachNote() << helpOf(axis) << "leave " << axis
+                       << " out of this rule: buckets are shared out over it "
+                          "already";
     return error;
   }
   return success();
@@ -472,7 +477,8 @@ LogicalResult checkIsSum(lm::ParameterOp parameter, ShardingAttr sharding,
   if (otherRule)
     error.attachNote() << "the rule at " << otherRule.getValue()
                        << " splits activations otherwise";
-  error.attachNote() << helpAgainst(axis);
+  error.attachNote() << helpOf(axis)
+                     << "split samples, and nothing else, over dp and fsdp";
   return error;
 }
 

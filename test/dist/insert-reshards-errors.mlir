@@ -15,7 +15,7 @@ module attributes {dist.mesh = #dist.mesh<["fsdp"], [2]>} {
 module attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
   // expected-error @+3 {{every rank of dp computes the whole gradient of n, which dp shares out: it must be a sum over samples of its ranks}}
   // expected-note @+2 {{the rule at here splits activations otherwise}}
-  // expected-note @+1 {{help: --zero=0, or leave dp out of this rule}}
+  // expected-note @+1 {{help: --zero=0, or split samples, and nothing else, over dp and fsdp}}
   lm.parameter @n : tensor<8xf32> {initialization = {kind = "ones"}}
   lm.state @n.gradient "accumulator" : tensor<8xf32> {parameter = @n, role = "gradient"}
   func.func @f(%x: tensor<4x8xf32> {lm.input = "x", dist.closed}, %w: tensor<8xf32> {lm.state = @n}, %s: tensor<8xf32> {lm.state = @n.gradient})
