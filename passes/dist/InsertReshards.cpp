@@ -89,6 +89,8 @@ public:
         prices(prices), accumulators(accumulators) {}
 
   LogicalResult run();
+  // Once all programs ran.
+  LogicalResult settleAccumulators();
   int64_t reshards = 0, bytes = 0;
 
 private:
@@ -386,10 +388,43 @@ LogicalResult ProgramReshards::finishResults() {
       continue;
     }
     auto [entry, isNew] = accumulators.insert({state, actual[operand.get()]});
-    if (!isNew && entry->second != actual[operand.get()])
-      return function.emitError() << "two programs leave " << state
-                                  << " lying otherwise: " << entry->second
-                                  << " and " << actual[operand.get()];
+    if (isNew)
+      continue;
+    // What all programs leave open.
+    SmallVector<StringRef> common = entry->second.getPartialAxes();
+    llvm::erase_if(common, [&](StringRef axis) {
+      return !llvm::is_contained(actual[operand.get()].getPartialAxes(), axis);
+    });
+    entry->second =
+        makeSharding(context, readDims(actual[operand.get()]), common);
+  }
+  return success();
+}
+
+// Brings what is added to an accumulator to where all programs have it. A
+// forward without dropout may split its loss otherwise than one with it.
+LogicalResult ProgramReshards::settleAccumulators() {
+  Operation *terminator = function.getBody().front().getTerminator();
+  for (OpOperand &operand : terminator->getOpOperands()) {
+    Attribute state =
+        function.getResultAttr(operand.getOperandNumber(), lm::kStateAttr);
+    auto found = accumulators.find(state);
+    Value sum = operand.get();
+    if (found == accumulators.end() || actual[sum] == found->second)
+      continue;
+    auto add = sum.getDefiningOp<lm::AccumulateOp>();
+    if (!add || found->second.getDims() != actual[sum].getDims())
+      return function.emitError()
+             << "two programs leave " << state
+             << " lying otherwise: " << found->second << " and " << actual[sum];
+    FailureOr<Value> there =
+        reshard(add.getValue(), found->second, add, /*behindProducer=*/true);
+    if (failed(there))
+      return failure();
+    add.getValueMutable().assign(*there);
+    actual[sum] = found->second;
+    add->setAttr(kShardingsAttr,
+                 ArrayAttr::get(context, Attribute(found->second)));
   }
   return success();
 }
@@ -501,9 +536,14 @@ struct InsertReshards : lmc::dist::impl::InsertReshardsBase<InsertReshards> {
       for (auto [axis, otherRule] : shared)
         if (failed(checkIsWhole(parameter, axis)))
           return signalPassFailure();
+    std::vector<ProgramReshards> programs;
     for (auto function : module.getOps<func::FuncOp>()) {
-      ProgramReshards program(function, states, prices, accumulators);
-      if (failed(program.run()))
+      programs.emplace_back(function, states, prices, accumulators);
+      if (failed(programs.back().run()))
+        return signalPassFailure();
+    }
+    for (ProgramReshards &program : programs) {
+      if (failed(program.settleAccumulators()))
         return signalPassFailure();
       numReshards += program.reshards;
       numBytes += program.bytes;

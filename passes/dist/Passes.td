@@ -114,7 +114,7 @@ def MarkShardings : Pass<"dist-mark-shardings", "::mlir::ModuleOp"> {
     **After**
     ```mlir
     module attributes {dist.mesh = #dist.mesh<["pp", "dp", "fsdp", "cp", "ep", "tp"], [1, 1, 1, 1, 1, 2]>} {
-      lm.parameter @h.0.mlp.up.weight : tensor<8x32xf32> {dist.marks = [#dist.mark<result 0 dim 1 over ["tp"] priority 0 from "<stdin>:1:1">], initialization = {kind = "zeros"}, lm.dims = ["D", "F"]}
+      lm.parameter @h.0.mlp.up.weight : tensor<8x32xf32> {dist.marks = [#dist.mark<result 0 dim 1 over ["tp"] priority 0 from "<stdin>:1:5">], initialization = {kind = "zeros"}, lm.dims = ["D", "F"]}
     }
     ```
   }];

@@ -135,3 +135,28 @@ module @queries attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
     return %y : tensor<1x4x2x2x8xf32>
   }
 }
+
+// -----
+
+// Two programs that add to one accumulator: where one of them has the whole, the
+// other adds the whole, too.
+// CHECK-LABEL: @two
+// CHECK: lm.state @sum {{.*}}dist.sharding = #dist.sharding<[], []>
+// CHECK: func.func @f
+// CHECK: %[[WHOLE:.*]] = dist.reshard %{{.*}} from <[], ["tp"]> to <[], []>
+// CHECK: lm.accumulate %{{.*}}, %[[WHOLE]] {{.*}}dist.shardings = [#dist.sharding<[], []>]
+// CHECK: func.func @g
+// CHECK-NOT: dist.reshard
+module @two attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  lm.state @sum "accumulator" : tensor<f32>
+  func.func @f(%s: tensor<f32> {lm.state = @sum}, %x: tensor<4xf32> {dist.sharding = #dist.sharding<[["tp"]], []>, lm.input = "x"}) -> (tensor<f32> {lm.state = @sum}) attributes {plan.program = "f"} {
+    %r = lm.reduce "sum" %x dims [0] : tensor<4xf32> to tensor<f32>
+    %a = lm.accumulate %s, %r : tensor<f32>
+    return %a : tensor<f32>
+  }
+  func.func @g(%s: tensor<f32> {lm.state = @sum}, %x: tensor<4xf32> {lm.input = "x"}) -> (tensor<f32> {lm.state = @sum}) attributes {plan.program = "g"} {
+    %r = lm.reduce "sum" %x dims [0] : tensor<4xf32> to tensor<f32>
+    %a = lm.accumulate %s, %r : tensor<f32>
+    return %a : tensor<f32>
+  }
+}
