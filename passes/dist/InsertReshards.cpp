@@ -102,6 +102,8 @@ private:
   LogicalResult visit(Operation *op);
   LogicalResult visitWithoutRule(Operation *op);
   LogicalResult joinAccumulated(Operation *op);
+  ShardingAttr openInBoth(ShardingAttr sum, ShardingAttr other);
+  LogicalResult addAs(lm::AccumulateOp add, ShardingAttr to);
   bool passesSums(Operation *op, const lm::ShardingRule &rule);
   SmallVector<Axes> readFactors(Operation *op, const lm::ShardingRule &rule);
   void addOrigins(Value value, llvm::SetVector<StringAttr> &rules);
@@ -244,6 +246,27 @@ bool ProgramReshards::passesSums(Operation *op, const lm::ShardingRule &rule) {
          });
 }
 
+// `sum`, partial on no axis but those on which `other` is partial, too.
+ShardingAttr ProgramReshards::openInBoth(ShardingAttr sum, ShardingAttr other) {
+  SmallVector<StringRef> partial = sum.getPartialAxes();
+  llvm::erase_if(partial, [&](StringRef axis) {
+    return !llvm::is_contained(other.getPartialAxes(), axis);
+  });
+  return makeSharding(context, readDims(sum), partial);
+}
+
+// What is added comes to `to`, and with it the sum.
+LogicalResult ProgramReshards::addAs(lm::AccumulateOp add, ShardingAttr to) {
+  FailureOr<Value> there =
+      reshard(add.getValue(), to, add, /*behindProducer=*/true);
+  if (failed(there))
+    return failure();
+  add.getValueMutable().assign(*there);
+  actual[add.getOutput()] = to;
+  add->setAttr(kShardingsAttr, ArrayAttr::get(context, Attribute(to)));
+  return success();
+}
+
 // Notes what goes on in the next micro-batch: an accumulator with something
 // added, and more added to that. Such a sum cannot be taken over ranks and then
 // added to; what is added has to come to where the sum lies.
@@ -259,14 +282,17 @@ LogicalResult ProgramReshards::joinAccumulated(Operation *op) {
     ShardingAttr added = actual[other.get()];
     if (sum.getPartial().empty() || added == sum)
       continue;
-    bool mayJoin = llvm::all_of(sum.getPartial(), [&](Attribute axis) {
-      return llvm::is_contained(added.getPartial(), axis);
-    });
-    if (!mayJoin)
+    // Of both, what both leave open.
+    ShardingAttr common = openInBoth(sum, added);
+    auto first = operand.get().getDefiningOp<lm::AccumulateOp>();
+    if (common != sum && !first)
       return op->emitOpError()
              << "adds gradients that lie otherwise, " << sum << " and " << added
              << ", to one accumulator; help: a rule that splits the uses of "
                 "this parameter alike";
+    if (common != sum && failed(addAs(first, common)))
+      return failure();
+    sum = common;
     FailureOr<Value> there = reshard(other.get(), sum, op, true);
     if (failed(there))
       return failure();
@@ -388,15 +414,8 @@ LogicalResult ProgramReshards::finishResults() {
       continue;
     }
     auto [entry, isNew] = accumulators.insert({state, actual[operand.get()]});
-    if (isNew)
-      continue;
-    // What all programs leave open.
-    SmallVector<StringRef> common = entry->second.getPartialAxes();
-    llvm::erase_if(common, [&](StringRef axis) {
-      return !llvm::is_contained(actual[operand.get()].getPartialAxes(), axis);
-    });
-    entry->second =
-        makeSharding(context, readDims(actual[operand.get()]), common);
+    if (!isNew)
+      entry->second = openInBoth(actual[operand.get()], entry->second);
   }
   return success();
 }
@@ -417,14 +436,8 @@ LogicalResult ProgramReshards::settleAccumulators() {
       return function.emitError()
              << "two programs leave " << state
              << " lying otherwise: " << found->second << " and " << actual[sum];
-    FailureOr<Value> there =
-        reshard(add.getValue(), found->second, add, /*behindProducer=*/true);
-    if (failed(there))
+    if (failed(addAs(add, found->second)))
       return failure();
-    add.getValueMutable().assign(*there);
-    actual[sum] = found->second;
-    add->setAttr(kShardingsAttr,
-                 ArrayAttr::get(context, Attribute(found->second)));
   }
   return success();
 }
