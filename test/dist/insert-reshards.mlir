@@ -93,7 +93,13 @@ module @join attributes {dist.mesh = #dist.mesh<["dp", "tp"], [2, 2]>} {
 
 // -----
 
-// What was accumulated in other micro-batches cannot be summed and added to.
+// What was accumulated in other micro-batches cannot be summed and added to: of
+// two gradients, one partial, the other whole, the first is summed before.
+// CHECK-LABEL: @mixed
+// CHECK: %[[G:.*]] = lm.contract
+// CHECK: %[[SUM:.*]] = dist.reshard %[[G]] from <{{\[\[}}], []], ["dp"]> to <{{\[\[}}], []], []>
+// CHECK: %[[S:.*]] = lm.accumulate %{{.*}}, %[[SUM]]
+// CHECK: arith.addf %[[S]], %{{.*}}dist.shardings = [#dist.sharding<{{\[\[}}], []], []>]
 module @mixed attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
   lm.parameter @w : tensor<8x6xf32> {initialization = {kind = "zeros"}}
   lm.state @w.gradient "accumulator" : tensor<8x6xf32> {parameter = @w, role = "gradient"}
@@ -101,9 +107,25 @@ module @mixed attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
       %e: tensor<8x6xf32> {lm.input = "e"}, %a: tensor<8x6xf32> {lm.state = @w.gradient}) -> (tensor<8x6xf32> {lm.state = @w.gradient}) attributes {plan.program = "step"} {
     %g = lm.contract %x [0], %d [0] : (tensor<4x8xf32>, tensor<4x6xf32>) -> tensor<8x6xf32>
     %s = lm.accumulate %a, %g : tensor<8x6xf32>
-    // expected-error @+1 {{adds gradients that lie otherwise, #dist.sharding<[[], []], ["dp"]> and #dist.sharding<[[], []], []>, to one accumulator}}
     %t = arith.addf %s, %e : tensor<8x6xf32>
     return %t : tensor<8x6xf32>
+  }
+}
+
+// -----
+
+// A third one comes too late for that.
+module @third attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
+  lm.parameter @w : tensor<8x6xf32> {initialization = {kind = "zeros"}}
+  lm.state @w.gradient "accumulator" : tensor<8x6xf32> {parameter = @w, role = "gradient"}
+  func.func @step(%x: tensor<4x8xf32> {dist.sharding = #dist.sharding<[["dp"], []], []>, lm.input = "x"}, %d: tensor<4x6xf32> {lm.input = "d"},
+      %e: tensor<8x6xf32> {lm.input = "e"}, %a: tensor<8x6xf32> {lm.state = @w.gradient}) -> (tensor<8x6xf32> {lm.state = @w.gradient}) attributes {plan.program = "step"} {
+    %g = lm.contract %x [0], %d [0] : (tensor<4x8xf32>, tensor<4x6xf32>) -> tensor<8x6xf32>
+    %s = lm.accumulate %a, %g : tensor<8x6xf32>
+    %t = arith.addf %s, %g : tensor<8x6xf32>
+    // expected-error @+1 {{adds gradients that lie otherwise, #dist.sharding<[[], []], ["dp"]> and #dist.sharding<[[], []], []>, to one accumulator}}
+    %u = arith.addf %t, %e : tensor<8x6xf32>
+    return %u : tensor<8x6xf32>
   }
 }
 
