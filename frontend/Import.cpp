@@ -377,8 +377,8 @@ LogicalResult readTrainSpec(StringRef path, TrainSpec &spec,
   return report(findings, path, context);
 }
 
-FailureOr<std::vector<std::string>>
-addStrategy(const StrategyOptions &options, ModuleOp module) {
+FailureOr<std::vector<std::string>> addStrategy(const StrategyOptions &options,
+                                                ModuleOp module) {
   MLIRContext &context = *module.getContext();
   context.loadDialect<dist::DistDialect>();
   OpBuilder b = OpBuilder::atBlockBegin(module.getBody());

@@ -68,7 +68,7 @@ def Dist_MarkAttr : Dist_Attr<"Mark", "mark"> {
     Constraints: (C1) result, dim and priority are not negative.
 
     ```mlir
-    #dist.mark<result 0 dim 1 over ["tp"] priority 0 from "megatron:14">
+    #dist.mark<result 0 dim 1 over ["tp"] priority 0 from "megatron:14:3">
     ```
   }];
   let parameters = (ins "int64_t":$result, "int64_t":$dim,

@@ -17,11 +17,13 @@
 // otherwise still; each of the two is done once.
 #include "passes/dist/Passes.h"
 
+#include "passes/dist/DimNames.h"
 #include "passes/dist/ReshardPath.h"
 #include "passes/dist/ShardingTable.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "llvm/ADT/MapVector.h"
+#include "llvm/ADT/SetVector.h"
 #include "llvm/ADT/StringExtras.h"
 
 #include <map>
@@ -45,14 +47,15 @@ public:
   explicit Prices(MeshAttr mesh) : mesh(mesh) {}
 
   FailureOr<int64_t> of(RankedTensorType type, ShardingAttr from,
-                        ShardingAttr to, std::string &reason) {
+                        ShardingAttr to, NoPath &refusal) {
     auto [entry, isNew] =
         known.try_emplace({type.getAsOpaquePointer(), from.getAsOpaquePointer(),
                            to.getAsOpaquePointer()},
                           0);
     if (!isNew)
       return entry->second;
-    FailureOr<ReshardPath> path = findReshardPath(type, from, to, mesh, reason);
+    FailureOr<ReshardPath> path =
+        findReshardPath(type, from, to, mesh, refusal);
     if (failed(path)) {
       known.erase(entry);
       return failure();
@@ -86,6 +89,8 @@ public:
         prices(prices), accumulators(accumulators) {}
 
   LogicalResult run();
+  // Once all programs ran.
+  LogicalResult settleAccumulators();
   int64_t reshards = 0, bytes = 0;
 
 private:
@@ -97,8 +102,11 @@ private:
   LogicalResult visit(Operation *op);
   LogicalResult visitWithoutRule(Operation *op);
   LogicalResult joinAccumulated(Operation *op);
+  ShardingAttr openInBoth(ShardingAttr sum, ShardingAttr other);
+  LogicalResult addAs(lm::AccumulateOp add, ShardingAttr to);
   bool passesSums(Operation *op, const lm::ShardingRule &rule);
   SmallVector<Axes> readFactors(Operation *op, const lm::ShardingRule &rule);
+  void addOrigins(Value value, llvm::SetVector<StringAttr> &rules);
   LogicalResult finishResults();
   LogicalResult give(OpOperand &operand, ShardingAttr needed);
   FailureOr<Value> reshard(Value value, ShardingAttr to, Operation *user,
@@ -128,6 +136,23 @@ void ProgramReshards::readShardings() {
   }
 }
 
+// Adds the rules that say how `value` should lie.
+void ProgramReshards::addOrigins(Value value,
+                                 llvm::SetVector<StringAttr> &rules) {
+  Attribute list;
+  if (auto result = dyn_cast<OpResult>(value)) {
+    auto all = result.getOwner()->getAttrOfType<ArrayAttr>(kOriginsAttr);
+    list = all ? all[result.getResultNumber()] : Attribute();
+  } else if (Operation *state = states.speaker(function.getArgAttr(
+                 cast<BlockArgument>(value).getArgNumber(), lm::kStateAttr))) {
+    list = state->getAttr(kOriginsAttr);
+  }
+  if (list)
+    for (StringAttr origin : cast<ArrayAttr>(list).getAsRange<StringAttr>())
+      if (!origin.empty())
+        rules.insert(origin);
+}
+
 // `value` lying as `to`; made once.
 FailureOr<Value> ProgramReshards::reshard(Value value, ShardingAttr to,
                                           Operation *user,
@@ -148,14 +173,21 @@ FailureOr<Value> ProgramReshards::reshard(Value value, ShardingAttr to,
     wanted[copy->getResult(0)] = actual[copy->getResult(0)] = to;
     return made[{value, to}] = copy->getResult(0);
   }
-  std::string reason;
+  NoPath refusal;
   FailureOr<int64_t> price = prices.of(cast<RankedTensorType>(value.getType()),
-                                       actual[value], to, reason);
+                                       actual[value], to, refusal);
   // Of a sum, in the layer whose term completes it.
   Location loc = behindProducer ? lastTerm(value).getLoc() : user->getLoc();
   if (failed(price)) {
-    InFlightDiagnostic error = emitError(loc) << reason;
-    error.attachNote() << "help: choose a size of the axis that divides it";
+    InFlightDiagnostic error = emitError(loc) << refusal.reason;
+    llvm::SetVector<StringAttr> rules;
+    addOrigins(value, rules);
+    for (Value result : user->getResults())
+      addOrigins(result, rules);
+    for (StringAttr rule : rules)
+      error.attachNote() << "the rule at " << rule.getValue()
+                         << " has a part in it";
+    error.attachNote() << "help: " << refusal.help;
     return error;
   }
   auto op = b.create<ReshardOp>(loc, value.getType(), value, actual[value], to,
@@ -215,6 +247,27 @@ bool ProgramReshards::passesSums(Operation *op, const lm::ShardingRule &rule) {
          });
 }
 
+// `sum`, partial on no axis but those on which `other` is partial, too.
+ShardingAttr ProgramReshards::openInBoth(ShardingAttr sum, ShardingAttr other) {
+  SmallVector<StringRef> partial = sum.getPartialAxes();
+  llvm::erase_if(partial, [&](StringRef axis) {
+    return !llvm::is_contained(other.getPartialAxes(), axis);
+  });
+  return makeSharding(context, readDims(sum), partial);
+}
+
+// What is added comes to `to`, and with it the sum.
+LogicalResult ProgramReshards::addAs(lm::AccumulateOp add, ShardingAttr to) {
+  FailureOr<Value> there =
+      reshard(add.getValue(), to, add, /*behindProducer=*/true);
+  if (failed(there))
+    return failure();
+  add.getValueMutable().assign(*there);
+  actual[add.getOutput()] = to;
+  add->setAttr(kShardingsAttr, ArrayAttr::get(context, Attribute(to)));
+  return success();
+}
+
 // Notes what goes on in the next micro-batch: an accumulator with something
 // added, and more added to that. Such a sum cannot be taken over ranks and then
 // added to; what is added has to come to where the sum lies.
@@ -230,14 +283,17 @@ LogicalResult ProgramReshards::joinAccumulated(Operation *op) {
     ShardingAttr added = actual[other.get()];
     if (sum.getPartial().empty() || added == sum)
       continue;
-    bool mayJoin = llvm::all_of(sum.getPartial(), [&](Attribute axis) {
-      return llvm::is_contained(added.getPartial(), axis);
-    });
-    if (!mayJoin)
+    // Of both, what both leave open.
+    ShardingAttr common = openInBoth(sum, added);
+    auto first = operand.get().getDefiningOp<lm::AccumulateOp>();
+    if (common != sum && !first)
       return op->emitOpError()
              << "adds gradients that lie otherwise, " << sum << " and " << added
              << ", to one accumulator; help: a rule that splits the uses of "
                 "this parameter alike";
+    if (common != sum && failed(addAs(first, common)))
+      return failure();
+    sum = common;
     FailureOr<Value> there = reshard(other.get(), sum, op, true);
     if (failed(there))
       return failure();
@@ -284,13 +340,12 @@ LogicalResult ProgramReshards::visit(Operation *op) {
         if (factor >= 0)
           factors[factor] = Axes(through.getAxes(dim));
   }
-  // How a tensor with these factors lies; a dim of no factor stays as it is.
+  // How a tensor with these factors lies; a dim of no factor is whole.
   auto layOut = [&](Value value, const lm::ShardingRule::Dims &dims,
                     ArrayRef<StringRef> partial) {
     DimAxes axes = readDims(wanted[value]);
     for (auto [dim, factor] : llvm::enumerate(dims))
-      if (factor >= 0)
-        axes[dim] = factors[factor];
+      axes[dim] = factor >= 0 ? factors[factor] : Axes();
     return makeSharding(context, axes, partial);
   };
   for (OpOperand &operand : op->getOpOperands()) {
@@ -360,10 +415,30 @@ LogicalResult ProgramReshards::finishResults() {
       continue;
     }
     auto [entry, isNew] = accumulators.insert({state, actual[operand.get()]});
-    if (!isNew && entry->second != actual[operand.get()])
-      return function.emitError() << "two programs leave " << state
-                                  << " lying otherwise: " << entry->second
-                                  << " and " << actual[operand.get()];
+    if (!isNew)
+      entry->second = openInBoth(actual[operand.get()], entry->second);
+  }
+  return success();
+}
+
+// Brings what is added to an accumulator to where all programs have it. A
+// forward without dropout may split its loss otherwise than one with it.
+LogicalResult ProgramReshards::settleAccumulators() {
+  Operation *terminator = function.getBody().front().getTerminator();
+  for (OpOperand &operand : terminator->getOpOperands()) {
+    Attribute state =
+        function.getResultAttr(operand.getOperandNumber(), lm::kStateAttr);
+    auto found = accumulators.find(state);
+    Value sum = operand.get();
+    if (found == accumulators.end() || actual[sum] == found->second)
+      continue;
+    auto add = sum.getDefiningOp<lm::AccumulateOp>();
+    if (!add || found->second.getDims() != actual[sum].getDims())
+      return function.emitError()
+             << "two programs leave " << state
+             << " lying otherwise: " << found->second << " and " << actual[sum];
+    if (failed(addAs(add, found->second)))
+      return failure();
   }
   return success();
 }
@@ -379,6 +454,64 @@ LogicalResult ProgramReshards::run() {
   return finishResults();
 }
 
+bool isSplitOver(ShardingAttr sharding, unsigned dim, StringRef axis) {
+  return llvm::is_contained(sharding.getAxes(dim), axis);
+}
+
+// A rule by which an activation's samples, its first dim, lie otherwise than
+// over `axis`: it takes this dim, or a data axis from it. Null if there is
+// none.
+StringAttr ruleAgainstSamples(ModuleOp module, StringRef axis) {
+  for (auto function : module.getOps<func::FuncOp>())
+    for (Operation &op : function.getBody().front()) {
+      if (isa<lm::BeginBackwardOp>(op))
+        break;
+      auto origins = op.getAttrOfType<ArrayAttr>(kOriginsAttr);
+      auto shardings = op.getAttrOfType<ArrayAttr>(kShardingsAttr);
+      if (!origins || !shardings)
+        continue;
+      for (auto [sharding, dims] : llvm::zip(shardings, origins))
+        for (auto [dim, origin] : llvm::enumerate(cast<ArrayAttr>(dims))) {
+          auto lies = cast<ShardingAttr>(sharding);
+          bool takes = dim > 0 ? isSplitOver(lies, dim, "dp") ||
+                                     isSplitOver(lies, dim, "fsdp")
+                               : !isSplitOver(lies, dim, axis);
+          if (takes && !cast<StringAttr>(origin).empty())
+            return cast<StringAttr>(origin);
+        }
+    }
+  return {};
+}
+
+// Gradients of a bucket that is shared out over an axis are sums over it.
+LogicalResult checkIsSum(lm::ParameterOp parameter, ShardingAttr sharding) {
+  auto pieces = parameter->getAttrOfType<PiecesAttr>(kPiecesAttr);
+  if (!pieces)
+    return success();
+  for (StringAttr name : pieces.getMoments().getAsRange<StringAttr>()) {
+    StringRef axis = name.getValue();
+    bool splitsDim = llvm::any_of(sharding.getDims(), [&](Attribute dim) {
+      return llvm::is_contained(cast<ArrayAttr>(dim), name);
+    });
+    if (splitsDim || llvm::is_contained(sharding.getPartialAxes(), axis))
+      continue;
+    InFlightDiagnostic error = parameter.emitError();
+    error << "every rank of " << axis << " computes the whole gradient of "
+          << parameter.getSymName() << ", which " << axis
+          << " shares out: it must be a sum over samples of its ranks";
+    if (StringAttr rule =
+            ruleAgainstSamples(parameter->getParentOfType<ModuleOp>(), axis))
+      error.attachNote() << "the rule at " << rule.getValue()
+                         << " splits activations otherwise";
+    error.attachNote()
+        << "help: " << (axis == "dp" ? "--zero=0, or " : "")
+        << "a bucket for it without " << axis
+        << ", or split samples, and nothing else, over dp and fsdp";
+    return error;
+  }
+  return success();
+}
+
 struct InsertReshards : lmc::dist::impl::InsertReshardsBase<InsertReshards> {
   using InsertReshardsBase::InsertReshardsBase;
 
@@ -390,15 +523,25 @@ struct InsertReshards : lmc::dist::impl::InsertReshardsBase<InsertReshards> {
     StateIndex states(module);
     Prices prices(mesh);
     StateShardings accumulators;
+    std::vector<ProgramReshards> programs;
     for (auto function : module.getOps<func::FuncOp>()) {
-      ProgramReshards program(function, states, prices, accumulators);
-      if (failed(program.run()))
+      programs.emplace_back(function, states, prices, accumulators);
+      if (failed(programs.back().run()))
+        return signalPassFailure();
+    }
+    for (ProgramReshards &program : programs) {
+      if (failed(program.settleAccumulators()))
         return signalPassFailure();
       numReshards += program.reshards;
       numBytes += program.bytes;
     }
     for (auto &[state, sharding] : accumulators)
       states.lookup(state)->setAttr(kShardingAttr, sharding);
+    for (auto &[state, sharding] : accumulators)
+      if (auto parameter =
+              dyn_cast_or_null<lm::ParameterOp>(states.speaker(state));
+          parameter && failed(checkIsSum(parameter, sharding)))
+        return signalPassFailure();
   }
 };
 

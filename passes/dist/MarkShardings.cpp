@@ -1,15 +1,12 @@
 // A strategy's rules, matched against the model: which few tensors are marked.
 // Propagation does the rest.
-//
-// Dims have names: a parameter's and an input's are given (`lm.dims`), and a
-// name follows its factor, so that an activation's are known as well:
-//
-//     linear  x[B,T,D], w[D,F]  ->  y[B,T,F]
 #include "passes/dist/Passes.h"
 
+#include "passes/dist/DimNames.h"
 #include "passes/dist/ShardingTable.h"
 
 #include "llvm/ADT/ScopeExit.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/Support/GlobPattern.h"
 
 namespace lmc::dist {
@@ -60,50 +57,6 @@ std::string quoted(ArrayAttr patterns) {
            cast<StringAttr>(pattern).getValue().str() + "'";
   return all;
 }
-
-using Names = SmallVector<StringRef, 6>; // of dims; "" where there is none
-
-Names namesOf(Attribute dims, size_t count) {
-  Names names(count);
-  if (auto list = dyn_cast_or_null<ArrayAttr>(dims))
-    for (auto [name, each] : llvm::zip(names, list))
-      name = cast<StringAttr>(each).getValue();
-  return names;
-}
-
-int64_t rankOf(Value value) {
-  return cast<RankedTensorType>(value.getType()).getRank();
-}
-
-// The names of the dims of every value of a program's forward.
-class DimNames {
-public:
-  explicit DimNames(func::FuncOp function) {
-    for (BlockArgument argument : function.getArguments())
-      names[argument] =
-          namesOf(function.getArgAttr(argument.getArgNumber(), lm::kDimsAttr),
-                  rankOf(argument));
-  }
-  void follow(Operation *op) {
-    std::optional<lm::ShardingRule> rule = lm::ruleOf(op);
-    SmallVector<StringRef> factors(rule ? rule->factors.size() : 0);
-    for (unsigned i = 0; rule && i < rule->operands.size(); ++i)
-      for (auto [dim, factor] : llvm::enumerate(rule->operands[i]))
-        if (factor >= 0 && factors[factor].empty())
-          factors[factor] = of(op->getOperand(i))[dim];
-    for (auto [i, result] : llvm::enumerate(op->getResults())) {
-      Names &mine = names[result];
-      mine.resize(rankOf(result));
-      for (size_t dim = 0; rule && dim < mine.size(); ++dim)
-        if (int64_t factor = rule->results[i][dim]; factor >= 0)
-          mine[dim] = factors[factor];
-    }
-  }
-  Names of(Value value) const { return names.lookup(value); }
-
-private:
-  llvm::DenseMap<Value, Names> names;
-};
 
 // The name of the layer that an operation comes from.
 StringRef layerOf(Operation *op) {
@@ -181,7 +134,8 @@ int64_t RuleMatcher::dimIn(const Names &names) {
 
 std::string RuleMatcher::placeOfRule() {
   auto place = dyn_cast<FileLineColLoc>(rule.getLoc());
-  return place ? (place.getFilename().getValue() + ":" + Twine(place.getLine()))
+  return place ? (place.getFilename().getValue() + ":" +
+                  Twine(place.getLine()) + ":" + Twine(place.getColumn()))
                      .str()
                : "an unknown place";
 }
@@ -204,7 +158,11 @@ LogicalResult RuleMatcher::checkSize(StringRef name, int64_t size,
       ", ");
   error.attachNote(rule.getLoc())
       << "the rule at " << placeOfRule() << " asks for it";
-  error.attachNote() << "help: choose a size of the axis that divides " << size;
+  error.attachNote() << "help: "
+                     << (size == 1
+                             ? "leave this split out: the dim has no parts"
+                             : "choose a size of the axis that divides " +
+                                   std::to_string(size));
   return error;
 }
 
@@ -226,7 +184,7 @@ ArrayAttr append(Attribute marks, MarkAttr mark) {
 
 LogicalResult RuleMatcher::matchParameter(Operation *state, StringRef name,
                                           RankedTensorType type) {
-  int64_t dim = dimIn(namesOf(state->getAttr(lm::kDimsAttr), type.getRank()));
+  int64_t dim = dimIn(readNames(state->getAttr(lm::kDimsAttr), type.getRank()));
   if (!matches(name) || dim < 0)
     return success();
   if (failed(checkSize(name, type.getDimSize(dim), state->getLoc())))
@@ -241,8 +199,8 @@ LogicalResult RuleMatcher::matchInput(func::FuncOp function, unsigned index) {
   auto type = cast<RankedTensorType>(function.getArgument(index).getType());
   if (!name || !matches(name.getValue()))
     return success();
-  int64_t dim =
-      dimIn(namesOf(function.getArgAttr(index, lm::kDimsAttr), type.getRank()));
+  int64_t dim = dimIn(
+      readNames(function.getArgAttr(index, lm::kDimsAttr), type.getRank()));
   if (dim < 0)
     return success();
   if (failed(checkSize(name, type.getDimSize(dim),
@@ -258,10 +216,22 @@ LogicalResult RuleMatcher::matchResults(Operation *op, const DimNames &names) {
   if (!matches(layerOf(op)) ||
       (operation && !operation->match(op->getName().getStringRef())))
     return success();
+  // The rule means a dim of the first result. What lies beside it, such as a
+  // norm's mean, is split alike where it has the same factor.
+  int64_t first = op->getNumResults() ? dimIn(names.of(op->getResult(0))) : -1;
+  if (first < 0)
+    return success();
+  std::optional<lm::ShardingRule> factors = lm::ruleOf(op);
+  int64_t factor = factors ? factors->results[0][first] : -1;
   for (auto [index, result] : llvm::enumerate(op->getResults())) {
-    int64_t dim = dimIn(names.of(result));
-    if (dim < 0)
-      continue;
+    int64_t dim = first;
+    if (index > 0) {
+      auto *found =
+          factor < 0 ? nullptr : llvm::find(factors->results[index], factor);
+      if (!found || found == factors->results[index].end())
+        continue;
+      dim = found - factors->results[index].begin();
+    }
     int64_t size = cast<RankedTensorType>(result.getType()).getDimSize(dim);
     std::string name =
         layerOf(op).str() + " (" + op->getName().getStringRef().str() + ")";
@@ -384,8 +354,10 @@ struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
                                             parameter.getTensorType())))
             return failure();
     for (auto function : module.getOps<func::FuncOp>())
-      if (failed(markProgram(function, matchers, mesh)))
+      if (failed(markInputs(function, matchers, mesh)))
         return failure();
+    if (failed(markActivations(module, matchers)))
+      return failure();
     for (RuleMatcher &matcher : matchers) {
       matcher.warnIfUnused();
       numMarked += matcher.getNumMarked();
@@ -393,9 +365,9 @@ struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
     return success();
   }
 
-  LogicalResult markProgram(func::FuncOp function,
-                            MutableArrayRef<RuleMatcher> matchers,
-                            MeshAttr mesh) {
+  LogicalResult markInputs(func::FuncOp function,
+                           MutableArrayRef<RuleMatcher> matchers,
+                           MeshAttr mesh) {
     for (unsigned i = 0, e = function.getNumArguments(); i < e; ++i) {
       if (!function.getArgAttr(i, lm::kInputAttr))
         continue;
@@ -407,20 +379,29 @@ struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
       if (failed(checkInput(function, i, mesh)))
         return failure();
     }
-    bool isWanted = llvm::any_of(matchers, [](RuleMatcher &matcher) {
-      return matcher.isActive() && matcher.isFor("activation");
-    });
-    if (!isWanted || function.isExternal())
+    return success();
+  }
+
+  // Of the forward's results; gradients follow.
+  LogicalResult markActivations(ModuleOp module,
+                                MutableArrayRef<RuleMatcher> matchers) {
+    SmallVector<RuleMatcher *> wanted;
+    for (RuleMatcher &matcher : matchers)
+      if (matcher.isActive() && matcher.isFor("activation"))
+        wanted.push_back(&matcher);
+    if (wanted.empty())
       return success();
-    DimNames names(function);
-    for (Operation &op : function.getBody().front().without_terminator()) {
-      if (isa<lm::BeginBackwardOp>(op))
-        break;
-      names.follow(&op);
-      for (RuleMatcher &matcher : matchers)
-        if (matcher.isActive() && matcher.isFor("activation") &&
-            failed(matcher.matchResults(&op, names)))
-          return failure();
+    DimNames names(module);
+    for (auto function : module.getOps<func::FuncOp>()) {
+      if (function.isExternal())
+        continue;
+      for (Operation &op : function.getBody().front().without_terminator()) {
+        if (isa<lm::BeginBackwardOp>(op))
+          break;
+        for (RuleMatcher *matcher : wanted)
+          if (failed(matcher->matchResults(&op, names)))
+            return failure();
+      }
     }
     return success();
   }
@@ -431,25 +412,33 @@ struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
     if (cast<RankedTensorType>(function.getArgument(index).getType())
             .getRank() == 0)
       return success();
-    SmallVector<Attribute> data, others;
+    SmallVector<Attribute> data;
     Builder b(&getContext());
     for (StringRef axis : {"dp", "fsdp"})
       if (mesh.getSize(axis) > 1)
         data.push_back(b.getStringAttr(axis));
-    SmallVector<Attribute> samples;
-    if (auto marks = function.getArgAttrOfType<ArrayAttr>(index, kMarksAttr))
-      for (MarkAttr mark : marks.getAsRange<MarkAttr>())
-        llvm::append_range(mark.getDim() == 0 ? samples : others,
-                           mark.getAxes());
-    if (samples == data && others.empty())
+    SmallVector<MarkAttr> marks;
+    if (auto list = function.getArgAttrOfType<ArrayAttr>(index, kMarksAttr))
+      llvm::append_range(marks, list.getAsRange<MarkAttr>());
+    // A dim takes the axes of one mark.
+    if (data.empty() ? marks.empty()
+                     : marks.size() == 1 && marks[0].getDim() == 0 &&
+                           marks[0].getAxes() == b.getArrayAttr(data))
       return success();
     InFlightDiagnostic error =
         emitError(function.getArgument(index).getLoc())
         << "input " << function.getArgAttr(index, lm::kInputAttr)
         << " must be split by samples over the data axes, and by nothing else: "
            "every data rank is handed its own samples";
+    for (MarkAttr mark : marks)
+      error.attachNote() << "the rule at " << mark.getOrigin().getValue()
+                         << " splits dim " << mark.getDim() << " over "
+                         << llvm::join(
+                                mark.getAxes().getAsValueRange<StringAttr>(),
+                                ", ");
     error.attachNote() << "help: rule { input: \"*\" split { dim: \"B\" axis: "
-                          "\"dp\" axis: \"fsdp\" } }";
+                          "\"dp\" axis: \"fsdp\" } }, and no other rule for "
+                          "inputs";
     return error;
   }
 };

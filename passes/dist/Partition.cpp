@@ -9,6 +9,8 @@
 #include "passes/dist/LowerReshard.h"
 #include "passes/dist/ShardingTable.h"
 
+#include "llvm/ADT/SetVector.h"
+
 namespace lmc::dist {
 #define GEN_PASS_DEF_PARTITION
 #include "passes/dist/Passes.h.inc"
@@ -80,12 +82,25 @@ LogicalResult ProgramPartition::placeRandom(lm::Drawing op) {
   for (StringRef axis : {"dp", "fsdp"})
     if (mesh.getSize(axis) > 1)
       data.push_back(axis);
-  if (dims.empty() || dims[0] != data)
-    return op->emitOpError()
-           << "draws random numbers for a tensor whose samples are split by "
-           << (dims.empty() || dims[0].empty() ? "no axis"
-                                               : llvm::join(dims[0], ", "))
-           << ", not by the data axes; help: set this dropout rate to 0";
+  if (dims.empty() || dims[0] != data) {
+    InFlightDiagnostic error = emitError(op.getLoc());
+    error << op->getName() << " draws random numbers for samples over "
+          << (data.empty() ? "no axis" : llvm::join(data, ", "))
+          << ", but its samples are split over "
+          << (dims.empty() || dims[0].empty() ? "no axis"
+                                              : llvm::join(dims[0], ", "));
+    llvm::SetVector<StringRef> rules;
+    if (auto origins = op->getAttrOfType<ArrayAttr>(kOriginsAttr))
+      for (ArrayAttr each : origins.getAsRange<ArrayAttr>())
+        for (StringAttr origin : each.getAsRange<StringAttr>())
+          if (!origin.empty())
+            rules.insert(origin.getValue());
+    for (StringRef rule : rules)
+      error.attachNote() << "the rule at " << rule << " splits it";
+    error.attachNote() << "help: a dropout rate of 0, or leave the data axes "
+                          "to samples in these rules";
+    return error;
+  }
   bool isPart = false;
   SmallVector<int64_t> whole;
   SmallVector<Attribute> axes;
@@ -194,12 +209,12 @@ SmallVector<StringRef> rulesOf(OpResult value, ShardingAttr from,
 // While the operations around it are as they were.
 LogicalResult ProgramPartition::noteReshard(ReshardOp reshard,
                                             bool inBackward) {
-  std::string reason;
+  NoPath refusal;
   FailureOr<ReshardPath> path =
       findReshardPath(cast<RankedTensorType>(reshard.getType()),
-                      reshard.getFrom(), reshard.getTo(), mesh, reason);
+                      reshard.getFrom(), reshard.getTo(), mesh, refusal);
   if (failed(path))
-    return reshard.emitOpError() << reason;
+    return reshard.emitOpError() << refusal.reason;
   SmallVector<std::string> steps;
   for (const Transition &step : path->steps)
     steps.push_back(describe(step));

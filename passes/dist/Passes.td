@@ -95,7 +95,9 @@ def MarkShardings : Pass<"dist-mark-shardings", "::mlir::ModuleOp"> {
     Sets the mesh, and the marks that the strategy starts from: each
     `dist.rule` gives axes to a dim of the parameters, inputs or activations
     that it matches. All else follows by propagation. Axes of one rank are
-    left out; an input gets no axes beyond its marks.
+    left out; an input gets no axes beyond its marks. Activations' dims have
+    the names of their factors (DimNames.h); of an operation's results, the
+    first is meant, and others where they have the same factor.
 
     Each `dist.bucket_rule` gives its axes of more than one rank to the
     parameters that it is the first to match, as `dist.pieces`.
@@ -115,7 +117,7 @@ def MarkShardings : Pass<"dist-mark-shardings", "::mlir::ModuleOp"> {
     **After**
     ```mlir
     module attributes {dist.mesh = #dist.mesh<["pp", "dp", "fsdp", "cp", "ep", "tp"], [1, 1, 1, 1, 1, 2]>} {
-      lm.parameter @h.0.mlp.up.weight : tensor<8x32xf32> {dist.marks = [#dist.mark<result 0 dim 1 over ["tp"] priority 0 from "<stdin>:1">], initialization = {kind = "zeros"}, lm.dims = ["D", "F"]}
+      lm.parameter @h.0.mlp.up.weight : tensor<8x32xf32> {dist.marks = [#dist.mark<result 0 dim 1 over ["tp"] priority 0 from "<stdin>:1:5">], initialization = {kind = "zeros"}, lm.dims = ["D", "F"]}
     }
     ```
   }];
@@ -135,7 +137,9 @@ def PropagateShardings : Pass<"dist-propagate-shardings", "::mlir::ModuleOp"> {
     all dims of that factor, unless the value or the operation uses the axis
     elsewhere. Marks come in rounds, by priority; an axis that an operation
     could give to two factors serves the one of the earlier mark. A parameter,
-    its moments and its gradient share one sharding.
+    its moments and its gradient share one sharding, as do what is sent and what
+    is received; where two of them disagree, the parameter's and the sender's
+    stands.
     An operation that can be sharded on a factor only as primitives is
     rewritten then; a loss over a sharded vocabulary gets its targets shifted
     and its padding masked.
@@ -186,7 +190,8 @@ def InsertReshards : Pass<"dist-insert-reshards", "::mlir::ModuleOp"> {
     Ensures: `dist.shardings` and `dist.factors` say how results lie and how
     operations are split; an accumulator may stay partial, its `dist.sharding`
     then names the axes. What no path leads to, because padding would have to
-    move, is refused with the sizes.
+    move, is refused with the sizes. So is a gradient that is no sum over an
+    axis of its parameter's `dist.pieces`: its bucket could not be shared out.
     Leaves alone: modules without `dist.mesh`; shapes, which are global.
 
     **Before**

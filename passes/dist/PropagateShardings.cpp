@@ -98,7 +98,7 @@ private:
   void forEachTied(llvm::function_ref<void(Value, Operation *)> visit);
   // What is sent and what is received on one channel lie alike.
   bool unifyTransfers();
-  bool unify(Splits &a, Splits &b);
+  bool unify(Splits &first, Splits &second);
   void forEachDim(Operation *op, const lm::ShardingRule &rule,
                   llvm::function_ref<void(Value, unsigned, int64_t)> visit);
   Splits chooseFactors(Operation *op, const lm::ShardingRule &rule,
@@ -204,15 +204,23 @@ bool Propagation::unifyTransfers() {
   return changed;
 }
 
-// Fills what one side lacks from the other. True if something changed.
-bool Propagation::unify(Splits &a, Splits &b) {
+// Makes two values lie alike: each has what the other has. Where an axis would
+// then serve two dims, the first is right. True if something changed.
+bool Propagation::unify(Splits &first, Splits &second) {
   bool changed = false;
-  for (auto [x, y] : llvm::zip(a, b)) {
-    if (x.axes.empty() == y.axes.empty())
-      continue;
-    (x.axes.empty() ? x : y) = x.axes.empty() ? y : x;
-    changed = true;
+  for (auto [x, y] : llvm::zip(first, second)) {
+    bool isFree = llvm::none_of(
+        y.axes, [&](StringRef axis) { return usesAxis(first, axis); });
+    if (x.axes.empty() && !y.axes.empty() && isFree) {
+      x = y;
+      changed = true;
+    }
   }
+  for (auto [x, y] : llvm::zip(first, second))
+    if (x.axes != y.axes) {
+      y = x;
+      changed = true;
+    }
   return changed;
 }
 
@@ -290,7 +298,7 @@ void Propagation::runToFixpoint() {
   for (bool changed = true; changed;) {
     changed = false;
     forEachTied([&](Value value, Operation *state) {
-      changed |= unify(splitsOf(value), splitsOf(state));
+      changed |= unify(splitsOf(state), splitsOf(value));
     });
     changed |= unifyTransfers();
     for (auto function : module.getOps<func::FuncOp>()) {

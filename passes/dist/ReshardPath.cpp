@@ -217,26 +217,27 @@ ShardingAttr lmc::dist::applyTransition(ShardingAttr from,
   return makeSharding(from.getContext(), dims, partial);
 }
 
-FailureOr<ReshardPath> lmc::dist::findReshardPath(RankedTensorType type,
-                                                  ShardingAttr from,
-                                                  ShardingAttr to,
-                                                  MeshAttr mesh,
-                                                  std::string &reason) {
+FailureOr<ReshardPath>
+lmc::dist::findReshardPath(RankedTensorType type, ShardingAttr from,
+                           ShardingAttr to, MeshAttr mesh, NoPath &refusal) {
   FailureOr<ReshardPath> path = PathFinder(type, from, to, mesh).run();
   if (succeeded(path))
     return path;
-  llvm::raw_string_ostream stream(reason);
-  stream << "no path leads from " << from << " to " << to << " for " << type;
+  llvm::raw_string_ostream reason(refusal.reason);
   for (unsigned dim = 0; dim < to.getDims().size(); ++dim)
     for (ShardingAttr sharding : {from, to}) {
-      int64_t parts = 1;
+      int64_t parts = 1, size = type.getDimSize(dim);
       for (StringRef axis : sharding.getAxes(dim))
         parts *= mesh.getSize(axis);
-      if (type.getDimSize(dim) % parts != 0) {
-        stream << ": a dim of size " << type.getDimSize(dim)
-               << " cannot be split into " << parts << " equal parts";
-        return failure();
-      }
+      if (size % parts == 0 || !refusal.help.empty())
+        continue;
+      reason << "a dim of size " << size << " in " << parts
+             << " parts is padded and cannot be moved, but ";
+      refusal.help = ("a size that " + Twine(parts) + " divides, such as " +
+                      Twine(llvm::alignTo(size, parts)) +
+                      ", or rules by which the dim stays whole")
+                         .str();
     }
+  reason << type << " is made as " << from << " and needed as " << to;
   return failure();
 }

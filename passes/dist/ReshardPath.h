@@ -40,12 +40,16 @@ struct ReshardPath {
   int64_t bytes = 0; // that a rank receives
 };
 
-// The cheapest path for a tensor of global `type`; on failure `reason` says
-// why there is none: a dim that is padded has to stay as it is.
+// Why there is none, and what to do.
+struct NoPath {
+  std::string reason, help;
+};
+
+// The cheapest path for a tensor of global `type`. There is none where a dim is
+// padded: it has to stay as it is.
 mlir::FailureOr<ReshardPath> findReshardPath(mlir::RankedTensorType type,
                                              ShardingAttr from, ShardingAttr to,
-                                             MeshAttr mesh,
-                                             std::string &reason);
+                                             MeshAttr mesh, NoPath &refusal);
 
 // "all_gather tp dim 1"; "all_to_all tp dim 0 to 1".
 std::string describe(const Transition &step);

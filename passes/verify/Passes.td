@@ -101,7 +101,7 @@ def VerifySharded : Pass<"verify-sharded", "::mlir::ModuleOp"> {
       (S2) a sharding names an axis that the mesh lacks;
       (S3) an argument lies otherwise than the state that it is tied to;
       (S4) an operand or a result lies otherwise than the factors of its
-           operation are split;
+           operation are split, or is split on a dim that has no factor;
       (S5) a partial value is used where no sum passes through: a reduction is
            missing;
       (S6) a result is said to be partial on other axes than the operation

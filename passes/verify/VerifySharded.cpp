@@ -131,12 +131,12 @@ LogicalResult ProgramCheck::checkOp(Operation *op) {
                        StringRef what) -> LogicalResult {
     for (auto [index, value, dims] : llvm::enumerate(values, lists))
       for (auto [dim, factor] : llvm::enumerate(dims))
-        if (factor >= 0 &&
-            shardings.lookup(value).getAxes(dim) != factors[factor])
+        if (Axes needed = factor >= 0 ? factors[factor] : Axes();
+            shardings.lookup(value).getAxes(dim) != needed)
           return op->emitOpError()
                  << "is computed with dim " << dim // S4
                  << " of " << what << " " << index << " split by "
-                 << text(factors[factor]) << ", but it is split by "
+                 << text(needed) << ", but it is split by "
                  << text(shardings.lookup(value).getAxes(dim));
     return success();
   };

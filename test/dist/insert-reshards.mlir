@@ -93,7 +93,13 @@ module @join attributes {dist.mesh = #dist.mesh<["dp", "tp"], [2, 2]>} {
 
 // -----
 
-// What was accumulated in other micro-batches cannot be summed and added to.
+// What was accumulated in other micro-batches cannot be summed and added to: of
+// two gradients, one partial, the other whole, the first is summed before.
+// CHECK-LABEL: @mixed
+// CHECK: %[[G:.*]] = lm.contract
+// CHECK: %[[SUM:.*]] = dist.reshard %[[G]] from <{{\[\[}}], []], ["dp"]> to <{{\[\[}}], []], []>
+// CHECK: %[[S:.*]] = lm.accumulate %{{.*}}, %[[SUM]]
+// CHECK: arith.addf %[[S]], %{{.*}}dist.shardings = [#dist.sharding<{{\[\[}}], []], []>]
 module @mixed attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
   lm.parameter @w : tensor<8x6xf32> {initialization = {kind = "zeros"}}
   lm.state @w.gradient "accumulator" : tensor<8x6xf32> {parameter = @w, role = "gradient"}
@@ -101,9 +107,25 @@ module @mixed attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
       %e: tensor<8x6xf32> {lm.input = "e"}, %a: tensor<8x6xf32> {lm.state = @w.gradient}) -> (tensor<8x6xf32> {lm.state = @w.gradient}) attributes {plan.program = "step"} {
     %g = lm.contract %x [0], %d [0] : (tensor<4x8xf32>, tensor<4x6xf32>) -> tensor<8x6xf32>
     %s = lm.accumulate %a, %g : tensor<8x6xf32>
-    // expected-error @+1 {{adds gradients that lie otherwise, #dist.sharding<[[], []], ["dp"]> and #dist.sharding<[[], []], []>, to one accumulator}}
     %t = arith.addf %s, %e : tensor<8x6xf32>
     return %t : tensor<8x6xf32>
+  }
+}
+
+// -----
+
+// A third one comes too late for that.
+module @third attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
+  lm.parameter @w : tensor<8x6xf32> {initialization = {kind = "zeros"}}
+  lm.state @w.gradient "accumulator" : tensor<8x6xf32> {parameter = @w, role = "gradient"}
+  func.func @step(%x: tensor<4x8xf32> {dist.sharding = #dist.sharding<[["dp"], []], []>, lm.input = "x"}, %d: tensor<4x6xf32> {lm.input = "d"},
+      %e: tensor<8x6xf32> {lm.input = "e"}, %a: tensor<8x6xf32> {lm.state = @w.gradient}) -> (tensor<8x6xf32> {lm.state = @w.gradient}) attributes {plan.program = "step"} {
+    %g = lm.contract %x [0], %d [0] : (tensor<4x8xf32>, tensor<4x6xf32>) -> tensor<8x6xf32>
+    %s = lm.accumulate %a, %g : tensor<8x6xf32>
+    %t = arith.addf %s, %g : tensor<8x6xf32>
+    // expected-error @+1 {{adds gradients that lie otherwise, #dist.sharding<[[], []], ["dp"]> and #dist.sharding<[[], []], []>, to one accumulator}}
+    %u = arith.addf %t, %e : tensor<8x6xf32>
+    return %u : tensor<8x6xf32>
   }
 }
 
@@ -114,9 +136,49 @@ module @padding attributes {lm.vocabulary = 7 : i64, dist.mesh = #dist.mesh<["tp
   func.func @f(%x: tensor<7x4xf32> {dist.sharding = #dist.sharding<[["tp"], []], []>, lm.input = "x"},
                %z: tensor<7x4xf32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>, lm.input = "z"})
       -> (tensor<7x4xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
-    // expected-error @+2 {{a dim of size 7 cannot be split into 2 equal parts}}
-    // expected-note @+1 {{help: choose a size of the axis that divides it}}
+    // expected-error @+3 {{a dim of size 7 in 2 parts is padded and cannot be moved, but tensor<7x4xf32> is made as}}
+    // expected-note @+2 {{the rule at given has a part in it}}
+    // expected-note @+1 {{help: a size that 2 divides, such as 8, or rules by which the dim stays whole}}
     %y = arith.addf %x, %z : tensor<7x4xf32>
     return %y : tensor<7x4xf32>
+  }
+}
+
+// -----
+
+// What no factor splits is computed whole: queries of one head, here marked, are
+// shared out behind the attention.
+// CHECK-LABEL: @queries
+// CHECK: %[[Y:.*]], %{{.*}} = lm.attention {{.*}}dist.shardings = [#dist.sharding<{{\[\[}}], [], [], [], []], []>, #dist.sharding<{{\[\[}}], [], [], []], []>]
+// CHECK: dist.reshard %[[Y]] {{.*}}to <{{\[\[}}], [], [], ["tp"], []], []> bytes 0
+module @queries attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  func.func @f(%x: tensor<1x4x2x4x8xf32> {lm.input = "x", dist.closed}) -> (tensor<1x4x2x2x8xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    %y, %l = lm.attention %x {scale = 1.0 : f32, dist.marks = [#dist.mark<result 0 dim 3 over ["tp"] priority 0 from "here">, #dist.mark<result 1 dim 2 over ["tp"] priority 0 from "here">]} : (tensor<1x4x2x4x8xf32>) -> (tensor<1x4x2x2x8xf32>, tensor<1x2x2x4xf32>)
+    return %y : tensor<1x4x2x2x8xf32>
+  }
+}
+
+// -----
+
+// Two programs that add to one accumulator: where one of them has the whole, the
+// other adds the whole, too.
+// CHECK-LABEL: @two
+// CHECK: lm.state @sum {{.*}}dist.sharding = #dist.sharding<[], []>
+// CHECK: func.func @f
+// CHECK: %[[WHOLE:.*]] = dist.reshard %{{.*}} from <[], ["tp"]> to <[], []>
+// CHECK: lm.accumulate %{{.*}}, %[[WHOLE]] {{.*}}dist.shardings = [#dist.sharding<[], []>]
+// CHECK: func.func @g
+// CHECK-NOT: dist.reshard
+module @two attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  lm.state @sum "accumulator" : tensor<f32>
+  func.func @f(%s: tensor<f32> {lm.state = @sum}, %x: tensor<4xf32> {dist.sharding = #dist.sharding<[["tp"]], []>, lm.input = "x"}) -> (tensor<f32> {lm.state = @sum}) attributes {plan.program = "f"} {
+    %r = lm.reduce "sum" %x dims [0] : tensor<4xf32> to tensor<f32>
+    %a = lm.accumulate %s, %r : tensor<f32>
+    return %a : tensor<f32>
+  }
+  func.func @g(%s: tensor<f32> {lm.state = @sum}, %x: tensor<4xf32> {lm.input = "x"}) -> (tensor<f32> {lm.state = @sum}) attributes {plan.program = "g"} {
+    %r = lm.reduce "sum" %x dims [0] : tensor<4xf32> to tensor<f32>
+    %a = lm.accumulate %s, %r : tensor<f32>
+    return %a : tensor<f32>
   }
 }

@@ -78,3 +78,29 @@ module {
   dist.bucket_rule ["y.*"] #dist.pieces<parameters [] gradients [] moments ["dp"]> {if_present}
   dist.bucket_rule ["z.*"] #dist.pieces<parameters [] gradients [] moments ["fsdp"]>
 }
+
+// -----
+
+// Nothing beside samples, and which rules say otherwise.
+module {
+  dist.rule "input" ["*"] dim "B" over ["dp"]
+  dist.rule "input" ["x"] dim "T" over ["tp"]
+  // expected-error @+4 {{input "x" must be split by samples over the data axes}}
+  // expected-note @+3 {{splits dim 0 over dp}}
+  // expected-note @+2 {{splits dim 1 over tp}}
+  // expected-note @+1 {{help: rule}}
+  func.func @forward(%x: tensor<4x8xi32> {lm.input = "x", lm.dims = ["B", "T"]}) {
+    return
+  }
+}
+
+// -----
+
+// What has no parts.
+module {
+  // expected-note @+1 {{asks for it}}
+  dist.rule "parameter" ["*"] dim "R" over ["tp"]
+  // expected-error @+2 {{dim R of w, of size 1, cannot be split into 4 equal parts over axis tp}}
+  // expected-note @+1 {{help: leave this split out: the dim has no parts}}
+  lm.parameter @w : tensor<1x8xf32> {initialization = {kind = "zeros"}, lm.dims = ["R", "K"]}
+}

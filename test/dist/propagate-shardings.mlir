@@ -96,3 +96,23 @@ module @rounds attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
     return %y : tensor<4x8xf32>
   }
 }
+
+// -----
+
+// An axis that one of two tied values has on one dim and the other on another
+// stays with the state, and with what is sent: it cannot split both.
+// CHECK-LABEL: @tied
+// CHECK: lm.parameter @w {{.*}}dist.sharding = #dist.sharding<{{\[\[}}"tp"], []], []>
+// CHECK: func.func @a(%{{.*}}: tensor<4x8xf32> {dist.sharding = #dist.sharding<{{\[\[}}"tp"], []], []>
+// CHECK: dist.receive {{.*}}dist.shardings = [#dist.sharding<{{\[\[}}"tp"], []], []>]}
+module @tied attributes {dist.mesh = #dist.mesh<["pp", "tp"], [2, 2]>} {
+  lm.parameter @w : tensor<4x8xf32> {initialization = {kind = "zeros"}, dist.marks = [#dist.mark<result 0 dim 0 over ["tp"] priority 0 from "here">]}
+  func.func @a(%w: tensor<4x8xf32> {lm.state = @w, dist.sharding = #dist.sharding<[[], ["tp"]], []>}) attributes {plan.program = "a"} {
+    dist.send %w stage 1 channel 3 : tensor<4x8xf32>
+    return
+  }
+  func.func @b() -> (tensor<4x8xf32> {lm.output = "y"}) attributes {plan.program = "b"} {
+    %x = dist.receive stage -1 channel 3 {dist.marks = [#dist.mark<result 0 dim 1 over ["tp"] priority 0 from "here">]} : tensor<4x8xf32>
+    return %x : tensor<4x8xf32>
+  }
+}

@@ -51,6 +51,17 @@ module @factors attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
 
 // -----
 
+// S4, of a dim that has no factor
+module @whole attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
+  func.func @f(%x: tensor<1x4x2x4x8xf32> {lm.input = "x", dist.sharding = #dist.sharding<[[], [], [], [], []], []>}) attributes {plan.program = "f"} {
+    // expected-error @+1 {{is computed with dim 3 of result 0 split by no axis, but it is split by tp}}
+    %y, %l = lm.attention %x {scale = 1.0 : f32, dist.factors = [[], [], [], [], []], dist.shardings = [#dist.sharding<[[], [], [], ["tp"], []], []>, #dist.sharding<[[], [], [], []], []>]} : (tensor<1x4x2x4x8xf32>) -> (tensor<1x4x2x2x8xf32>, tensor<1x2x2x4xf32>)
+    return
+  }
+}
+
+// -----
+
 // S5
 module @missing attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
   func.func @f(%x: tensor<4x8xf32> {lm.input = "x", dist.sharding = #dist.sharding<[[], ["tp"]], []>}) attributes {plan.program = "f"} {

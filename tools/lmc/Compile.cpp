@@ -213,11 +213,12 @@ void setTraining(ModuleOp module, const frontend::TrainSpec &train) {
     module->setAttr("lm.training", given.getDictionary(module.getContext()));
 }
 
-// "tp": the axes over which rules split the tokens of activations.
+// "tp": the axes over which rules split the tokens of activations, their dim 1.
 std::string tokenAxes(ModuleOp module, const PipelineOptions &pipeline) {
   llvm::SmallVector<llvm::StringRef> axes;
   for (auto rule : module.getOps<dist::RuleOp>())
-    if (rule.getKind() == "activation" && rule.getDim() == "T")
+    if (rule.getKind() == "activation" &&
+        (rule.getDim() == "T" || rule.getDim() == "1"))
       for (auto axis : rule.getAxes().getAsRange<StringAttr>()) {
         const auto *known = llvm::find(kAxes, axis.getValue());
         if (known != std::end(kAxes) && pipeline.mesh[known - kAxes] > 1 &&
