@@ -114,8 +114,10 @@ static void addPartition(OpPassManager &manager,
 }
 
 // Kernels: operations become launches of a few different kernels.
-static void addKernels(OpPassManager &manager) {
-  manager.addPass(plan::createFormKernels());
+static void addKernels(OpPassManager &manager, const PipelineOptions &options) {
+  plan::FormKernelsOptions form;
+  form.matmuls = options.matmuls;
+  manager.addPass(plan::createFormKernels(form));
 }
 
 // Every phase ends with a verifier: what the next one relies on is checked, not
@@ -146,7 +148,7 @@ void lmc::addPhase(OpPassManager &manager, Phase phase,
     manager.addPass(verify::createVerifyPartitioned());
     return;
   case Phase::Kernels:
-    addKernels(manager);
+    addKernels(manager, options);
     manager.addPass(verify::createVerifyKernels());
     return;
   case Phase::Schedule: {

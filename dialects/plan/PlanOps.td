@@ -26,6 +26,9 @@ def Plan_KernelOp : Plan_Op<"kernel",
       contraction    one lm.contract and elementwise work on its result
       scatter        one lm.embedding_grad and elementwise work on its result
       attention, attention_grad, rope   the operation's own
+      matmul         none: one lm.contract whose product the device's library
+                     computes, with at most the sum with one number for each
+                     column and that with an argument (Matmul.h)
 
     Arguments are the operands that are read, results those that are written.
     A result i with `tied[i] = j >= 0` is written to the bytes of argument j.
@@ -182,7 +185,8 @@ def Plan_RunOp : Plan_Instruction<"run"> {
   let description = [{
     One operand per pointer of the native function: the kernel's arguments,
     then its results that are not tied. `integers` are the kernel's, in order.
-    `rows` of the grid are the kernel's own where they are not given.
+    `rows` of the grid are the kernel's own where they are not given. A kernel
+    of kind `matmul` takes one operand more, the library's workspace.
 
     The pass verify-assigned holds a run against its kernel: as many operands
     as the kernel has pointers, each with the bytes of its tensor; an argument

@@ -9,7 +9,8 @@ namespace plan = lmc::plan;
 
 namespace {
 
-// The kernels that programs run, in the order of their first run.
+// The kernels that programs run, in the order of their first run, without those
+// that a library computes.
 FailureOr<SmallVector<plan::KernelOp>> collectKernels(ModuleOp module) {
   SymbolTable symbols(module);
   llvm::SetVector<Operation *> kernels;
@@ -23,7 +24,8 @@ FailureOr<SmallVector<plan::KernelOp>> collectKernels(ModuleOp module) {
         failed = true;
         continue;
       }
-      kernels.insert(kernel);
+      if (kernel.getKind() != plan::kMatmulKind)
+        kernels.insert(kernel);
     }
   if (failed)
     return failure();

@@ -20,7 +20,7 @@ static std::optional<double> getUsualDefault(StringRef name) {
       .Case("weight_decay", 0.1)
       .Case("clip_norm", 1.0)
       .Cases("bias_correction1", "bias_correction2", "loss_scale", 1.0)
-      .Cases("seed.lo", "seed.hi", "step", "dropout", 0.0)
+      .Cases("seed.lo", "seed.hi", "step", "dropout", "tf32", 0.0)
       // The runtime sets a rank's coordinates.
       .StartsWith("coordinate.", 0.0)
       .Default(std::nullopt);

@@ -5,7 +5,7 @@
 
 #include "dialects/dist/Dist.h"
 #include "dialects/lm/Lm.h"
-#include "dialects/plan/Plan.h"
+#include "dialects/plan/Matmul.h"
 #include "passes/codegen/Codegen.h"
 #include "runtime/plan/plan.pb.h"
 
@@ -41,6 +41,8 @@ private:
   mlir::LogicalResult writeRun(plan::RunOp op,
                                const codegen::KernelFacts &facts,
                                unsigned kernel, plan::Instruction *message);
+  mlir::LogicalResult writeMatmul(plan::RunOp op, plan::KernelOp kernel,
+                                  plan::Instruction *message);
   mlir::LogicalResult writeInstruction(mlir::Operation *op,
                                        plan::Instruction *message);
 

@@ -52,6 +52,51 @@ LogicalResult PlanWriter::writeRun(plan::RunOp op,
   return success();
 }
 
+LogicalResult PlanWriter::writeMatmul(plan::RunOp op, plan::KernelOp kernel,
+                                      plan::Instruction *message) {
+  std::optional<plan::MatmulFacts> facts = plan::describeMatmul(kernel);
+  ArrayAttr operands = op.getOperands();
+  bool isTied = kernel.getTied().front() >= 0;
+  size_t target = isTied ? kernel.getTied().front() : kernel.getNumArguments();
+  if (!facts || operands.size() != kernel.getNumArguments() + (isTied ? 1 : 2))
+    return op.emitOpError() << "runs @" << kernel.getSymName()
+                            << ", which is no product of a library, or gives "
+                               "it other operands";
+  int64_t moved = 0;
+  auto slice = [&](size_t index, plan::Slice *into) {
+    plan::SliceAttr attr = cast<plan::OperandAttr>(operands[index]).getSlice();
+    if (index + 1 != operands.size())
+      moved += attr.getBytes();
+    return write(op, attr, into);
+  };
+  plan::Matmul *matmul = message->mutable_matmul();
+  // The micro-batch is the first of the integers; where there is but one,
+  // nothing is added to.
+  plan::Linear *adds = matmul->mutable_adds();
+  adds->set_constant(facts->addend ? 1 : 0);
+  if (facts->accumulates &&
+      failed(write(op, cast<plan::LinearAttr>((*op.getIntegers())[0]), adds)))
+    return failure();
+  bool hasAddend = adds->constant() != 0 || adds->terms_size() > 0;
+  if (failed(slice(facts->left, matmul->mutable_left())) ||
+      failed(slice(facts->right, matmul->mutable_right())) ||
+      failed(slice(target, matmul->mutable_target())) ||
+      failed(slice(operands.size() - 1, matmul->mutable_workspace())) ||
+      (facts->bias && failed(slice(*facts->bias, matmul->mutable_bias()))) ||
+      (hasAddend && failed(slice(*facts->addend, matmul->mutable_addend()))))
+    return failure();
+  matmul->set_columns(facts->columns);
+  matmul->set_depth(facts->depth);
+  matmul->set_left_transposed(facts->leftTransposed);
+  matmul->set_right_transposed(facts->rightTransposed);
+  message->set_bytes_moved(moved);
+  if (plan::LinearAttr rows = op.getRowsAttr())
+    return write(op, rows, matmul->mutable_rows());
+  matmul->mutable_rows()->set_constant(facts->rows);
+  message->set_flops(2 * facts->rows * facts->columns * facts->depth);
+  return success();
+}
+
 LogicalResult PlanWriter::writeInstruction(Operation *op,
                                            plan::Instruction *message) {
   message->set_location(getLocation(op->getLoc()));
@@ -63,6 +108,9 @@ LogicalResult PlanWriter::writeInstruction(Operation *op,
   };
   return TypeSwitch<Operation *, LogicalResult>(op)
       .Case([&](plan::RunOp run) {
+        auto op = states.lookup<plan::KernelOp>(run.getKernel());
+        if (op.getKind() == plan::kMatmulKind)
+          return writeMatmul(run, op, message);
         unsigned kernel = kernelIndices.lookup(run.getKernel());
         return writeRun(run, kernelFacts[kernel], kernel, message);
       })

@@ -8,6 +8,7 @@
 //
 // The stages of a pipeline run different programs over different bytes. Each
 // is packed for itself; an allocation has one name and a size for each stage.
+#include "dialects/plan/Matmul.h"
 #include "passes/plan/Assigner.h"
 #include "passes/plan/Passes.h"
 
@@ -184,6 +185,11 @@ LogicalResult Assigner::collectPorts() {
                  << "takes the state @" << state.getValue()
                  << ", which is not declared";
   }
+  // How exact products are is decided when a plan is loaded.
+  for (auto kernel : module.getOps<KernelOp>())
+    if (kernel.getKind() == kMatmulKind)
+      scalars.insert(
+          {kTf32, {RankedTensorType::get({}, builder.getF32Type()), 1, 0, 4}});
   return success();
 }
 

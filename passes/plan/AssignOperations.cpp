@@ -1,5 +1,6 @@
 // The operations of a program, one after the other: what reads and writes which
 // bytes, what is done in place, and where a copy has to stand.
+#include "dialects/plan/Matmul.h"
 #include "passes/plan/HomeFinder.h"
 
 #include "mlir/IR/BuiltinOps.h"
@@ -160,6 +161,11 @@ LogicalResult HomeFinder::placeLaunch(LaunchOp op) {
     settle(output, place);
     markWritten(place, op);
     step.uses[tied] = {place, bytesOf(operand), Step::Use::ReadWrite};
+  }
+  if (kernel.getKind() == kMatmulKind) {
+    int home = addHome(Home::Scratch, "", kMatmulWorkspaceBytes);
+    step.uses.push_back({{home, 0}, kMatmulWorkspaceBytes, Step::Use::Write});
+    markWritten({home, 0}, op);
   }
   result.steps.push_back(std::move(step));
   return success();

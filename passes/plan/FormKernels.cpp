@@ -5,7 +5,7 @@
 
 #include "dialects/lm/ProgramSignature.h"
 #include "dialects/lm/TensorMath.h"
-#include "dialects/plan/Plan.h"
+#include "dialects/plan/Matmul.h"
 #include "passes/plan/KernelGroups.h"
 
 #include "mlir/IR/IRMapping.h"
@@ -31,8 +31,10 @@ public:
   using Key = std::vector<int64_t>;
   using Kernels = std::map<Key, KernelOp>;
 
-  Outliner(ModuleOp module, func::FuncOp function, Kernels &kernels)
-      : module(module), function(function), kernels(kernels) {}
+  Outliner(ModuleOp module, func::FuncOp function, Kernels &kernels,
+           bool matmuls)
+      : module(module), function(function), kernels(kernels), matmuls(matmuls) {
+  }
 
   void run(ProgramKernels &program) {
     traceStates();
@@ -58,6 +60,7 @@ private:
   ModuleOp module;
   func::FuncOp function;
   Kernels &kernels;
+  bool matmuls;
   // The state whose bytes a value takes, and its first element there.
   using StatePlace = std::pair<Attribute, int64_t>;
   llvm::DenseMap<Value, StatePlace> stateOf;
@@ -248,6 +251,10 @@ KernelOp Outliner::buildKernel(const Draft &draft) {
   for (Value value : draft.results)
     yielded.push_back(mapping.lookup(value));
   builder.create<YieldOp>(loc, yielded);
+  if (matmuls && draft.kind == "contraction" && describeMatmul(kernel)) {
+    kernel.setKind(kMatmulKind);
+    kernel.setSymName((kMatmulKind + "_" + Twine(kernels.size())).str());
+  }
   module.insert(function, kernel);
   return kernel;
 }
@@ -330,15 +337,17 @@ struct FormKernels : lmc::plan::impl::FormKernelsBase<FormKernels> {
     for (func::FuncOp function : programs) {
       if (!function->hasAttr(lm::kProgramAttr))
         continue;
-      ProgramKernels program(function);
+      ProgramKernels program(function, matmuls);
       if (failed(program.findUnits()))
         return signalPassFailure();
       program.formGroups();
       numLaunches += program.getGroups().size();
-      Outliner(module, function, kernels).run(program);
+      Outliner(module, function, kernels, matmuls).run(program);
       eraseDead(function.getBody().front());
     }
     numKernels += kernels.size();
+    for (auto &[key, kernel] : kernels)
+      numMatmuls += KernelOp(kernel).getKind() == kMatmulKind;
   }
 };
 

@@ -5,6 +5,7 @@
 #include "dialects/lm/Lm.h"
 #include "dialects/lm/TensorMath.h"
 
+#include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Interfaces/SideEffectInterfaces.h"
 #include "llvm/ADT/SetVector.h"
 
@@ -227,8 +228,34 @@ LogicalResult ProgramKernels::findUnits() {
   return success();
 }
 
+// A product, with no more of its layer than a sum.
+bool ProgramKernels::mayBeMatmul(const Group &group) const {
+  return matmuls && group.kind == Kind::Contraction &&
+         llvm::all_of(group.units.front()->ops, [](Operation *op) {
+           return isa<lm::ContractOp, arith::AddFOp>(op);
+         });
+}
+
+// One sum with a value that is there, if nobody else wants the product.
+bool ProgramKernels::joinsMatmul(const Group &group, const Unit &unit) const {
+  if (group.units.size() != 1 || unit.ops.size() != 1 ||
+      !isa<arith::AddFOp, lm::AccumulateOp>(unit.ops.front()))
+    return false;
+  Operation *sum = unit.ops.front();
+  Operation *product = group.units.front()->ops.back();
+  return llvm::is_contained(sum->getOperands(), product->getResult(0)) &&
+         llvm::none_of(sum->getOperands(),
+                       [&](Value operand) {
+                         Operation *producer = operand.getDefiningOp();
+                         return producer && isRepeated(producer);
+                       }) &&
+         !isUsedOutside(product->getResult(0),
+                        [&](Operation *user) { return user == sum; });
+}
+
 bool ProgramKernels::joins(const Group &group, const Unit &unit) const {
-  if (group.kind == Kind::Own)
+  if (group.kind == Kind::Own ||
+      (mayBeMatmul(group) && !joinsMatmul(group, unit)))
     return false;
   int64_t split = mergeSplit(group.split, unit.split);
   if (unit.kind == Kind::Elementwise)

@@ -64,8 +64,9 @@ struct Group {
 // Forms the kernels of one program.
 class ProgramKernels {
 public:
-  ProgramKernels(mlir::func::FuncOp function)
-      : block(function.getBody().front()) {}
+  // `matmuls`: plain products are a library's, which takes in little.
+  ProgramKernels(mlir::func::FuncOp function, bool matmuls)
+      : block(function.getBody().front()), matmuls(matmuls) {}
 
   // Rewrites layers as primitives. Fails where no kernel does what one asks.
   mlir::LogicalResult findUnits();
@@ -86,6 +87,8 @@ public:
 private:
   Unit *unitOf(mlir::Operation *op) const { return unitOfOp.lookup(op); }
   bool joins(const Group &group, const Unit &unit) const;
+  bool mayBeMatmul(const Group &group) const;
+  bool joinsMatmul(const Group &group, const Unit &unit) const;
   bool readable(mlir::Value value, const Group &group,
                 const llvm::SmallPtrSetImpl<Unit *> &joining,
                 mlir::SmallVectorImpl<Unit *> &pulled) const;
@@ -96,6 +99,7 @@ private:
   void grow(Group &group, int index);
 
   mlir::Block &block;
+  bool matmuls;
   std::vector<std::unique_ptr<Unit>> units;
   llvm::DenseMap<mlir::Operation *, Unit *> unitOfOp;
   std::vector<Group> groups;

@@ -12,6 +12,11 @@ def FormKernels : Pass<"plan-form-kernels", "::mlir::ModuleOp"> {
     `plan.launch` in its place. Kernels that are equal become one, so that a
     deep model has the kernels of one layer.
 
+    With `matmuls`, a product takes in no more than a library does: the sum with
+    one number for each column, if the layer has it, and one sum with a value
+    that is there, such as a gradient so far or the residual. Such a kernel is
+    of kind `matmul`. All other products are kernels as without it.
+
     Requires: programs (functions with `plan.program`) of lm, arith and math
     operations on tensors of one rank's shape.
     Ensures: programs hold launches and views only.
@@ -37,8 +42,13 @@ def FormKernels : Pass<"plan-form-kernels", "::mlir::ModuleOp"> {
     return %y : tensor<8x6xf32>
     ```
   }];
+  let options = [
+    Option<"matmuls", "matmuls", "bool", "false",
+           "Leave plain products to the device's library">,
+  ];
   let statistics = [
     Statistic<"numLaunches", "launches", "launches in all programs">,
+    Statistic<"numMatmuls", "matmuls", "kernels that are a library's product">,
     Statistic<"numKernels", "kernels", "different kernels">
   ];
   let dependentDialects = ["::lmc::plan::PlanDialect", "::lmc::lm::LmDialect",

@@ -166,7 +166,8 @@ def VerifyKernels : Pass<"verify-kernels", "::mlir::ModuleOp"> {
 
       (K1) a program holds anything but launches, views, collectives and transfers;
       (K2) a launch names no kernel, or one of other types;
-      (K3) a kernel holds an operation that is no primitive.
+      (K3) a kernel holds an operation that is no primitive;
+      (K4) a kernel of kind matmul is more than a library's product.
 
     **Before**
     ```mlir
@@ -181,7 +182,7 @@ def VerifyKernels : Pass<"verify-kernels", "::mlir::ModuleOp"> {
     **After**: unchanged.
 
     **Requires**: plan-form-kernels has run.
-    **Ensures**: (K1) to (K3).
+    **Ensures**: (K1) to (K4).
     **Leaves alone**: everything.
   }];
 }

@@ -1,7 +1,7 @@
 // The border behind assign. Each check carries the label of the law in
 // Passes.td that it enforces.
 #include "dialects/lm/Lm.h"
-#include "dialects/plan/Plan.h"
+#include "dialects/plan/Matmul.h"
 #include "passes/verify/Passes.h"
 
 #include "mlir/IR/SymbolTable.h"
@@ -200,6 +200,10 @@ LogicalResult BorderChecker::checkRun(plan::RunOp op) {
     else
       wanted.push_back({type, "write"});
   }
+  if (kernel.getKind() == plan::kMatmulKind)
+    wanted.push_back({RankedTensorType::get({plan::kMatmulWorkspaceBytes},
+                                            Builder(op).getI8Type()),
+                      "write"});
   if (op.getOperands().size() != wanted.size())
     return op.emitOpError()
            << "gives " << op.getOperands().size() // B3

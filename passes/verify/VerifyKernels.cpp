@@ -4,7 +4,7 @@
 
 #include "dialects/dist/Dist.h"
 #include "dialects/lm/Lm.h"
-#include "dialects/plan/Plan.h"
+#include "dialects/plan/Matmul.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -48,12 +48,16 @@ LogicalResult check(ModuleOp module) {
     if (function->hasAttr(plan::kProgramAttr) &&
         failed(checkProgram(function, symbols)))
       return failure();
-  for (auto kernel : module.getOps<plan::KernelOp>())
+  for (auto kernel : module.getOps<plan::KernelOp>()) {
+    if (kernel.getKind() == plan::kMatmulKind && !plan::describeMatmul(kernel))
+      return kernel.emitOpError( // K4
+          "is of kind matmul, but no product that a library computes");
     for (Operation &op : kernel.getBody().front())
       if (isa<lm::Lowerable>(op) ||
           !isa<arith::ArithDialect, math::MathDialect, lm::LmDialect,
                plan::PlanDialect>(op.getDialect()))
         return op.emitOpError("is no primitive, and part of a kernel"); // K3
+  }
   return success();
 }
 

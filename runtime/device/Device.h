@@ -9,11 +9,12 @@
 // Which thread may call: the rank's thread, the one that called create, alone.
 //   That thread takes part in launches; create prepares it for that.
 // What "returned" promises: calls are executed in the order in which they are
-//   made. After launch, fill or copy returned, later calls of this device see
-//   the result; the host sees it after synchronize, and through read.
+//   made. After launch, matmul, fill or copy returned, later calls of this
+//   device see the result; the host sees it after synchronize, and through
+//   read.
 // What a failure leaves behind: allocate and loadKernels either do all or
-//   nothing and may be called once; launch, fill and copy cannot fail by
-//   themselves (the plan is checked), what goes wrong on an asynchronous
+//   nothing and may be called once; launch, matmul, fill and copy cannot fail
+//   by themselves (the plan is checked), what goes wrong on an asynchronous
 //   device is told by synchronize, after which the device is good for nothing
 //   but destruction.
 #ifndef LMC_RUNTIME_DEVICE_DEVICE_H
@@ -21,6 +22,7 @@
 
 #include "runtime/base/Status.h"
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -49,6 +51,29 @@ struct KernelRequest {
   std::string symbol;
   uint32_t operands = 0, integers = 0, threads = 0;
   int64_t sharedBytes = 0;
+};
+
+/// The operands of a matmul (plan.proto, Matmul), in the order in which a
+/// device takes their addresses; bias and addend may be null.
+enum MatmulPointer {
+  MatmulLeft,
+  MatmulRight,
+  MatmulTarget,
+  MatmulWorkspace,
+  MatmulBias,
+  MatmulAddend,
+  numMatmulPointers
+};
+
+/// A matmul of the plan, as far as a device must know it before it runs.
+struct MatmulRequest {
+  int64_t rows = 0; ///< the most
+  int64_t columns = 0, depth = 0;
+  bool rowsVary = false; ///< from step to step
+  bool leftTransposed = false, rightTransposed = false, hasBias = false;
+  int64_t workspaceBytes = 0;
+  /// What each operand's address is always a multiple of, up to 256 bytes.
+  std::array<uint32_t, numMatmulPointers> alignments{};
 };
 
 /// Where a kernel starts; made by the device, opaque to everyone else.
@@ -86,6 +111,16 @@ public:
   /// Computes the units [0, units) of a kernel.
   virtual void launch(KernelHandle kernel, void *const *pointers,
                       const int64_t *integers, int64_t units, Parts parts) = 0;
+
+  /// Makes ready for these products, and no others, what takes time or memory;
+  /// `tf32`: factors may be rounded to TF32. Refused by a device that has no
+  /// library for them, unless there are none.
+  virtual Status prepareMatmuls(const std::vector<MatmulRequest> &wanted,
+                                bool tf32) = 0;
+  /// Computes the product `number` of those, of so many rows; `adds`: with the
+  /// addend.
+  virtual void matmul(uint32_t number, void *const *pointers, int64_t rows,
+                      bool adds) = 0;
   virtual void fillZero(std::byte *target, int64_t bytes) = 0;
   virtual void copy(const std::byte *source, std::byte *target,
                     int64_t bytes) = 0;
@@ -99,9 +134,9 @@ public:
   virtual Status synchronize() = 0;
 
   /// Whether calls can be recorded, to be replayed for less than each of them
-  /// costs. Between beginRecording and endRecording launches, fills, copies and
-  /// marks are remembered with their arguments, not done, and nothing else may
-  /// be called. Kernels have to have run before.
+  /// costs. Between beginRecording and endRecording launches, matmuls, fills,
+  /// copies and marks are remembered with their arguments, not done, and
+  /// nothing else may be called. Kernels have to have run before.
   virtual bool canRecord() const = 0;
   virtual Status beginRecording() = 0;
   virtual StatusOr<std::unique_ptr<Recording>> endRecording() = 0;

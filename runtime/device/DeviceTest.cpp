@@ -88,6 +88,104 @@ TEST_P(DeviceConformance, ReplaysWhatItRecorded) {
   }
 }
 
+/// What a product of `rows` rows has to be, in double.
+static std::vector<double>
+plainProduct(const MatmulRequest &request, const std::vector<float> &left,
+             const std::vector<float> &right, const std::vector<float> &bias,
+             const std::vector<float> &addend, int64_t rows) {
+  std::vector<double> target(size_t(rows * request.columns));
+  for (int64_t m = 0; m < rows; ++m)
+    for (int64_t n = 0; n < request.columns; ++n) {
+      double sum = bias.empty() ? 0 : bias[size_t(n)];
+      sum += addend.empty() ? 0 : addend[size_t(m * request.columns + n)];
+      for (int64_t k = 0; k < request.depth; ++k)
+        sum +=
+            double(
+                left[size_t(request.leftTransposed ? k * request.rows + m
+                                                   : m * request.depth + k)]) *
+            double(right[size_t(request.rightTransposed
+                                    ? n * request.depth + k
+                                    : k * request.columns + n)]);
+      target[size_t(m * request.columns + n)] = sum;
+    }
+  return target;
+}
+
+TEST_P(DeviceConformance, MultipliesMatrices) {
+  std::unique_ptr<Device> device = GetParam().make();
+  // Blocks: left, right, target, workspace, bias, addend.
+  const int64_t blockBytes = 64 << 10;
+  ASSERT_TRUE(
+      device->allocate(std::vector<AllocationRequest>(6, {"m", blockBytes}))
+          .ok());
+  EXPECT_TRUE(device->prepareMatmuls({}, false).ok());
+  std::vector<MatmulRequest> requests;
+  for (int form = 0; form < 16; ++form) {
+    MatmulRequest request;
+    request.rows = 33;
+    request.columns = 20;
+    request.depth = 46;
+    request.leftTransposed = form & 1;
+    request.rightTransposed = form & 2;
+    request.hasBias = form & 4;
+    request.rowsVary = (form & 8) && !request.leftTransposed;
+    request.workspaceBytes = blockBytes;
+    request.alignments.fill(form % 3 == 0 ? 4 : 64);
+    requests.push_back(request);
+  }
+  if (std::string(GetParam().name).rfind("cpu", 0) == 0) {
+    Status status = device->prepareMatmuls(requests, false);
+    EXPECT_EQ(status.exitStatus(), 2);
+    return;
+  }
+  ASSERT_TRUE(device->prepareMatmuls(requests, false).ok());
+  std::vector<float> values[6];
+  void *pointers[6];
+  for (size_t block = 0; block < 6; ++block) {
+    values[block].resize(blockBytes / 4);
+    for (size_t i = 0; i < values[block].size(); ++i)
+      values[block][i] = float((i * 37 + block * 11) % 101) / 50 - 1;
+    device->write(device->base(uint32_t(block)), values[block].data(),
+                  blockBytes);
+    pointers[block] = device->base(uint32_t(block));
+  }
+  for (size_t form = 0; form < requests.size(); ++form)
+    for (bool adds : {false, true}) {
+      const MatmulRequest &request = requests[form];
+      std::vector<float> firstRow;
+      for (int64_t rows : {request.rows, int64_t(1), int64_t(0)}) {
+        if (rows != request.rows && !request.rowsVary)
+          continue;
+        device->write(device->base(MatmulTarget), values[MatmulTarget].data(),
+                      blockBytes);
+        device->matmul(uint32_t(form), pointers, rows, adds);
+        Status status = device->synchronize();
+        ASSERT_TRUE(status.ok()) << status.toString();
+        if (!GetParam().computes)
+          continue;
+        std::vector<float> got(blockBytes / 4), none;
+        device->read(device->base(MatmulTarget), got.data(), blockBytes);
+        // A row has the same bits whatever the others.
+        if (rows == request.rows)
+          firstRow.assign(got.begin(), got.begin() + request.columns);
+        else if (rows == 1)
+          EXPECT_TRUE(std::equal(firstRow.begin(), firstRow.end(), got.begin()))
+              << form;
+        std::vector<double> expected =
+            plainProduct(request, values[MatmulLeft], values[MatmulRight],
+                         request.hasBias ? values[MatmulBias] : none,
+                         adds ? values[MatmulAddend] : none, rows);
+        // Sums of 46 products below 1 in float32, in any order.
+        for (size_t i = 0; i < expected.size(); ++i)
+          ASSERT_NEAR(got[i], expected[i], 1e-5)
+              << "form " << form << ", element " << i;
+        // And nothing behind them.
+        for (size_t i = expected.size(); i < got.size(); ++i)
+          ASSERT_EQ(got[i], values[MatmulTarget][i]) << form << " " << i;
+      }
+    }
+}
+
 TEST_P(DeviceConformance, TellsTheTimeBetweenMarks) {
   std::unique_ptr<Device> device = GetParam().make();
   ASSERT_TRUE(device->allocate({{"a", 64 << 20}}).ok());

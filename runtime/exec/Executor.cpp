@@ -65,7 +65,7 @@ Status Executor::prepare() {
 
   std::vector<std::pair<std::vector<uint32_t>, int>> groups;
   PrepareContext context{thePlan, theDevice,      theComm, kernels,
-                         values,  theCoordinates, groups};
+                         values,  theCoordinates, groups,  matmuls};
   std::vector<bool> isOurs(size_t(thePlan.programs_size()));
   for (const plan::Schedule &schedule : thePlan.schedules())
     for (const plan::Call &call : schedule.calls())
@@ -82,6 +82,7 @@ Status Executor::prepare() {
     times.emplace_back(prepared.ops.size());
     programs.push_back(std::move(prepared));
   }
+  LMC_RETURN_IF_ERROR(theDevice.prepareMatmuls(matmuls, tf32));
   for (const plan::Schedule &schedule : thePlan.schedules()) {
     if (schedule.stage() != theStage)
       continue;
@@ -132,6 +133,11 @@ bool Executor::setScalar(std::string_view name, double value) {
       uint32_t number = uint32_t(int64_t(std::llround(value)));
       theDevice.write(address(scalar.slice()), &number, 4);
     }
+    if (name == "tf32" && (value != 0) != tf32) {
+      tf32 = value != 0;
+      recordings.clear();
+      matmulsPrepared = theDevice.prepareMatmuls(matmuls, tf32);
+    }
     return true;
   }
   return false;
@@ -153,6 +159,7 @@ Status Executor::setSize(std::string_view name, int64_t value) {
 
 Status Executor::run(int schedule) {
   Progress::Scope scope(progress, Progress::Instruction);
+  LMC_RETURN_IF_ERROR(matmulsPrepared);
   const PreparedSchedule &prepared = schedules[size_t(schedule)];
   bool isRecorded = theDevice.canRecord() && prepared.numOps > 0 &&
                     !prepared.exchanges && options.secondsPerFlop == 0;
@@ -213,6 +220,11 @@ Status Executor::execute(PreparedProgram &program, const Op &op) {
                      program.integers.data() + op.firstInteger, op.units,
                      op.parts);
     return Status();
+  case Op::Kind::Matmul: {
+    const int64_t *integers = program.integers.data() + op.firstInteger;
+    theDevice.matmul(op.matmul, pointers, integers[0], integers[1] != 0);
+    return Status();
+  }
   case Op::Kind::Fill:
     theDevice.fillZero(slice(0), op.bytes);
     return Status();
@@ -338,6 +350,9 @@ std::string Executor::profileReport(ProfileLines lines) const {
         name = kinds ? kernel.kind() : kernel.name();
         break;
       }
+      case plan::Instruction::kMatmul:
+        name = kinds ? "matmul" : matmulName(thePlan, instruction.matmul());
+        break;
       case plan::Instruction::kFill:
         name = "(fill)";
         break;

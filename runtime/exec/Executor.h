@@ -44,7 +44,8 @@ public:
 
   /// Where a slice with a rank-only offset (state, port, scalar) lies.
   std::byte *address(const plan::Slice &slice) const;
-  /// Sets a run-time number; false when the plan has none of that name.
+  /// Sets a run-time number; false when the plan has none of that name. "tf32"
+  /// says how matmuls are prepared, which the next run tells if it fails.
   bool setScalar(std::string_view name, double value);
   /// Sets a SIZE symbol for the following runs, within its bounds.
   Status setSize(std::string_view name, int64_t value);
@@ -114,6 +115,9 @@ private:
   std::vector<uint32_t> microBatchSymbols, slotSymbols, sizeSymbols;
   std::vector<PreparedProgram> programs;
   std::vector<PreparedSchedule> schedules;
+  std::vector<MatmulRequest> matmuls; ///< of all programs
+  bool tf32 = false;
+  Status matmulsPrepared;
   Recordings recordings;
   std::vector<std::vector<OpTime>> times; ///< by program and op
   size_t nextMark = 0;

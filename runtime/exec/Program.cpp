@@ -2,6 +2,8 @@
 #include "runtime/exec/Program.h"
 #include "runtime/plan/Linear.h"
 
+#include <numeric>
+
 namespace lmc::runtime {
 
 std::vector<int64_t> rankCoordinates(const plan::Mesh &mesh, int64_t rank) {
@@ -101,7 +103,10 @@ private:
   Patch makePatch(Patch::Target target, size_t index,
                   const plan::Linear &linear);
   void addPointer(const plan::Slice &slice);
+  void addInteger(const plan::Linear &integer);
   void addLaunch(const plan::Instruction &instruction, Op op);
+  void addMatmul(const plan::Matmul &matmul, Op op);
+  uint32_t alignmentOf(const plan::Slice &slice) const;
   void addCollective(const plan::Collective &collective, Op op);
   void addTransfer(const plan::Transfer &transfer, bool isSend, Op op);
 
@@ -153,6 +158,56 @@ void Preparer::addPointer(const plan::Slice &slice) {
   out.pointers.push_back(base + evaluateLinear(slice.offset(), context.values));
 }
 
+void Preparer::addInteger(const plan::Linear &integer) {
+  if (!isFixed(integer))
+    out.patches.push_back(
+        makePatch(Patch::Target::Integer, out.integers.size(), integer));
+  out.integers.push_back(evaluateLinear(integer, context.values));
+}
+
+/// What a slice's address is a multiple of, whatever the symbols are.
+uint32_t Preparer::alignmentOf(const plan::Slice &slice) const {
+  auto base = uintptr_t(context.device.base(slice.allocation()));
+  uint64_t alignment = std::gcd(
+      uint64_t(256), uint64_t(base) + uint64_t(slice.offset().constant()));
+  for (const plan::Linear::Term &term : slice.offset().terms())
+    alignment = std::gcd(alignment, uint64_t(std::abs(term.coefficient())));
+  return uint32_t(alignment);
+}
+
+void Preparer::addMatmul(const plan::Matmul &matmul, Op op) {
+  MatmulRequest request;
+  // The most rows are those for which the slices have room.
+  request.columns = matmul.columns();
+  request.depth = matmul.depth();
+  request.rows = matmul.target().bytes() / 4 / matmul.columns();
+  request.rowsVary = !isFixed(matmul.rows());
+  request.leftTransposed = matmul.left_transposed();
+  request.rightTransposed = matmul.right_transposed();
+  request.hasBias = matmul.has_bias();
+  request.workspaceBytes = matmul.workspace().bytes();
+  std::array<const plan::Slice *, numMatmulPointers> slices{};
+  slices[MatmulLeft] = &matmul.left();
+  slices[MatmulRight] = &matmul.right();
+  slices[MatmulTarget] = &matmul.target();
+  slices[MatmulWorkspace] = &matmul.workspace();
+  slices[MatmulBias] = matmul.has_bias() ? &matmul.bias() : nullptr;
+  slices[MatmulAddend] = matmul.has_addend() ? &matmul.addend() : nullptr;
+  for (size_t i = 0; i < slices.size(); ++i) {
+    request.alignments[i] = slices[i] ? alignmentOf(*slices[i]) : 256;
+    if (slices[i])
+      addPointer(*slices[i]);
+    else
+      out.pointers.push_back(nullptr);
+  }
+  addInteger(matmul.rows());
+  addInteger(matmul.adds());
+  op.kind = Op::Kind::Matmul;
+  op.matmul = uint32_t(context.matmuls.size());
+  context.matmuls.push_back(request);
+  out.ops.push_back(op);
+}
+
 void Preparer::addLaunch(const plan::Instruction &instruction, Op op) {
   const plan::Launch &launch = instruction.launch();
   const plan::Kernel &kernel = plan.kernels(int(launch.kernel()));
@@ -160,12 +215,8 @@ void Preparer::addLaunch(const plan::Instruction &instruction, Op op) {
   op.kernel = context.kernels[launch.kernel()];
   for (const plan::Operand &operand : launch.operands())
     addPointer(operand.slice());
-  for (const plan::Linear &integer : launch.integers()) {
-    if (!isFixed(integer))
-      out.patches.push_back(
-          makePatch(Patch::Target::Integer, out.integers.size(), integer));
-    out.integers.push_back(evaluateLinear(integer, context.values));
-  }
+  for (const plan::Linear &integer : launch.integers())
+    addInteger(integer);
   int64_t rows = evaluateLinear(launch.rows(), context.values);
   op.units = (rows + kernel.rows_per_unit() - 1) / kernel.rows_per_unit() *
              kernel.columns();
@@ -258,6 +309,9 @@ StatusOr<PreparedProgram> Preparer::run() {
     switch (instruction.kind_case()) {
     case plan::Instruction::kLaunch:
       addLaunch(instruction, op);
+      break;
+    case plan::Instruction::kMatmul:
+      addMatmul(instruction.matmul(), op);
       break;
     case plan::Instruction::kFill:
       op.kind = Op::Kind::Fill;

@@ -22,7 +22,15 @@
 namespace lmc::runtime {
 
 struct Op {
-  enum class Kind : uint8_t { Launch, Fill, Copy, Collective, Send, Receive };
+  enum class Kind : uint8_t {
+    Launch,
+    Matmul, ///< integers: rows, whether it adds
+    Fill,
+    Copy,
+    Collective,
+    Send,
+    Receive
+  };
   Kind kind;
   Parts parts = Parts::Many; ///< Launch
   uint32_t firstPointer = 0;
@@ -31,6 +39,7 @@ struct Op {
   int64_t units = 0;        ///< Launch: of the grid
   int64_t bytes = 0;        ///< Fill, Copy, Send, Receive
   uint32_t collective = 0;  ///< Collective: index into collectives
+  uint32_t matmul = 0;      ///< Matmul: among those of all programs
   int peer = 0;             ///< Send, Receive
   uint32_t channel = 0;     ///< Send, Receive
   uint32_t instruction = 0; ///< in the plan's program
@@ -98,6 +107,7 @@ struct PrepareContext {
   const std::vector<int64_t> &coordinates; ///< one per mesh axis
   /// Group handles by the list of axes, shared by all programs.
   std::vector<std::pair<std::vector<uint32_t>, int>> &groups;
+  std::vector<MatmulRequest> &matmuls; ///< of all programs so far
 };
 
 /// Announces the groups that `program`'s collectives need to the communicator.

@@ -5,6 +5,7 @@
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFacts.h"
 #include "runtime/plan/PlanFile.h"
+#include "runtime/train/TrainOptions.h"
 #include "runtime/weights/Boxes.h"
 
 namespace lmc::runtime {
@@ -15,6 +16,7 @@ struct Call {
   const SessionOptions &options;
   const std::function<Status(Executor &)> &body;
   int64_t stackBytes;
+  std::vector<std::pair<std::string, double>> settings;
   Status result;
 };
 } // namespace
@@ -29,11 +31,14 @@ static Status open(Call &call) {
   device.guardPages = options.guardPages;
   if (options.pinThreads && int(cores.size()) >= device.threads)
     device.cores.assign(cores.begin(), cores.begin() + device.threads);
-  LMC_ASSIGN_OR_RETURN(std::unique_ptr<Device> opened,
-                       openDevice(call.plan.target(), device));
+  LMC_ASSIGN_OR_RETURN(
+      std::unique_ptr<Device> opened,
+      openDevice(call.plan.target(), hasMatmuls(call.plan), device));
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor,
                        Executor::create(call.plan, *opened, nullptr, 0,
                                         {options.profile || options.measure}));
+  for (const auto &[name, value] : call.settings)
+    (void)executor->setScalar(name, value); // checked by runSession
   if (!options.weights.empty()) {
     LMC_ASSIGN_OR_RETURN(WeightFiles weights,
                          WeightFiles::open(options.weights));
@@ -56,8 +61,13 @@ Status runSession(const SessionOptions &options,
   int64_t stack = 0;
   for (const plan::Kernel &kernel : plan.kernels())
     stack = std::max(stack, kernel.stack_bytes());
-  Call call{
-      plan, options, body, std::max<int64_t>(stack + (1 << 20), 8 << 20), {}};
+  Call call{plan, options, body, std::max<int64_t>(stack + (1 << 20), 8 << 20),
+            {},   {}};
+  for (const std::string &setting : options.settings) {
+    LMC_ASSIGN_OR_RETURN(auto number, readSetting(setting));
+    LMC_RETURN_IF_ERROR(checkSetting(plan, number.first, number.second));
+    call.settings.push_back(std::move(number));
+  }
   LMC_RETURN_IF_ERROR(runOnBigStack(
       call.stackBytes,
       [](void *context) {

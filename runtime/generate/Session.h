@@ -22,6 +22,7 @@ struct SessionOptions {
   bool guardPages = false;
   bool profile = false; ///< measure every op and print a table at the end
   bool measure = false; ///< measure every op
+  std::vector<std::string> settings; ///< --set: NAME=NUMBER
 };
 
 Status runSession(const SessionOptions &options,

@@ -211,6 +211,18 @@ StatusOr<Summaries> ArenaChecker::sumUp(const plan::Program &program,
           uses.push_back({&operand.slice(), true});
       }
       break;
+    case plan::Instruction::kMatmul: {
+      const plan::Matmul &matmul = instruction.matmul();
+      uses = {{&matmul.left(), false},
+              {&matmul.right(), false},
+              {&matmul.target(), true},
+              {&matmul.workspace(), true}};
+      if (matmul.has_bias())
+        uses.push_back({&matmul.bias(), false});
+      if (matmul.has_addend())
+        uses.push_back({&matmul.addend(), false});
+      break;
+    }
     case plan::Instruction::kFill:
       uses.push_back({&instruction.fill().slice(), true});
       break;

@@ -343,6 +343,8 @@ Status Checker::checkInstruction(const plan::Instruction &instruction) {
   switch (instruction.kind_case()) {
   case plan::Instruction::kLaunch:
     return checkLaunch(instruction.launch());
+  case plan::Instruction::kMatmul:
+    return checkMatmul(instruction.matmul());
   case plan::Instruction::kFill:
     return checkSlice(instruction.fill().slice(), Use::Write);
   case plan::Instruction::kCopy:

@@ -1,6 +1,6 @@
 // The checks of PlanCheck.h at work on one plan: PlanCheck.cpp has those of
 // what it declares and of its programs, StateCheck.cpp those of its states,
-// DeviceCheck.cpp those of kernels for cuda.
+// DeviceCheck.cpp those of kernels and products for cuda.
 #ifndef LMC_RUNTIME_PLAN_PLANCHECKER_H
 #define LMC_RUNTIME_PLAN_PLANCHECKER_H
 
@@ -41,6 +41,7 @@ private:
   Status checkDeviceCode(const plan::Code &code);
   Status checkAlignment(const plan::Launch &launch);
   Status checkLaunch(const plan::Launch &launch);
+  Status checkMatmul(const plan::Matmul &matmul);
   Status checkCollective(const plan::Collective &collective);
   Status checkTransfer(const plan::Transfer &transfer, bool writes);
   Status checkInstruction(const plan::Instruction &instruction);

@@ -1,5 +1,6 @@
 // See PlanFacts.h.
 #include "runtime/plan/PlanFacts.h"
+#include "runtime/base/Status.h"
 
 #include <algorithm>
 
@@ -51,6 +52,20 @@ int64_t allocatedBytes(const plan::Plan &plan, plan::MemoryKind memory) {
     most = std::max(most, bytes);
   }
   return most;
+}
+
+bool hasMatmuls(const plan::Plan &plan) {
+  for (const plan::Program &program : plan.programs())
+    for (const plan::Instruction &instruction : program.instructions())
+      if (instruction.has_matmul())
+        return true;
+  return false;
+}
+
+std::string matmulName(const plan::Plan &plan, const plan::Matmul &matmul) {
+  std::optional<Range> rows = boundLinear(matmul.rows(), symbolRanges(plan));
+  return fmt::format("matmul {}x{}x{}", rows ? rows->maximum : 0,
+                     matmul.columns(), matmul.depth());
 }
 
 } // namespace lmc::runtime

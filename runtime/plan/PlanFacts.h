@@ -26,6 +26,12 @@ bool isOnStage(const plan::State &state, int64_t stage);
 /// that needs most.
 int64_t allocatedBytes(const plan::Plan &plan, plan::MemoryKind memory);
 
+/// Whether some program multiplies with the device's library.
+bool hasMatmuls(const plan::Plan &plan);
+
+/// "matmul 1024x768x3072": the most rows, columns, depth.
+std::string matmulName(const plan::Plan &plan, const plan::Matmul &matmul);
+
 } // namespace lmc::runtime
 
 #endif // LMC_RUNTIME_PLAN_PLANFACTS_H

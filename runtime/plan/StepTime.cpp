@@ -45,8 +45,8 @@ private:
 } // namespace
 
 double plannedFlops(const plan::Instruction &instruction) {
-  if (!instruction.has_launch() && !instruction.has_fill() &&
-      !instruction.has_copy())
+  if (!instruction.has_launch() && !instruction.has_matmul() &&
+      !instruction.has_fill() && !instruction.has_copy())
     return 0;
   return std::max(double(instruction.flops()),
                   10 * double(instruction.bytes_moved()));

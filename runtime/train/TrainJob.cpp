@@ -103,8 +103,9 @@ static Status runRank(const Setup &setup, int rank, int place,
   for (int i = 0; i < setup.threadsPerRank && !setup.cores.empty(); ++i)
     device.cores.push_back(
         setup.cores[size_t(place * setup.threadsPerRank + i)]);
-  LMC_ASSIGN_OR_RETURN(std::unique_ptr<Device> opened,
-                       openDevice(setup.plan.target(), device));
+  LMC_ASSIGN_OR_RETURN(
+      std::unique_ptr<Device> opened,
+      openDevice(setup.plan.target(), hasMatmuls(setup.plan), device));
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor,
                        Executor::create(setup.plan, *opened, comm, rank,
                                         {options.profile, progress}));
@@ -177,7 +178,7 @@ Status checkTraining(const plan::Plan &plan, const TrainOptions &options) {
                         "exchange what lies on GPUs yet",
                         ranks)
           .help("compile without --mesh, or with --target=cpu");
-    LMC_RETURN_IF_ERROR(checkDevice(plan.target()));
+    LMC_RETURN_IF_ERROR(checkDevice(plan.target(), hasMatmuls(plan)));
   }
   if (ranks == options.ranks)
     return Status();

@@ -57,11 +57,26 @@ rangeOf(std::string_view setting) {
     return {[](double value) { return value > 0; }, "greater than 0"};
   if (name == "beta1" || name == "beta2" || name == "dropout")
     return {[](double value) { return value >= 0 && value < 1; }, "in [0, 1)"};
+  if (name == "tf32")
+    return {[](double value) { return value == 0 || value == 1; }, "0 or 1"};
   return {[](double) { return true; }, ""};
 }
 
-static Status checkSetting(const plan::Plan &plan, const std::string &name,
-                           double value) {
+StatusOr<std::pair<std::string, double>>
+readSetting(const std::string &setting) {
+  size_t equals = setting.find('=');
+  char *end = nullptr;
+  std::string value =
+      equals == std::string::npos ? "" : setting.substr(equals + 1);
+  double number = std::strtod(value.c_str(), &end);
+  if (value.empty() || *end != '\0')
+    return wrongInput("--set {}: NAME=NUMBER is wanted, such as lr=3e-4",
+                      setting);
+  return std::pair(setting.substr(0, equals), number);
+}
+
+Status checkSetting(const plan::Plan &plan, const std::string &name,
+                    double value) {
   for (const char *own :
        {"step", "bias_correction1", "bias_correction2", "seed.lo", "seed.hi"})
     if (name == own)

@@ -85,6 +85,14 @@ Status checkOutputs(const TrainOptions &options);
 /// Takes from the plan (its TrainSpec) what no flag gave.
 void takeDefaults(const plan::Plan &plan, TrainOptions &options);
 
+/// NAME=NUMBER of --set, as they are given.
+StatusOr<std::pair<std::string, double>>
+readSetting(const std::string &setting);
+
+/// Whether the plan has a number of that name which a run may give that value.
+Status checkSetting(const plan::Plan &plan, const std::string &name,
+                    double value);
+
 /// Whether --set names numbers of the plan, and values that training can take,
 /// and whether the learning rate decays.
 Status checkSettings(const plan::Plan &plan, const TrainOptions &options);

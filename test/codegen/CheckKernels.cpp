@@ -1,5 +1,5 @@
 // Holds every kernel of a module against what kernels for a GPU promise,
-// without one.
+// without one; but for those that a library computes.
 //
 // lmc compile MODEL --compile-to=kernels > kernels.mlir
 // check-kernels --emulate kernels.mlir
@@ -16,6 +16,7 @@
 // stores at least one such.
 #include "test/codegen/KernelRunner.h"
 
+#include "dialects/plan/Matmul.h"
 #include "passes/codegen/cuda/Ptx.h"
 
 #include "llvm/Support/MemoryBuffer.h"
@@ -168,6 +169,8 @@ int main(int argc, char **argv) {
     return 1;
   int count = 0;
   for (auto kernel : module.getOps<plan::KernelOp>()) {
+    if (kernel.getKind() == plan::kMatmulKind)
+      continue;
     ++count;
     if (!emulated)
       checker.check(kernel);

@@ -32,6 +32,7 @@ struct Use {
   uint32_t allocation = 0;
   int64_t begin = 0, end = 0;
   bool reads = false, writes = false;
+  bool isWorkspace = false; // what is written is the instruction's own
 };
 
 class Replayer {
@@ -124,6 +125,25 @@ std::vector<Use> Replayer::usesOf(const plan::Instruction &instruction) const {
                          operand.access() != plan::Operand::WRITE,
                          operand.access() != plan::Operand::READ));
     break;
+  case plan::Instruction::kMatmul: {
+    const plan::Matmul &matmul = instruction.matmul();
+    uses.push_back(use(matmul.left(), true, false));
+    uses.push_back(use(matmul.right(), true, false));
+    if (matmul.has_bias())
+      uses.push_back(use(matmul.bias(), true, false));
+    uses.push_back(use(matmul.target(), false, true));
+    if (matmul.has_addend()) {
+      Use addend = use(matmul.addend(), true, false);
+      if (addend.allocation == uses.back().allocation &&
+          addend.begin == uses.back().begin)
+        uses.back().reads = true;
+      else
+        uses.push_back(addend);
+    }
+    uses.push_back(use(matmul.workspace(), false, true));
+    uses.back().isWorkspace = true;
+    break;
+  }
   case plan::Instruction::kFill:
     uses.push_back(use(instruction.fill().slice(), false, true));
     break;
@@ -254,7 +274,8 @@ void Replayer::write(const Use &use) {
       retire(it->second, it->first);
   map.erase(first, last);
   map[use.begin] = {use.end, int64_t(writes.size()), time, -1};
-  writes.push_back({use.begin, use.end, !isArena(use.allocation), who});
+  writes.push_back(
+      {use.begin, use.end, !isArena(use.allocation) || use.isWorkspace, who});
 }
 
 void Replayer::retireAll(uint32_t allocation) {
@@ -274,7 +295,8 @@ ReplayResult Replayer::run(const plan::Schedule &schedule) {
       std::string what =
           instruction.has_launch()
               ? plan.kernels(int(instruction.launch().kernel())).name()
-              : "copy, fill or transfer";
+          : instruction.has_matmul() ? "matmul"
+                                     : "copy, fill or transfer";
       who = fmt::format("{} micro-batch {}, instruction {} ({})",
                         program.name(), next.micro_batch(), i, what);
       std::vector<Use> uses = usesOf(instruction);

@@ -2,11 +2,11 @@
 
     cuda_calls.py LOG
 
-Every function is loaded before the first launch and nothing is allocated after
-it. A step ends with the one wait in it; until then nothing is copied from or to
-the host once the first launch was made. A graph is made once, and what it does
-is what a step before it did, call for call. Prints how many steps there were,
-and how many of them were recorded and replayed.
+Every function is loaded and every product prepared before the first launch, and
+nothing is allocated after it. A step ends with the one wait in it; until then
+nothing is copied from or to the host once the first launch was made. A graph is
+made once, and what it does is what a step before it did, call for call. Prints
+how many steps there were, and how many of them were recorded and replayed.
 """
 
 import sys
@@ -16,7 +16,7 @@ def die(text):
     sys.exit(f"cuda_calls: {text}")
 
 
-work = {"launch", "memset", "copy", "event"}  # what a step is made of
+work = {"launch", "matmul", "memset", "copy", "event"}  # what a step is made of
 calls = [line.split() for line in open(sys.argv[1])]
 first = next((i for i, call in enumerate(calls) if call[0] == "launch"), None)
 if first is None:
@@ -32,7 +32,7 @@ step, graph, made = [], None, False
 for number, call in enumerate(calls):
     place = f"call {number}, {' '.join(call[:3])},"
     name = call[0]
-    if number > first and name.startswith(("alloc", "load", "function")):
+    if number > first and name.startswith(("alloc", "load", "function", "lt_")):
         die(f"{place} after the first launch")
     if name == "instantiate":
         recorded, made = recorded + 1, True
@@ -46,9 +46,10 @@ for number, call in enumerate(calls):
         if not launches:
             step = []
             continue
-        if len(launches) < 30:
-            die(f"{place} after {len(launches)} launches; a step of a "
-                "transformer has more")
+        computing = [c for c in step if c[0] in ("launch", "matmul")]
+        if len(computing) < 30:
+            die(f"{place} after {len(computing)} launches and products; a step "
+                "of a transformer has more")
         body = step if graph is not None else step[step.index(launches[0]):]
         if graph is not None:
             if len(body) != graph:

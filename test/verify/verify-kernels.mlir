@@ -36,3 +36,13 @@ plan.kernel @k(%x: tensor<8xf32>) -> tensor<8xf32> attributes {kind = "flat", ti
   %y = lm.silu %x : tensor<8xf32>
   plan.yield %y : tensor<8xf32>
 }
+
+// -----
+
+// K4
+// expected-error @+1 {{is of kind matmul, but no product that a library computes}}
+plan.kernel @k(%x: tensor<4x8xf32>, %w: tensor<8x6xf32>) -> tensor<4x6xf32> attributes {kind = "matmul", tied = array<i64: -1>} {
+  %h = lm.contract %x [1], %w [0] : (tensor<4x8xf32>, tensor<8x6xf32>) -> tensor<4x6xf32>
+  %y = math.exp %h : tensor<4x6xf32>
+  plan.yield %y : tensor<4x6xf32>
+}

@@ -489,9 +489,11 @@ int lmc::compile(const CompileSettings &settings) {
   }
   if (int status = checkOutput(settings))
     return status;
+  Resolved resolved;
   emit::EmitOptions emitOptions;
   if (int status = resolveTarget(settings, emitOptions))
     return status;
+  resolved.pipeline.matmuls = emitOptions.target == "cuda";
   DialectRegistry registry;
   registerDialects(registry);
   registerPasses(); // so that --pass finds them by name
@@ -503,7 +505,6 @@ int lmc::compile(const CompileSettings &settings) {
   context.printOpOnDiagnostic(false);
   DiagnosticPrinter printer(context);
 
-  Resolved resolved;
   if (!settings.config.empty() &&
       failed(frontend::readTrainSpec(settings.config, resolved.train, context)))
     return kWrongInput;

@@ -26,7 +26,7 @@ namespace {
 
 // What runs in one call of a program.
 struct Counts {
-  int64_t launches = 0, copies = 0, collectives = 0, others = 0;
+  int64_t launches = 0, matmuls = 0, copies = 0, collectives = 0, others = 0;
   int64_t flops = 0, bytesMoved = 0;
 };
 
@@ -36,6 +36,9 @@ Counts count(const plan::Program &program) {
     switch (instruction.kind_case()) {
     case plan::Instruction::kLaunch:
       ++counts.launches;
+      break;
+    case plan::Instruction::kMatmul:
+      ++counts.matmuls;
       break;
     case plan::Instruction::kCopy:
       ++counts.copies;
@@ -101,15 +104,21 @@ Json describeMemory(const plan::Plan &plan) {
 
 Json describeKernels(const plan::Plan &plan) {
   std::vector<int64_t> launches(size_t(plan.kernels_size()), 0);
+  std::map<std::string, int64_t> matmuls;
   for (const plan::Program &program : plan.programs())
     for (const plan::Instruction &instruction : program.instructions())
       if (instruction.has_launch())
         ++launches[instruction.launch().kernel()];
+      else if (instruction.has_matmul())
+        ++matmuls[runtime::matmulName(plan, instruction.matmul())];
   Json kernels = Json::array();
   for (int i = 0; i < plan.kernels_size(); ++i)
     kernels.push_back({{"name", plan.kernels(i).name()},
                        {"kind", plan.kernels(i).kind()},
                        {"launches", launches[size_t(i)]}});
+  for (const auto &[name, calls] : matmuls)
+    kernels.push_back(
+        {{"name", name}, {"kind", "matmul"}, {"launches", calls}});
   return kernels;
 }
 
@@ -122,6 +131,7 @@ Json describe(const plan::Plan &plan) {
     programs.push_back({{"name", program.name()},
                         {"instructions", program.instructions_size()},
                         {"launches", c.launches},
+                        {"matmuls", c.matmuls},
                         {"copies", c.copies},
                         {"collectives", c.collectives},
                         {"flops", c.flops},
@@ -229,7 +239,9 @@ void print(const Json &d, const plan::Plan &plan) {
              "launches", "copies", "collectives", "FLOPs", "bytes moved");
   for (const Json &program : d["programs"])
     fmt::print("{:<16} {:>8} {:>7} {:>11} {:>12} {:>12}\n",
-               program["name"].get<std::string>(), program["launches"].dump(),
+               program["name"].get<std::string>(),
+               program["launches"].get<int64_t>() +
+                   program["matmuls"].get<int64_t>(),
                program["copies"].dump(), program["collectives"].dump(),
                flopsText(program["flops"]), bytesText(program["bytes_moved"]));
 

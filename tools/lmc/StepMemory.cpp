@@ -90,6 +90,18 @@ std::vector<Use> usesOf(const plan::Instruction &instruction) {
                       operand.access() != plan::Operand::READ});
     return uses;
   }
+  case plan::Instruction::kMatmul: {
+    const plan::Matmul &matmul = instruction.matmul();
+    std::vector<Use> uses = {{&matmul.left(), true, false},
+                             {&matmul.right(), true, false},
+                             {&matmul.target(), false, true},
+                             {&matmul.workspace(), false, true}};
+    if (matmul.has_bias())
+      uses.push_back({&matmul.bias(), true, false});
+    if (matmul.has_addend())
+      uses.push_back({&matmul.addend(), true, false});
+    return uses;
+  }
   case plan::Instruction::kFill:
     return {{&instruction.fill().slice(), false, true}};
   case plan::Instruction::kCopy:

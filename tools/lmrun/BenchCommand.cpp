@@ -127,14 +127,21 @@ static int64_t weightBytes(const plan::Plan &plan) {
     for (const plan::Call &call : schedule.calls())
       for (const plan::Instruction &instruction :
            plan.programs(int(call.program())).instructions()) {
+        auto add = [&](const plan::Slice &slice) {
+          if (plan.allocations(int(slice.allocation())).contents() ==
+              plan::Allocation::STATE)
+            bytes += slice.bytes();
+        };
+        if (instruction.has_matmul()) {
+          add(instruction.matmul().right());
+          add(instruction.matmul().bias());
+        }
         const plan::Launch &launch = instruction.launch();
         if (!instruction.has_launch() ||
             plan.kernels(int(launch.kernel())).kind() != "contraction")
           continue;
         for (const plan::Operand &operand : launch.operands())
-          if (plan.allocations(int(operand.slice().allocation())).contents() ==
-              plan::Allocation::STATE)
-            bytes += operand.slice().bytes();
+          add(operand.slice());
       }
   return bytes;
 }
@@ -287,7 +294,7 @@ CommandBody addBenchCommand(CLI::App &app) {
                    "Inference: tokens that are in the cache before the first")
       ->check(lmc::count)
       ->capture_default_str();
-  addThreadOptions(*command, flags->session);
+  addSessionOptions(*command, flags->session);
   command->add_flag("--kernels", flags->kernels,
                     "A line for each kernel, not for each kind");
   command->add_flag("--json", flags->json, "One JSON object, no table");

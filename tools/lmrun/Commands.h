@@ -17,7 +17,8 @@ struct SessionOptions;
 using CommandBody = std::function<lmc::runtime::Status()>;
 
 /// The flags of every command that runs an inference session on this machine.
-void addThreadOptions(CLI::App &command, lmc::runtime::SessionOptions &session);
+void addSessionOptions(CLI::App &command,
+                       lmc::runtime::SessionOptions &session);
 
 CommandBody addBenchCommand(CLI::App &app);
 CommandBody addDevicesCommand(CLI::App &app);

@@ -42,6 +42,9 @@ static Status printDevices() {
     fmt::print("cuda  {}, sm_{}, {} of memory, driver of CUDA {}\n", gpu.name,
                gpu.capability, formatBytes(double(gpu.memoryBytes)),
                driver->version());
+  StatusOr<const cuda::CublasLt *> library = cuda::CublasLt::open(*driver);
+  fmt::print("      {}\n", library.ok() ? "cuBLASLt " + (*library)->version()
+                                        : library.status().message());
   return flushStdout();
 }
 

@@ -103,7 +103,7 @@ CommandBody addEvalCommand(CLI::App &app) {
                    "Tokens per sample of --data (0: as many as the plan takes)")
       ->check(lmc::count)
       ->capture_default_str();
-  addThreadOptions(*command, flags->session);
+  addSessionOptions(*command, flags->session);
   command->add_flag("--profile", flags->session.profile,
                     "Measure every kernel and print a table at the end");
   command->footer(

@@ -249,7 +249,7 @@ CommandBody addGenerateCommand(CLI::App &app) {
                     "<|begin_of_text|>");
   command->add_flag("--stats", flags->showStats,
                     "Log tokens and time at the end");
-  addThreadOptions(*command, flags->session);
+  addSessionOptions(*command, flags->session);
   command->add_flag("--profile", flags->session.profile,
                     "Measure every kernel and print a table at the end");
   command->footer(

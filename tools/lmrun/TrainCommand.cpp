@@ -148,15 +148,8 @@ static Status train(TrainFlags &flags) {
                                             : Decay::Constant;
   options.saveBf16 = flags.saveDtype == "bf16";
   for (const std::string &setting : flags.settings) {
-    size_t equals = setting.find('=');
-    char *end = nullptr;
-    std::string value =
-        equals == std::string::npos ? "" : setting.substr(equals + 1);
-    double number = std::strtod(value.c_str(), &end);
-    if (value.empty() || *end != '\0')
-      return wrongInput("--set {}: NAME=NUMBER is wanted, such as lr=3e-4",
-                        setting);
-    options.scalars.push_back({setting.substr(0, equals), number});
+    LMC_ASSIGN_OR_RETURN(auto number, readSetting(setting));
+    options.scalars.push_back(std::move(number));
   }
   LMC_RETURN_IF_ERROR(readResume(flags.resume, options));
   if (options.checkpointFolder.empty() &&
@@ -227,7 +220,8 @@ CommandBody addTrainCommand(CLI::App &app) {
   command
       ->add_option("--set", flags->settings,
                    "Set a run-time number of the plan: lr, beta1, beta2, eps, "
-                   "weight_decay, clip_norm, ...; set twice, the last counts")
+                   "weight_decay, clip_norm, ...; tf32=1 lets a GPU's matmuls "
+                   "round their factors to TF32; set twice, the last counts")
       ->type_name("NAME=NUMBER")
       ->group("Steps");
   command

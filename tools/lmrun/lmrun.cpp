@@ -117,13 +117,18 @@ static int reportParseError(CLI::App &app, const CLI::ParseError &error) {
   return report(status);
 }
 
-void addThreadOptions(CLI::App &command,
-                      lmc::runtime::SessionOptions &session) {
+void addSessionOptions(CLI::App &command,
+                       lmc::runtime::SessionOptions &session) {
   command.add_option("--threads", session.threads, "Threads (0: one per core)")
       ->check(CLI::Range(0, 4096))
       ->capture_default_str();
   command.add_flag("!--no-pin", session.pinThreads,
                    "Do not pin threads to cores");
+  command
+      .add_option("--set", session.settings,
+                  "Set a run-time number of the plan; tf32=1 lets a GPU's "
+                  "matmuls round their factors to TF32")
+      ->type_name("NAME=NUMBER");
 }
 
 int main(int argc, char **argv) {

@@ -11,7 +11,7 @@
 //              +--------------+       acc[4][4] += left[k][4] * right[k][4]
 //
 // The sum over K is fused multiply-adds in the order of k from zero, whatever
-// the shape and the number of rows. Plain on purpose: large products are to be
+// the shape and the number of rows. Plain on purpose: products in float32 are
 // cuBLASLt's; this one is for whatever that does not do.
 #include "passes/codegen/Contraction.h"
 #include "passes/codegen/cuda/Kernels.h"

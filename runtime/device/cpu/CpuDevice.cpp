@@ -167,6 +167,13 @@ void CpuDevice::launch(KernelHandle kernel, void *const *pointers,
               parts == Parts::OnePerThread ? 1 : ThreadPool::defaultParts);
 }
 
+Status CpuDevice::prepareMatmuls(const std::vector<MatmulRequest> &wanted,
+                                 bool) {
+  return wanted.empty() ? Status()
+                        : wrongInput("the CPU has no library for matmuls; its "
+                                     "products are kernels of the plan");
+}
+
 // Large fills and copies are shared out in blocks of this size.
 static constexpr int64_t blockBytes = 64 << 10;
 

@@ -34,6 +34,10 @@ public:
               const std::vector<KernelRequest> &wanted) override;
   void launch(KernelHandle kernel, void *const *pointers,
               const int64_t *integers, int64_t units, Parts parts) override;
+  Status prepareMatmuls(const std::vector<MatmulRequest> &wanted,
+                        bool tf32) override;
+  void matmul(uint32_t, void *const *, int64_t, bool) override {
+  } // prepared none
   void fillZero(std::byte *target, int64_t bytes) override;
   void copy(const std::byte *source, std::byte *target, int64_t bytes) override;
   void read(const std::byte *source, void *target, int64_t bytes) override;

@@ -226,6 +226,12 @@ void CudaDevice::launch(KernelHandle handle, void *const *pointers,
        request.symbol);
 }
 
+void CudaDevice::matmul(uint32_t number, void *const *pointers, int64_t rows,
+                        bool adds) {
+  if (rows > 0 && failure.ok())
+    failure = matmuls.run(number, pointers, rows, adds, stream.get());
+}
+
 void CudaDevice::fillZero(std::byte *target, int64_t bytes) {
   if (bytes > 0 && failure.ok())
     note(driver.cuMemsetD8Async(addressOf(target), 0, size_t(bytes),

@@ -11,7 +11,7 @@
 // one stays valid. Marks are events, part of the graph while one is recorded.
 // Under CUDA_LAUNCH_BLOCKING=1 a failure is told with the name of its kernel.
 //
-// Not supported yet: cuBLASLt; a second GPU (the first that
+// Not supported yet: a second GPU (the first that
 // CUDA_VISIBLE_DEVICES leaves is taken); collectives, which need NCCL; guard
 // pages, which the driver does not offer; copies that overlap.
 #ifndef LMC_RUNTIME_DEVICE_CUDA_CUDADEVICE_H
@@ -19,7 +19,7 @@
 
 #include "runtime/device/Device.h"
 #include "runtime/device/cpu/ThreadPool.h"
-#include "runtime/device/cuda/Driver.h"
+#include "runtime/device/cuda/CublasLt.h"
 
 namespace lmc::runtime {
 
@@ -49,6 +49,12 @@ public:
               const std::vector<KernelRequest> &wanted) override;
   void launch(KernelHandle kernel, void *const *pointers,
               const int64_t *integers, int64_t units, Parts parts) override;
+  Status prepareMatmuls(const std::vector<MatmulRequest> &wanted,
+                        bool tf32) override {
+    return matmuls.prepare(driver, wanted, tf32);
+  }
+  void matmul(uint32_t number, void *const *pointers, int64_t rows,
+              bool adds) override;
   void fillZero(std::byte *target, int64_t bytes) override;
   void copy(const std::byte *source, std::byte *target, int64_t bytes) override;
   void read(const std::byte *source, void *target, int64_t bytes) override;
@@ -81,6 +87,7 @@ private:
   // Given back in the reverse order: the context last.
   cuda::OwnedContext context;
   cuda::OwnedStream stream;
+  cuda::Matmuls matmuls;
   std::vector<cuda::OwnedEvent> marks;
   cuda::OwnedModule module;
   std::vector<cuda::OwnedMemory> memory;

@@ -418,3 +418,119 @@ TEST_F(CudaDeviceTest, RefusesMoreBlocksThanAGridHas) {
   for (const std::string &line : takeLog())
     EXPECT_NE(line.compare(0, 6, "launch"), 0) << line;
 }
+
+/// One product of 64 x 48 by 48 x 32 on `device`, whose rows may vary.
+static MatmulRequest oneMatmul(bool rowsVary) {
+  MatmulRequest request;
+  request.rows = 64;
+  request.depth = 48;
+  request.columns = 32;
+  request.rowsVary = rowsVary;
+  request.workspaceBytes = 64 << 10;
+  request.alignments.fill(64);
+  return request;
+}
+
+class CudaMatmulTest : public CudaDeviceTest {
+protected:
+  void SetUp() override {
+    CudaDeviceTest::SetUp();
+    ASSERT_TRUE(
+        device->allocate(std::vector<AllocationRequest>(6, {"m", 64 << 10}))
+            .ok());
+    for (uint32_t i = 0; i < 6; ++i)
+      pointers[i] = device->base(i);
+    takeLog();
+  }
+  void TearDown() override {
+    ::unsetenv("LMC_STUB_CUBLASLT");
+    CudaDeviceTest::TearDown();
+  }
+  void *pointers[6];
+};
+
+// Parts of a sum that are added in the workspace have one order; in place they
+// may not. With another number of rows the sums would be others.
+TEST_F(CudaMatmulTest, TakesAlgorithmsWithOneOrderOfSums) {
+  ASSERT_TRUE(
+      device->prepareMatmuls({oneMatmul(false), oneMatmul(true)}, false).ok());
+  EXPECT_EQ(takeLog(),
+            (std::vector<std::string>{"lt_create", "lt_heuristic 68 2",
+                                      "lt_heuristic 68 0"}));
+  device->matmul(0, pointers, 64, false);
+  device->matmul(1, pointers, 64, true);
+  device->matmul(1, pointers, 3, false);
+  device->matmul(1, pointers, 0, false);
+  ASSERT_TRUE(device->synchronize().ok());
+  EXPECT_EQ(takeLog(), (std::vector<std::string>{
+                           "matmul 32 64 48 0 0 0 0 68 2 2",
+                           "matmul 32 64 48 0 0 0 1 68 1 0",
+                           "matmul 32 3 48 0 0 0 0 68 1 0", "sync"}));
+  ::setenv("LMC_STUB_CUBLASLT", "inplace", 1);
+  Status status = device->prepareMatmuls({oneMatmul(false)}, false);
+  EXPECT_NE(status.toString().find(
+                "a matmul of 64 x 48 by 48 x 32: none of cuBLASLt's 1 "
+                "algorithms adds in one order within 63.8 KiB of workspace"),
+            std::string::npos)
+      << status.toString();
+}
+
+TEST_F(CudaMatmulTest, RoundsFactorsWhereTf32IsAllowed) {
+  std::vector<float> ones(64 * 48, 1), target(1);
+  ones[0] = 1 + 0x1p-12f; // float32's, not TF32's
+  device->write(device->base(MatmulLeft), ones.data(), 64 * 48 * 4);
+  ones[0] = 1;
+  device->write(device->base(MatmulRight), ones.data(), 48 * 32 * 4);
+  for (bool tf32 : {false, true, false}) {
+    ASSERT_TRUE(device->prepareMatmuls({oneMatmul(true)}, tf32).ok());
+    device->matmul(0, pointers, 64, false);
+    device->read(device->base(MatmulTarget), target.data(), 4);
+    EXPECT_EQ(target[0], tf32 ? 48.0f : 48 + 0x1p-12f);
+  }
+  std::vector<std::string> made = linesOf(takeLog(), "lt_");
+  EXPECT_EQ(made, (std::vector<std::string>{"lt_create", "lt_heuristic 68 0",
+                                            "lt_heuristic 77 0",
+                                            "lt_heuristic 68 0"}));
+}
+
+// The double refuses what may not be asked in a capture.
+TEST_F(CudaMatmulTest, IsPartOfARecording) {
+  std::vector<float> left(64 * 48, 1), target(1);
+  device->write(device->base(MatmulRight), left.data(), 48 * 32 * 4);
+  ASSERT_TRUE(device->prepareMatmuls({oneMatmul(false)}, false).ok());
+  ASSERT_TRUE(device->beginRecording().ok());
+  device->matmul(0, pointers, 64, false);
+  auto recording = device->endRecording();
+  ASSERT_TRUE(recording.ok()) << recording.status().toString();
+  EXPECT_TRUE(linesOf(takeLog(), "matmul").empty());
+  for (float value : {1.0f, 2.0f}) {
+    std::fill(left.begin(), left.end(), value);
+    device->write(device->base(MatmulLeft), left.data(), 64 * 48 * 4);
+    device->replay(**recording);
+    device->read(device->base(MatmulTarget), target.data(), 4);
+    EXPECT_EQ(target[0], 48 * value);
+  }
+  EXPECT_EQ(linesOf(takeLog(), "matmul").size(), 2u);
+}
+
+TEST_F(CudaMatmulTest, TellsWhatTheLibrarySays) {
+  fail("cublasLtCreate");
+  Status status = device->prepareMatmuls({oneMatmul(false)}, false);
+  EXPECT_NE(status.toString().find(
+                "cuBLASLt cannot start: cuBLASLt says the stub fails (1)"),
+            std::string::npos)
+      << status.toString();
+  fail("cublasLtMatmulAlgoGetHeuristic");
+  status = device->prepareMatmuls({oneMatmul(false)}, false);
+  EXPECT_NE(status.toString().find("a matmul of 64 x 48 by 48 x 32: cuBLASLt "
+                                   "says the stub fails (15)"),
+            std::string::npos)
+      << status.toString();
+  fail("cublasLtMatmul");
+  ASSERT_TRUE(device->prepareMatmuls({oneMatmul(false)}, false).ok());
+  device->matmul(0, pointers, 64, false);
+  status = device->synchronize();
+  EXPECT_NE(status.toString().find("cuBLASLt says the stub fails (13)"),
+            std::string::npos)
+      << status.toString();
+}

@@ -1,7 +1,8 @@
 // A double of libcuda.so.1 for tests of what is called, with what and in which
-// order: no GPU and no results. Memory is the host's, but its addresses are
-// altered so that whoever touches them without the driver crashes. A module is
-// PTX of any content; a launch computes nothing.
+// order, with no GPU. Memory is the host's, but its addresses are altered so
+// that whoever touches them without the driver crashes. A module is PTX of any
+// content; a launch computes nothing, unless LMC_STUB_CUDA_KERNELS names what
+// host-kernels (test/codegen) made of the same kernels for this processor.
 //
 // Every call that matters is a line of the file that LMC_STUB_CUDA_LOG names:
 //   load, function NAME, function_load NAME, shared NAME BYTES, alloc BYTES,
@@ -15,8 +16,9 @@
 // LMC_STUB_CUDA_FAIL names a call that fails; LMC_STUB_CUDA_DEVICES is how many
 // GPUs there are (1).
 //
-// Only tests link or load it: it lies in a folder of its own of the build,
+// The double of cuBLASLt submits its products here. Only tests link or load it: it lies in a folder of its own of the build,
 // which no installed program searches.
+#include <dlfcn.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -117,6 +119,8 @@ struct Node {
   uint64_t target, source;
   size_t bytes;
   int *event;
+  void (*work)(const void *context);
+  const void *context;
   struct Node *next;
 };
 struct Graph {
@@ -132,6 +136,8 @@ static void execute(const struct Node *node) {
     memcpy(real(node->target), real(node->source), node->bytes);
   if (node->isSet)
     memset(real(node->target), node->value, node->bytes);
+  if (node->work)
+    node->work(node->context);
   if (node->event)
     *node->event = now;
   else
@@ -149,6 +155,9 @@ static int submit(struct Node node, const char *format, ...) {
   struct Node *kept = malloc(sizeof *kept); // as long as the process
   *kept = node;
   kept->line = strdup(line);
+  if (kept->work)
+    kept->context = memcpy(aligned_alloc(64, (node.bytes + 63) / 64 * 64),
+                           node.context, node.bytes);
   kept->next = NULL;
   *capturing->end = kept;
   capturing->end = &kept->next;
@@ -156,6 +165,16 @@ static int submit(struct Node node, const char *format, ...) {
 }
 static int refuseInCapture(void) {
   return capturing ? capturing->isBroken = 1, notInCapture : 0;
+}
+
+// For the double of cuBLASLt: a line at once, and work on the stream that takes
+// a copy of its context.
+void lmcStubRecord(const char *line) { record("%s", line); }
+int lmcStubSubmit(void (*work)(const void *), const void *context,
+                  size_t bytes, const char *line) {
+  return submit(
+      (struct Node){.work = work, .context = context, .bytes = bytes}, "%s",
+      line);
 }
 
 static int beginCapture(void *stream, int mode) {
@@ -242,10 +261,58 @@ static int load(const char **module, const char *image, unsigned options,
 }
 static int unload(char *module) { return free(module), 0; }
 
+// A kernel for this processor, and how its grid is there.
+struct HostKernel {
+  void (*function)(void *const *, const int64_t *, int64_t, int64_t);
+  int pointers, integers, rowsInteger; // -1: the rows are fixed
+  int64_t rows, rowsPerUnit, columns;
+};
 struct Function {
   char name[1000];
   int parameters, isLoaded;
+  struct HostKernel host;
 };
+struct HostCall {
+  struct HostKernel kernel;
+  _Alignas(64) void *pointers[64];
+  _Alignas(64) int64_t integers[64];
+};
+
+// Beside the shared object stands a line for each kernel.
+static int findHostKernel(const char *name, struct HostKernel *kernel) {
+  const char *path = getenv("LMC_STUB_CUDA_KERNELS");
+  if (!path)
+    return 0;
+  char table[4000], found[1000];
+  snprintf(table, sizeof table, "%s.txt", path);
+  FILE *file = fopen(table, "r");
+  char *whole = realpath(path, NULL);
+  void *object = whole ? dlopen(whole, RTLD_NOW) : NULL;
+  int status = notFound;
+  while (file && object &&
+         fscanf(file,
+                "%999s %d %d %d %" SCNd64 " %" SCNd64 " %" SCNd64 "\n", found,
+                &kernel->pointers, &kernel->integers, &kernel->rowsInteger,
+                &kernel->rows, &kernel->rowsPerUnit, &kernel->columns) == 7)
+    if (!strcmp(found, name)) {
+      *(void **)&kernel->function = dlsym(object, name);
+      status = kernel->function && kernel->pointers <= 64 ? 0 : notFound;
+      break;
+    }
+  free(whole);
+  if (file)
+    fclose(file);
+  return status;
+}
+static void callHostKernel(const void *context) {
+  const struct HostCall *call = context;
+  const struct HostKernel *kernel = &call->kernel;
+  int64_t rows = kernel->rowsInteger >= 0 ? call->integers[kernel->rowsInteger]
+                                          : kernel->rows;
+  kernel->function(call->pointers, call->integers, 0,
+                   (rows + kernel->rowsPerUnit - 1) / kernel->rowsPerUnit *
+                       kernel->columns);
+}
 static int function(struct Function **found, const char *module,
                     const char *name) {
   record("function %s\n", name);
@@ -259,7 +326,7 @@ static int function(struct Function **found, const char *module,
   const char *end = strchr(at, ')');
   for (; (at = strstr(at, ".param")) && at < end; at += 6)
     ++made->parameters;
-  return *found = made, 0;
+  return *found = made, findHostKernel(name, &made->host);
 }
 static int loadFunction(struct Function *f) {
   f->isLoaded = 1;
@@ -279,7 +346,17 @@ static int launch(struct Function *f, unsigned x, unsigned y, unsigned z,
                    *(uint64_t *)parameters[i]);
   if (!f->isLoaded && refuseInCapture())
     return notInCapture;
-  submit((struct Node){0}, "%s", line);
+  struct Node node = {0};
+  struct HostCall call = {f->host};
+  if (f->host.function) {
+    for (int i = 0; i < f->host.pointers; ++i)
+      call.pointers[i] = real(*(uint64_t *)parameters[i]);
+    for (int i = 0; i < f->host.integers; ++i)
+      call.integers[i] = *(int64_t *)parameters[f->host.pointers + i];
+    node = (struct Node){
+        .work = callHostKernel, .context = &call, .bytes = sizeof call};
+  }
+  submit(node, "%s", line);
   return fails("cuLaunchKernel") ? 1 : 0;
 }
 
