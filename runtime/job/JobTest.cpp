@@ -277,16 +277,16 @@ TEST(ControlPlane, AHungInstructionIsNamedAndSlowComputeIsNot) {
 // Between the programs of its steps a rank may hang, too; one that loads or
 // saves is waited for.
 TEST(ControlPlane, AHungStepIsNamedAndSavingIsNot) {
-  runJob(2, 300, [](Job &job) {
+  runJob(2, 700, [](Job &job) {
     ASSERT_TRUE(job.meet(Status(), {}, "").ok());
     Progress::Scope stepping(job.progress(), Progress::Step);
     if (job.rank() == 0) {
       Progress::Scope waiting(job.progress(), Progress::Waiting);
-      ASSERT_TRUE(job.awaitVerdict(4000));
+      ASSERT_TRUE(job.awaitVerdict(6000));
     } else {
       {
         Progress::Scope saving(job.progress(), Progress::Host);
-        EXPECT_FALSE(job.awaitVerdict(1000));
+        EXPECT_FALSE(job.awaitVerdict(2000));
       }
       ASSERT_TRUE(job.awaitVerdict(3000));
     }
