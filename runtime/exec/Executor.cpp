@@ -172,6 +172,7 @@ Status Executor::run(int schedule) {
     pace.wait();
     status = theDevice.synchronize();
   }
+  int64_t endNs = told ? Trace::now() : 0;
   // Of a run that failed, a device that is done when it returns tells them.
   if (measuring)
     addTimes(prepared,
@@ -180,7 +181,7 @@ Status Executor::run(int schedule) {
                                      : nextMark - 1,
              told);
   if (told)
-    told->end(!status.ok() && !theDevice.canRecord());
+    told->end(endNs, !status.ok() && !theDevice.canRecord());
   return status;
 }
 

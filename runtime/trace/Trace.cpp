@@ -52,22 +52,24 @@ Status Trace::reserve(std::string_view name, std::vector<Schedule> all) {
   return Status();
 }
 
+int64_t Trace::now() { return nanosecondsOf(CLOCK_MONOTONIC); }
+
 void Trace::begin(size_t schedule, int64_t step) {
   size_t number = begun.load(std::memory_order_relaxed);
   Run &run = runs[number];
   run.schedule = schedule;
   run.step = step;
   run.firstDuration = durations.size();
-  run.beginNs = nanosecondsOf(CLOCK_MONOTONIC);
+  run.beginNs = now();
   begun.store(number + 1, std::memory_order_release);
 }
 
-void Trace::end(bool underWay) {
+void Trace::end(int64_t endNs, bool underWay) {
   size_t number = ended.load(std::memory_order_relaxed);
   Run &run = runs[number];
   run.numDurations = durations.size() - run.firstDuration;
   run.underWay = underWay;
-  run.endNs = nanosecondsOf(CLOCK_MONOTONIC);
+  run.endNs = endNs;
   ended.store(number + 1, std::memory_order_release);
 }
 
@@ -146,7 +148,7 @@ Status Trace::write(const Status &status) {
   written = true;
   size_t numEnded = ended.load(std::memory_order_acquire);
   size_t numBegun = begun.load(std::memory_order_acquire);
-  int64_t now = nanosecondsOf(CLOCK_MONOTONIC);
+  int64_t now = Trace::now();
   TraceFile::Track track{rank, fmt::format("instructions ({})", device), now,
                          nanosecondsOf(CLOCK_REALTIME)};
   std::unique_ptr<TraceFile> file =

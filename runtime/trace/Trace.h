@@ -61,6 +61,8 @@ public:
   /// What can run, and where; makes room for all steps that are wanted.
   Status reserve(std::string_view device, std::vector<Schedule> all);
 
+  static int64_t now(); ///< in ns, of CLOCK_MONOTONIC
+
   /// Around a run of a schedule that is wanted, and for each instruction of it
   /// that is done, in order, how long it took.
   bool wants(int64_t step) const {
@@ -69,7 +71,7 @@ public:
   void begin(size_t schedule, int64_t step);
   void add(int64_t ns) { durations.push_back(ns); }
   /// `underWay`: it broke off in the instruction after these.
-  void end(bool underWay);
+  void end(int64_t endNs, bool underWay);
 
   /// Writes the file, once; `ended` is how the job did.
   Status write(const Status &ended);

@@ -255,12 +255,12 @@ TEST_F(TraceTest, IsWrittenWhileARunHangs) {
   ASSERT_TRUE(trace->reserve("cpu", {{"train", {{0, 0, 0, 0}}}}).ok());
   trace->begin(0, 1);
   trace->add(1000);
-  trace->end(/*underWay=*/false);
+  trace->end(Trace::now(), /*underWay=*/false);
   trace->begin(0, 2);
   trace->add(1000);
   Status verdict = makeError(ErrorKind::PeerFailed, "rank 0 hangs");
   std::thread([&] { ASSERT_TRUE(trace->write(verdict).ok()); }).join();
-  trace->end(/*underWay=*/false);
+  trace->end(Trace::now(), /*underWay=*/false);
   EXPECT_TRUE(trace->write(Status()).ok());
   read();
   EXPECT_EQ(outline(), "train 1 zero(fill); train 2)");
