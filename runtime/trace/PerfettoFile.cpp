@@ -1,7 +1,6 @@
 // Perfetto's TrackEvent. Times are those of the real-time clock, which hosts
 // share as well as they are kept in step, and numbers of ranks tell tracks and
-// sequences apart: files of several ranks, put one behind the other, are a
-// trace of all.
+// sequences apart: files of several ranks can be opened together.
 #include "runtime/trace/Perfetto.pb.h"
 #include "runtime/trace/TraceFile.h"
 
