@@ -160,21 +160,33 @@ Status Executor::setSize(std::string_view name, int64_t value) {
 Status Executor::run(int schedule) {
   Progress::Scope scope(progress, Progress::Instruction);
   LMC_RETURN_IF_ERROR(matmulsPrepared);
-  const PreparedSchedule &prepared = schedules[size_t(schedule)];
+  PreparedSchedule &prepared = schedules[size_t(schedule)];
+  Trace *told = trace && trace->wants(++prepared.runs) ? trace : nullptr;
+  measure(options.profile || told);
+  if (told)
+    told->begin(size_t(schedule), prepared.runs);
   bool isRecorded = theDevice.canRecord() && prepared.numOps > 0 &&
                     !prepared.exchanges && options.secondsPerFlop == 0;
-  if (Status status = isRecorded ? runRecorded(schedule) : walk(prepared);
-      !status.ok())
-    return status;
-  pace.wait();
-  LMC_RETURN_IF_ERROR(theDevice.synchronize());
-  if (options.profile)
-    addTimes(prepared);
-  return Status();
+  Status status = isRecorded ? runRecorded(schedule) : walk(prepared);
+  if (status.ok()) {
+    pace.wait();
+    status = theDevice.synchronize();
+  }
+  int64_t endNs = told ? Trace::now() : 0;
+  // Of a run that failed, a device that is done when it returns tells them.
+  if (measuring)
+    addTimes(prepared,
+             status.ok()             ? prepared.numOps
+             : theDevice.canRecord() ? 0
+                                     : nextMark - 1,
+             told);
+  if (told)
+    told->end(endNs, !status.ok() && !theDevice.canRecord());
+  return status;
 }
 
 Status Executor::walk(const PreparedSchedule &schedule) {
-  if (options.profile)
+  if (measuring)
     theDevice.mark(0);
   nextMark = 1;
   for (const PreparedCall &call : schedule.calls) {
@@ -267,7 +279,7 @@ Status Executor::runProgram(uint32_t index) {
     if (Status status = execute(program, op); !status.ok())
       return std::move(status).note(
           "in {}", describeInstruction(thePlan, index, op.instruction));
-    if (options.profile)
+    if (measuring)
       theDevice.mark(nextMark++);
     Progress::count(progress.instructions);
   }
@@ -302,23 +314,56 @@ int64_t Executor::scheduleFlops(int schedule) const {
 }
 
 // Marks are in the order of the walk, also when it was another run's.
-void Executor::addTimes(const PreparedSchedule &schedule) {
+void Executor::addTimes(const PreparedSchedule &schedule, uint64_t numDone,
+                        Trace *told) {
   size_t mark = 0;
   for (const PreparedCall &call : schedule.calls)
     for (OpTime &time : times[call.program]) {
-      time.ns += uint64_t(theDevice.nanoseconds(mark, mark + 1));
+      if (mark == numDone)
+        return;
+      int64_t ns = theDevice.nanoseconds(mark, mark + 1);
+      time.ns += uint64_t(ns);
       ++time.calls;
       ++mark;
+      if (told)
+        told->add(ns);
     }
+}
+
+Status Executor::reserveMarks() {
+  size_t most = 0;
+  for (const PreparedSchedule &schedule : schedules)
+    most = std::max(most, size_t(schedule.numOps));
+  return theDevice.reserveMarks(most + 1);
+}
+
+void Executor::measure(bool on) {
+  if (on != measuring)
+    recordings.clear(); // with marks or without
+  measuring = on;
 }
 
 Status Executor::setProfile(bool on) {
   options.profile = on;
-  recordings.clear(); // with marks or without
-  size_t most = 0;
-  for (const PreparedSchedule &schedule : schedules)
-    most = std::max(most, size_t(schedule.numOps));
-  return on ? theDevice.reserveMarks(most + 1) : Status();
+  return on ? reserveMarks() : Status();
+}
+
+Status Executor::setTrace(Trace *wanted) {
+  trace = wanted;
+  if (!trace)
+    return Status();
+  std::vector<Trace::Schedule> all;
+  for (PreparedSchedule &schedule : schedules) {
+    schedule.runs = 0;
+    Trace::Schedule &one = all.emplace_back();
+    one.name = schedule.name;
+    for (uint32_t i = 0; i < schedule.calls.size(); ++i)
+      for (const Op &op : programs[schedule.calls[i].program].ops)
+        one.spans.push_back({i, schedule.calls[i].program, op.instruction,
+                             schedule.calls[i].microBatch});
+  }
+  LMC_RETURN_IF_ERROR(trace->reserve(theDevice.name(), std::move(all)));
+  return reserveMarks();
 }
 
 void Executor::resetProfile() {
@@ -342,29 +387,15 @@ std::string Executor::profileReport(ProfileLines lines) const {
       const plan::Instruction &instruction =
           thePlan.programs(int(p)).instructions(
               int(programs[p].ops[i].instruction));
-      std::string name;
-      switch (instruction.kind_case()) {
-      case plan::Instruction::kLaunch: {
-        const plan::Kernel &kernel =
-            thePlan.kernels(int(instruction.launch().kernel()));
-        name = kinds ? kernel.kind() : kernel.name();
-        break;
-      }
-      case plan::Instruction::kMatmul:
-        name = kinds ? "matmul" : matmulName(thePlan, instruction.matmul());
-        break;
-      case plan::Instruction::kFill:
-        name = "(fill)";
-        break;
-      case plan::Instruction::kCopy:
-        name = "(copy)";
-        break;
-      case plan::Instruction::kCollective:
-        name = "(collective)";
-        break;
-      default:
-        name = "(transfer)";
-      }
+      std::string name = instructionName(thePlan, instruction);
+      if (instruction.has_launch())
+        name = kinds
+                   ? thePlan.kernels(int(instruction.launch().kernel())).kind()
+                   : name;
+      else if (instruction.has_matmul())
+        name = kinds ? "matmul" : name;
+      else
+        name = "(" + name + ")";
       if (!kinds)
         name = thePlan.programs(int(p)).name() + " " + name;
       Row &row = rows[name];

@@ -16,6 +16,7 @@
 #include "runtime/exec/Pace.h"
 #include "runtime/exec/Program.h"
 #include "runtime/exec/Recordings.h"
+#include "runtime/trace/Trace.h"
 
 namespace lmc::runtime {
 
@@ -73,6 +74,9 @@ public:
   void resetProfile();
   /// Whether the following runs are measured.
   Status setProfile(bool on);
+  /// Tells the trace how long the instructions of the following runs take that
+  /// it wants, counted for each schedule; it outlives them.
+  Status setTrace(Trace *wanted);
 
 private:
   Executor(const plan::Plan &plan, Device &device, Communicator *comm,
@@ -87,7 +91,10 @@ private:
   Status runProgram(uint32_t index);
   Status execute(PreparedProgram &program, const Op &op);
   void keepPace(uint32_t program, const Op &op);
-  void addTimes(const PreparedSchedule &schedule);
+  Status reserveMarks();
+  void measure(bool on);
+  void addTimes(const PreparedSchedule &schedule, uint64_t numDone,
+                Trace *told);
 
   struct PreparedCall {
     uint32_t program;
@@ -98,6 +105,7 @@ private:
     std::string name;
     std::vector<PreparedCall> calls;
     uint64_t numOps = 0;
+    int64_t runs = 0;       ///< since there is a trace
     bool exchanges = false; ///< with other ranks
   };
   struct OpTime {
@@ -120,7 +128,9 @@ private:
   Status matmulsPrepared;
   Recordings recordings;
   std::vector<std::vector<OpTime>> times; ///< by program and op
+  bool measuring = false;
   size_t nextMark = 0;
+  Trace *trace = nullptr;
   Pace pace;
   Progress unwatched;
   Progress &progress;

@@ -1,6 +1,7 @@
 // See Session.h.
 #include "runtime/generate/Session.h"
 #include "runtime/base/Log.h"
+#include "runtime/base/MappedFile.h"
 #include "runtime/device/OpenDevice.h"
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFacts.h"
@@ -17,6 +18,7 @@ struct Call {
   const std::function<Status(Executor &)> &body;
   int64_t stackBytes;
   std::vector<std::pair<std::string, double>> settings;
+  Trace *trace;
   Status result;
 };
 } // namespace
@@ -44,6 +46,8 @@ static Status open(Call &call) {
                          WeightFiles::open(options.weights));
     LMC_RETURN_IF_ERROR(loadParameters(*executor, weights));
   }
+  if (call.trace)
+    LMC_RETURN_IF_ERROR(executor->setTrace(call.trace));
   LMC_RETURN_IF_ERROR(call.body(*executor));
   if (options.profile)
     printLines(executor->profileReport());
@@ -58,11 +62,16 @@ Status runSession(const SessionOptions &options,
   if (int64_t ranks = worldSize(plan); ranks != 1)
     return wrongInput("the plan is made for {} ranks; one runs here", ranks)
         .help("compile a plan without --mesh: any checkpoint fits it");
+  LMC_RETURN_IF_ERROR(
+      refuseInputAsOutput(options.trace.path, {options.plan, options.weights}));
+  LMC_ASSIGN_OR_RETURN(std::unique_ptr<Trace> trace,
+                       Trace::create(plan, options.trace, /*rank=*/0));
   int64_t stack = 0;
   for (const plan::Kernel &kernel : plan.kernels())
     stack = std::max(stack, kernel.stack_bytes());
-  Call call{plan, options, body, std::max<int64_t>(stack + (1 << 20), 8 << 20),
-            {},   {}};
+  Call call{
+      plan, options,     body, std::max<int64_t>(stack + (1 << 20), 8 << 20),
+      {},   trace.get(), {}};
   for (const std::string &setting : options.settings) {
     LMC_ASSIGN_OR_RETURN(auto number, readSetting(setting));
     LMC_RETURN_IF_ERROR(checkSetting(plan, number.first, number.second));
@@ -75,7 +84,7 @@ Status runSession(const SessionOptions &options,
         self.result = open(self);
       },
       &call));
-  return call.result;
+  return closeTrace(trace.get(), call.result);
 }
 
 template <typename Ports>

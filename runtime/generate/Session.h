@@ -23,6 +23,7 @@ struct SessionOptions {
   bool profile = false; ///< measure every op and print a table at the end
   bool measure = false; ///< measure every op
   std::vector<std::string> settings; ///< --set: NAME=NUMBER
+  TraceOptions trace;
 };
 
 Status runSession(const SessionOptions &options,

@@ -3,6 +3,7 @@
 #include "runtime/base/Status.h"
 
 #include <algorithm>
+#include <cctype>
 
 namespace lmc::runtime {
 
@@ -66,6 +67,30 @@ std::string matmulName(const plan::Plan &plan, const plan::Matmul &matmul) {
   std::optional<Range> rows = boundLinear(matmul.rows(), symbolRanges(plan));
   return fmt::format("matmul {}x{}x{}", rows ? rows->maximum : 0,
                      matmul.columns(), matmul.depth());
+}
+
+std::string instructionName(const plan::Plan &plan,
+                            const plan::Instruction &instruction) {
+  switch (instruction.kind_case()) {
+  case plan::Instruction::kLaunch:
+    return plan.kernels(int(instruction.launch().kernel())).name();
+  case plan::Instruction::kMatmul:
+    return matmulName(plan, instruction.matmul());
+  case plan::Instruction::kFill:
+    return "fill";
+  case plan::Instruction::kCopy:
+    return "copy";
+  case plan::Instruction::kSend:
+    return "send";
+  case plan::Instruction::kReceive:
+    return "receive";
+  default:
+    std::string name =
+        plan::Collective::Kind_Name(instruction.collective().kind());
+    for (char &letter : name)
+      letter = char(std::tolower(letter));
+    return name;
+  }
 }
 
 } // namespace lmc::runtime

@@ -32,6 +32,10 @@ bool hasMatmuls(const plan::Plan &plan);
 /// "matmul 1024x768x3072": the most rows, columns, depth.
 std::string matmulName(const plan::Plan &plan, const plan::Matmul &matmul);
 
+/// The kernel's name, that of the product, or what else it does: "all_reduce".
+std::string instructionName(const plan::Plan &plan,
+                            const plan::Instruction &instruction);
+
 } // namespace lmc::runtime
 
 #endif // LMC_RUNTIME_PLAN_PLANFACTS_H

@@ -98,6 +98,9 @@ TEST(Allocation, NoneBetweenStepTwoAndTen) {
   options.shuffle = true;
   options.metricsPath = folder / "metrics";
   options.checkpointFolder = folder / "ckpt";
+  options.trace.path = folder / "trace";
+  options.trace.firstStep = 4;
+  options.trace.lastStep = 7;
   const char *ways[] = {"one rank", "threads", "shared memory", "tcp"};
   for (const std::string way : ways) {
     BigramPlan bigram;
@@ -112,6 +115,7 @@ TEST(Allocation, NoneBetweenStepTwoAndTen) {
     }
     EXPECT_GT(kernelCalls.load(), 12);
     EXPECT_EQ(allocations.load(), 0) << way;
+    EXPECT_TRUE(fs::exists(traceFileOf(options.trace, 0, options.ranks)));
     fs::remove_all(options.checkpointFolder);
   }
   fs::remove_all(folder);

@@ -43,6 +43,7 @@ struct LocalJob {
 struct LocalRank {
   LocalJob *job;
   int rank;
+  std::unique_ptr<Trace> trace; ///< null: none
 };
 
 } // namespace
@@ -91,7 +92,7 @@ static std::string trafficTable(const std::vector<Traffic> &ranks) {
 
 /// `place` is the rank's number among those of this host.
 static Status runRank(const Setup &setup, int rank, int place,
-                      Communicator *inner, Progress *progress) {
+                      Communicator *inner, Progress *progress, Trace *trace) {
   std::optional<CountingCommunicator> counting;
   Communicator *comm = inner ? &counting.emplace(*inner) : nullptr;
   const TrainOptions &options = setup.options;
@@ -109,6 +110,8 @@ static Status runRank(const Setup &setup, int rank, int place,
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<Executor> executor,
                        Executor::create(setup.plan, *opened, comm, rank,
                                         {options.profile, progress}));
+  if (trace)
+    LMC_RETURN_IF_ERROR(executor->setTrace(trace));
   TrafficReport report;
   if (comm)
     LMC_RETURN_IF_ERROR(report.open(*comm));
@@ -242,7 +245,8 @@ static void runLocalRank(void *context) {
   std::unique_ptr<Communicator> comm;
   if (job.world)
     comm = makeLocalCommunicator(job.world, self.rank);
-  Status status = runRank(job.setup, self.rank, self.rank, comm.get(), nullptr);
+  Status status = runRank(job.setup, self.rank, self.rank, comm.get(),
+                          /*progress=*/nullptr, self.trace.get());
   if (status.ok())
     return;
   {
@@ -272,8 +276,11 @@ Status runTraining(const plan::Plan &plan, const TrainOptions &options) {
                {}};
   shareMachine(job.setup, /*isAlone=*/false);
   std::vector<LocalRank> contexts;
-  for (int rank = 0; rank < ranks; ++rank)
-    contexts.push_back({&job, rank});
+  for (int rank = 0; rank < ranks; ++rank) {
+    contexts.push_back({&job, rank, nullptr});
+    LMC_ASSIGN_OR_RETURN(contexts.back().trace,
+                         Trace::create(plan, options.trace, rank));
+  }
   std::vector<std::thread> starters;
   Status startFailure;
   for (int rank = 1; rank < ranks; ++rank)
@@ -290,9 +297,12 @@ Status runTraining(const plan::Plan &plan, const TrainOptions &options) {
   for (std::thread &starter : starters)
     starter.join();
   Status lost = log->finish();
-  if (!startFailure.ok())
-    return startFailure;
-  return job.firstFailure.ok() ? lost : job.firstFailure;
+  Status end = !startFailure.ok()       ? startFailure
+               : !job.firstFailure.ok() ? job.firstFailure
+                                        : lost;
+  for (LocalRank &one : contexts)
+    end = closeTrace(one.trace.get(), std::move(end));
+  return end;
 }
 
 namespace {
@@ -301,6 +311,7 @@ struct ProcessRank {
   HostCommunicator &comm;
   Job &job;
   int place;
+  Trace *trace;
   Status status;
 };
 } // namespace
@@ -313,7 +324,8 @@ static bool isBound(const Place &place) {
 
 static Status runJoined(Job &job, HostCommunicator &comm,
                         const plan::Plan &plan, const TrainOptions &options,
-                        const TokenData &data, const Place &place) {
+                        const TokenData &data, const Place &place,
+                        Trace *trace) {
   LMC_RETURN_IF_ERROR(comm.connect());
   std::unique_ptr<MetricsLog> log;
   if (job.rank() == 0) {
@@ -327,13 +339,13 @@ static Status runJoined(Job &job, HostCommunicator &comm,
       isBound(place)
           ? 0
           : int(std::find(here.begin(), here.end(), job.rank()) - here.begin());
-  ProcessRank self{setup, comm, job, index, {}};
+  ProcessRank self{setup, comm, job, index, trace, {}};
   LMC_RETURN_IF_ERROR(runOnBigStack(
       setup.stackBytes,
       [](void *context) {
         ProcessRank &self = *static_cast<ProcessRank *>(context);
         self.status = runRank(self.setup, self.job.rank(), self.place,
-                              &self.comm, &self.job.progress());
+                              &self.comm, &self.job.progress(), self.trace);
       },
       &self));
   Status lost = log ? log->finish() : Status();
@@ -345,7 +357,15 @@ Status runTrainingRank(const plan::Plan &plan, const TrainOptions &options,
                        const std::function<void(const Status &)> &giveUp) {
   Job::Options jobOptions;
   jobOptions.timeoutMs = int64_t(options.timeoutSeconds * 1e3);
+  StatusOr<std::unique_ptr<Trace>> trace =
+      Trace::create(plan, options.trace, place.rank);
+  Trace *opened = trace.ok() ? trace->get() : nullptr;
+  // The rank's own thread hangs then.
   jobOptions.giveUp = giveUp;
+  if (giveUp && opened)
+    jobOptions.giveUp = [&giveUp, opened](const Status &verdict) {
+      giveUp(closeTrace(opened, verdict));
+    };
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<Job> job,
                        Job::connect(place, jobOptions));
   // From here on the others are told what goes wrong.
@@ -356,6 +376,8 @@ Status runTrainingRank(const plan::Plan &plan, const TrainOptions &options,
   Status ready = checkTraining(plan, options);
   if (ready.ok() && job->rank() == 0)
     ready = checkOutputs(options);
+  if (ready.ok())
+    ready = trace.status();
   StatusOr<TokenData> data =
       ready.ok() ? TokenData::open(options.dataPath) : ready;
   StatusOr<std::unique_ptr<HostCommunicator>> comm =
@@ -365,14 +387,14 @@ Status runTrainingRank(const plan::Plan &plan, const TrainOptions &options,
     facts = factsOf(plan, options, *data);
   LMC_RETURN_IF_ERROR(job->meet(data.ok() ? comm.status() : data.status(),
                                 facts, comm.ok() ? (*comm)->endpoint() : ""));
-  Status status = runJoined(*job, **comm, plan, options, *data, place);
+  Status status = runJoined(*job, **comm, plan, options, *data, place, opened);
   // Told to stop is no failure: all ranks are told at the same step.
   if (status.ok() || status.kind() == ErrorKind::Stopped) {
     Status left = job->leave();
-    return left.ok() ? status : left;
+    return closeTrace(opened, left.ok() ? status : left);
   }
   job->fail(status);
-  return job->verdict().ok() ? status : job->verdict();
+  return closeTrace(opened, job->verdict().ok() ? status : job->verdict());
 }
 
 } // namespace lmc::runtime

@@ -23,6 +23,8 @@ double settingOf(const plan::Plan &plan, const TrainOptions &options,
 
 Status checkOutputs(const TrainOptions &options) {
   LMC_RETURN_IF_ERROR(checkWritable(options.metricsPath));
+  LMC_RETURN_IF_ERROR(
+      checkWritable(traceFileOf(options.trace, 0, options.ranks)));
   return checkWritable(options.dumpGradients);
 }
 

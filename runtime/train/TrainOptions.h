@@ -5,6 +5,7 @@
 
 #include "runtime/base/Status.h"
 #include "runtime/plan/plan.pb.h"
+#include "runtime/trace/Trace.h"
 
 #include <cstdint>
 #include <optional>
@@ -57,6 +58,7 @@ struct TrainOptions {
   int64_t logInterval = 1;
   bool jsonLog = false;
   bool profile = false;
+  TraceOptions trace;
 
   /// On the null device: what the busiest stage works in a step; 0: on the CPU.
   double paceSeconds = 0;

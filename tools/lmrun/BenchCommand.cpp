@@ -8,8 +8,10 @@
 //
 // On a GPU the kernels' times are of further steps: its clock is read between
 // every two of them, which the timed steps do without. The first two of either
-// run instruction by instruction and record; --warmup leaves them out.
+// run instruction by instruction and record; --warmup leaves them out. A trace
+// is of the steps that kernels' times are of.
 #include "runtime/base/Log.h"
+#include "runtime/base/MappedFile.h"
 #include "runtime/generate/Session.h"
 #include "runtime/generate/StepModel.h"
 #include "runtime/weights/LocalTensor.h"
@@ -31,6 +33,7 @@ struct BenchFlags {
   int steps = 20, warmup = 2;
   int64_t tokens = 1, context = 64;
   bool json = false, kernels = false;
+  Trace *trace = nullptr; ///< null: none
 };
 
 struct Result {
@@ -85,9 +88,13 @@ static Status timeSteps(Executor &executor, const BenchFlags &flags,
   bool isApart = !executor.device().hostAccessible();
   LMC_RETURN_IF_ERROR(executor.setProfile(!isApart));
   int steps = flags.warmup + flags.steps;
+  auto beginMeasuring = [&] {
+    executor.resetProfile();
+    return executor.setTrace(flags.trace);
+  };
   for (int i = 0; i < steps; ++i) {
-    if (i == flags.warmup)
-      executor.resetProfile();
+    if (i == flags.warmup && !isApart)
+      LMC_RETURN_IF_ERROR(beginMeasuring());
     LMC_ASSIGN_OR_RETURN(double seconds, step(i));
     if (i >= flags.warmup)
       result.steps.push_back(seconds);
@@ -97,7 +104,7 @@ static Status timeSteps(Executor &executor, const BenchFlags &flags,
   LMC_RETURN_IF_ERROR(executor.setProfile(true));
   for (int i = 0; i < steps; ++i) {
     if (i == flags.warmup)
-      executor.resetProfile();
+      LMC_RETURN_IF_ERROR(beginMeasuring());
     LMC_RETURN_IF_ERROR(step(steps - 1).status());
   }
   return Status();
@@ -251,19 +258,26 @@ static void print(const Executor &executor, const BenchFlags &flags,
                                        : Executor::ProfileLines::Kinds));
 }
 
-static Status bench(const BenchFlags &flags) {
+static Status bench(BenchFlags &flags) {
   SessionOptions options = flags.session;
+  LMC_RETURN_IF_ERROR(refuseInputAsOutput(options.trace.path, {options.plan}));
+  // Begins behind the warm-up.
+  TraceOptions traceOptions = std::exchange(options.trace, {});
   return runSession(options, [&](Executor &executor) -> Status {
+    LMC_ASSIGN_OR_RETURN(
+        std::unique_ptr<Trace> trace,
+        Trace::create(executor.plan(), traceOptions, /*rank=*/0));
+    flags.trace = trace.get();
     if (flags.steps == 0)
       return Status();
     for (const plan::State &state : executor.plan().states())
       if (state.kind() == plan::State::PARAMETER)
         initializeState(executor, state, 1);
     Result result;
-    if (executor.findSchedule("train") >= 0)
-      LMC_RETURN_IF_ERROR(benchTraining(executor, flags, result));
-    else
-      LMC_RETURN_IF_ERROR(benchInference(executor, flags, result));
+    LMC_RETURN_IF_ERROR(
+        closeTrace(flags.trace, executor.findSchedule("train") >= 0
+                                    ? benchTraining(executor, flags, result)
+                                    : benchInference(executor, flags, result)));
     print(executor, flags, result);
     return flushStdout();
   });

@@ -11,6 +11,7 @@
 namespace lmc::runtime {
 class Status;
 struct SessionOptions;
+struct TraceOptions;
 } // namespace lmc::runtime
 
 /// What is run after parsing when the subcommand was given.
@@ -19,6 +20,10 @@ using CommandBody = std::function<lmc::runtime::Status()>;
 /// The flags of every command that runs an inference session on this machine.
 void addSessionOptions(CLI::App &command,
                        lmc::runtime::SessionOptions &session);
+
+/// --trace and what goes with it, in a group of the help.
+void addTraceOptions(CLI::App &command, lmc::runtime::TraceOptions &trace,
+                     const std::string &group);
 
 CommandBody addBenchCommand(CLI::App &app);
 CommandBody addDevicesCommand(CLI::App &app);

@@ -166,10 +166,15 @@ static Status train(TrainFlags &flags) {
                                    options.weights};
   LMC_RETURN_IF_ERROR(refuseInputAsOutput(options.dumpGradients, read));
   LMC_RETURN_IF_ERROR(refuseInputAsOutput(options.metricsPath, read));
-  if (!options.metricsPath.empty() &&
-      options.metricsPath == options.dumpGradients)
-    return wrongInput("--metrics and --dump-gradients both name {}",
-                      options.metricsPath);
+  LMC_RETURN_IF_ERROR(refuseInputAsOutput(options.trace.path, read));
+  std::pair<const char *, std::string> outputs[] = {
+      {"--metrics", options.metricsPath},
+      {"--dump-gradients", options.dumpGradients},
+      {"--trace", options.trace.path}};
+  for (const auto &[flag, path] : outputs)
+    for (const auto &[other, its] : outputs)
+      if (flag != other && !path.empty() && path == its)
+        return wrongInput("{} and {} both name {}", flag, other, path);
   LMC_ASSIGN_OR_RETURN(lmc::plan::Plan plan, readPlanFile(flags.plan));
   takeDefaults(plan, options);
   if (Status status = checkPlan(plan); !status.ok())
@@ -324,6 +329,7 @@ CommandBody addTrainCommand(CLI::App &app) {
                  "Measure every kernel and print a table at the end; count "
                  "what each rank exchanges in a step")
       ->group("Log");
+  addTraceOptions(*command, o.trace, "Log");
 
   flags->nproc =
       command

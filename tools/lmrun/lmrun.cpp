@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cmath>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 
 using namespace lmc::runtime;
@@ -129,6 +130,50 @@ void addSessionOptions(CLI::App &command,
                   "Set a run-time number of the plan; tf32=1 lets a GPU's "
                   "matmuls round their factors to TF32")
       ->type_name("NAME=NUMBER");
+  addTraceOptions(command, session.trace, "Options");
+}
+
+static void readTraceSteps(const std::string &text, TraceOptions &trace) {
+  int64_t first = 0, last = 0;
+  int end = 0;
+  if (text.size() > 38 ||
+      std::sscanf(text.c_str(), "%ld..%ld%n", &first, &last, &end) != 2 ||
+      size_t(end) != text.size() || first < 1 || last < first)
+    throw CLI::ValidationError("--trace-steps " + text,
+                               "FIRST..LAST is wanted, such as 2..4");
+  trace.firstStep = first;
+  trace.lastStep = last;
+}
+
+void addTraceOptions(CLI::App &command, TraceOptions &trace,
+                     const std::string &group) {
+  CLI::Option *file =
+      command
+          .add_option("--trace", trace.path,
+                      "Write when each instruction ran, for ui.perfetto.dev; "
+                      "of several ranks each writes FILE.RANK. Also when the "
+                      "job fails")
+          ->type_name("FILE")
+          ->group(group);
+  command
+      .add_option_function<std::string>(
+          "--trace-format",
+          [&trace](const std::string &name) { trace.json = name == "json"; },
+          "perfetto or json (Chrome's)")
+      ->check(CLI::IsMember({"perfetto", "json"}))
+      ->default_str("perfetto")
+      ->needs(file)
+      ->group(group);
+  command
+      .add_option_function<std::string>(
+          "--trace-steps",
+          [&trace](const std::string &text) { readTraceSteps(text, trace); },
+          "The steps in the trace, counted from where the run begins, "
+          "evaluations by themselves; more make the file larger")
+      ->type_name("FIRST..LAST")
+      ->default_str("1..4")
+      ->needs(file)
+      ->group(group);
 }
 
 int main(int argc, char **argv) {

@@ -6,6 +6,7 @@
 #include "runtime/device/cuda/CodeChoice.h"
 #include "runtime/exec/BigramPlanForTest.h"
 #include "runtime/plan/Linear.h"
+#include "runtime/trace/Perfetto.pb.h"
 #include "runtime/train/Snapshot.h"
 
 #include <cstdlib>
@@ -232,6 +233,53 @@ TEST_F(CudaDeviceTest, MeasuresByTheClockOfTheGpu) {
     ASSERT_TRUE((*executor)->run(0).ok());
   EXPECT_TRUE(linesOf(takeLog(), "event").empty());
   EXPECT_EQ((*executor)->profileReport(), report);
+}
+
+// A trace has the GPU's times, of single steps and of replayed ones, and the
+// other steps have no marks.
+TEST_F(CudaDeviceTest, TracesByTheClockOfTheGpu) {
+  BigramPlan bigram;
+  bigram.dpCollectives = false; // which take no time
+  plan::Plan plan = cudaPlan(bigram);
+  TraceOptions options;
+  options.path = testing::TempDir() + "cuda-trace";
+  options.firstStep = 2;
+  options.lastStep = 4;
+  auto trace = Trace::create(plan, options, 0);
+  ASSERT_TRUE(trace.ok()) << trace.status().toString();
+  auto executor = Executor::create(plan, *device, nullptr, 0, {});
+  ASSERT_TRUE(executor.ok()) << executor.status().toString();
+  ASSERT_TRUE((*executor)->setTrace(trace->get()).ok());
+  takeLog();
+  for (int step = 1; step <= 6; ++step) {
+    ASSERT_TRUE((*executor)->run(0).ok());
+    std::vector<std::string> lines = takeLog();
+    EXPECT_EQ(linesOf(lines, "event").empty(), step == 1 || step > 4) << step;
+    EXPECT_EQ(linesOf(lines, "graph").size(),
+              step == 3 || step == 4 || step == 6 ? 1u : 0u)
+        << step;
+  }
+  ASSERT_TRUE(closeTrace(trace->get(), Status()).ok());
+  std::ifstream file(options.path, std::ios::binary);
+  lmc::trace::Trace written;
+  ASSERT_TRUE(written.ParseFromIstream(&file));
+  std::remove(options.path.c_str());
+  std::vector<uint64_t> begun;
+  size_t instructions = 0;
+  for (const lmc::trace::TracePacket &packet : written.packet()) {
+    const lmc::trace::TrackEvent &event = packet.track_event();
+    if (event.type() == lmc::trace::TrackEvent::TYPE_SLICE_BEGIN) {
+      begun.push_back(packet.timestamp());
+    } else if (event.type() == lmc::trace::TrackEvent::TYPE_SLICE_END) {
+      if (begun.size() == 3) { // step, program, instruction
+        // The double's, for whatever it is asked.
+        EXPECT_EQ(packet.timestamp() - begun.back(), 1000000u);
+        ++instructions;
+      }
+      begun.pop_back();
+    }
+  }
+  EXPECT_EQ(instructions, 3u * 6u);
 }
 
 TEST_F(CudaDeviceTest, AFailedRecordingIsTold) {
