@@ -3,9 +3,13 @@
 #include "runtime/base/Log.h"
 #include "runtime/base/Philox.h"
 #include "runtime/base/Status.h"
+#include "runtime/base/Thread.h"
 
 #include <cmath>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 using namespace lmc::runtime;
 
@@ -52,4 +56,27 @@ TEST(Status, PrintsNotesAndHelpAndMapsToExitStatus) {
 TEST(Log, NearestName) {
   EXPECT_EQ(nearestName("weigt_decay", {"lr", "weight_decay"}), "weight_decay");
   EXPECT_EQ(nearestName("zzz", {"lr", "weight_decay"}), "");
+}
+
+TEST(Thread, OneThatCannotBeMadeIsAFailure) {
+  // In a process of its own: there is no way back from a lower limit.
+  pid_t child = ::fork();
+  if (child == 0) {
+    rlimit none = {0, 0};
+    ::setrlimit(RLIMIT_AS, &none);
+    StatusOr<std::thread> thread = startThread("test", [] {});
+    bool isTold = !thread.ok() && thread.status().exitStatus() == 3 &&
+                  thread.status().message() ==
+                      "cannot start a thread (test): Resource temporarily "
+                      "unavailable";
+    ::_exit(isTold ? 0 : 1);
+  }
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  bool ran = false;
+  StatusOr<std::thread> thread = startThread("test", [&] { ran = true; });
+  ASSERT_TRUE(thread.ok());
+  thread->join();
+  EXPECT_TRUE(ran);
 }

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <poll.h>
-#include <pthread.h>
 #include <random>
 #include <set>
 
@@ -120,13 +119,21 @@ ControlServer::ControlServer(Socket given, Options options)
     : options(std::move(options)), theKey(randomKey()),
       listener(std::move(given)), ranks(size_t(this->options.ranks)) {
   started = lastLoop = lastMoved = lastWord = nowMs();
-  thread = std::thread([this] {
-    ::pthread_setname_np(::pthread_self(), "lmc-control");
-    loop();
-  });
+}
+
+StatusOr<std::unique_ptr<ControlServer>>
+ControlServer::create(Socket listener, Options options) {
+  std::unique_ptr<ControlServer> server(
+      new ControlServer(std::move(listener), std::move(options)));
+  LMC_ASSIGN_OR_RETURN(
+      server->thread,
+      startThread("lmc-control", [self = server.get()] { self->loop(); }));
+  return server;
 }
 
 ControlServer::~ControlServer() {
+  if (!thread.joinable())
+    return;
   {
     std::lock_guard<std::mutex> lock(mutex);
     closing = true;

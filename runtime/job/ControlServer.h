@@ -25,12 +25,12 @@
 #ifndef LMC_RUNTIME_JOB_CONTROLSERVER_H
 #define LMC_RUNTIME_JOB_CONTROLSERVER_H
 
+#include "runtime/base/Thread.h"
 #include "runtime/job/Frames.h"
 #include "runtime/job/Heartbeat.h"
 
 #include <map>
 #include <mutex>
-#include <thread>
 
 namespace lmc::runtime {
 
@@ -79,7 +79,8 @@ public:
     int64_t timeoutMs = 30000;
     int64_t rendezvousMs = 300000;
   };
-  ControlServer(Socket listener, Options options);
+  static StatusOr<std::unique_ptr<ControlServer>> create(Socket listener,
+                                                         Options options);
   /// Waits, some seconds at most, until every rank has what was sent to it.
   ~ControlServer();
 
@@ -106,6 +107,7 @@ private:
     }
   };
 
+  ControlServer(Socket listener, Options options);
   void loop();
   void pollOnce(int timeoutMs);
   void accept();

@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cstring>
 #include <poll.h>
-#include <pthread.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -34,10 +33,11 @@ StatusOr<std::unique_ptr<Job>> Job::connect(const Place &place,
       }
       listener = *std::move(opened);
     }
-    job->server = std::make_unique<ControlServer>(
-        std::move(listener),
-        ControlServer::Options{place.ranks, place.token, job->options.timeoutMs,
-                               rendezvousMs});
+    LMC_ASSIGN_OR_RETURN(
+        job->server,
+        ControlServer::create(
+            std::move(listener),
+            {place.ranks, place.token, job->options.timeoutMs, rendezvousMs}));
   }
   LMC_RETURN_IF_ERROR(job->introduce(nowMs() + rendezvousMs));
   job->wake = Socket(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -196,11 +196,23 @@ Status Job::meet(const Status &ready, const JobFacts &facts,
     return failure;
   }
   lastAck = nowMs();
-  thread = std::thread([this] {
-    ::pthread_setname_np(::pthread_self(), "lmc-heartbeat");
-    loop();
-  });
+  StatusOr<std::thread> started =
+      startThread("lmc-heartbeat", [this] { loop(); });
+  if (!started.ok()) {
+    failure =
+        std::move(started).status().prepend(fmt::format("rank {}", place.rank));
+    sendFailure(failure); // nobody else would
+    conclude(failure);
+    return failure;
+  }
+  thread = *std::move(started);
   return Status();
+}
+
+void Job::sendFailure(const Status &status) {
+  Writer writer;
+  putStatus(writer, status);
+  stream.send(FailFrame, writer.take());
 }
 
 void Job::setDescription(Describe description) {
@@ -277,9 +289,7 @@ void Job::loop() {
       if (closing)
         return;
       for (const Status &status : failures) {
-        Writer writer;
-        putStatus(writer, status);
-        stream.send(FailFrame, writer.take());
+        sendFailure(status);
       }
       failures.clear();
       if (byeWanted)

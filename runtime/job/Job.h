@@ -78,6 +78,7 @@ private:
   bool receiveAll(int64_t now);
   void conclude(const Status &status);
   void concludeWithoutServer(Status status);
+  void sendFailure(const Status &status);
   void wakeLoop();
 
   Place place;

@@ -73,47 +73,73 @@ static std::string howItEnded(const Child &child) {
                      WEXITSTATUS(child.waitStatus));
 }
 
-/// One failure for all that the ranks said.
+/// Of a rank that ended without a word.
+static Status failureOf(int rank, const Child &child) {
+  // What it printed itself has its exit status.
+  ErrorKind kind = WIFEXITED(child.waitStatus)
+                       ? ErrorKind(WEXITSTATUS(child.waitStatus))
+                       : ErrorKind::PeerFailed;
+  return makeError(kind, "rank {} {}", rank, howItEnded(child));
+}
+
+/// Which failure stands for all: the reason of a rank itself, then what the
+/// job came to know together, then how a rank ended without a word.
+static int weightOf(const Child &child, const Status &end) {
+  bool isSaid = child.said && !child.said->ok();
+  return end.ok()                              ? 0
+         : end.kind() != ErrorKind::PeerFailed ? 3
+         : isSaid                              ? 2
+                                               : 1;
+}
+
+/// One failure for all. Who had to be killed only waited, and is not to blame.
 static Status summarize(const std::vector<Child> &children,
                         const std::vector<bool> &killedByUs) {
-  const Status *chosen = nullptr;
-  for (const Child &child : children)
-    if (child.said && !child.said->ok() &&
-        (!chosen || (chosen->kind() == ErrorKind::PeerFailed &&
-                     child.said->kind() != ErrorKind::PeerFailed)))
-      chosen = &*child.said;
-  std::vector<int> same;
-  std::vector<std::string> notes;
+  std::vector<Status> ends;
+  size_t chosen = 0;
   for (size_t rank = 0; rank < children.size(); ++rank) {
     const Child &child = children[rank];
-    bool failed = child.said && !child.said->ok();
-    if (failed && child.said->message() == chosen->message())
-      same.push_back(int(rank));
-    else if (failed)
-      notes.push_back(
-          fmt::format("rank {} says: {}", rank, child.said->message()));
-    else if (killedByUs[rank])
-      notes.push_back(fmt::format("rank {} did not end by itself", rank));
-    else if (child.waitStatus != 0)
-      notes.push_back(fmt::format("rank {} {}", rank, howItEnded(child)));
+    bool isSaid = child.said && !child.said->ok();
+    ends.push_back(isSaid ? *child.said
+                   : child.waitStatus != 0 && !killedByUs[rank]
+                       ? failureOf(int(rank), child)
+                       : Status());
+    if (weightOf(child, ends[rank]) > weightOf(children[chosen], ends[chosen]))
+      chosen = rank;
   }
-  if (!chosen && notes.empty())
-    return Status();
-  Status status =
-      chosen ? *chosen : makeError(ErrorKind::PeerFailed, "{}", notes[0]);
+  Status status = ends[chosen];
+  if (status.ok())
+    return status;
+  std::vector<int> same, killed;
+  std::vector<std::string> notes;
+  for (size_t rank = 0; rank < children.size(); ++rank) {
+    bool isSaid = children[rank].said && !children[rank].said->ok();
+    if (isSaid && ends[rank].message() == status.message())
+      same.push_back(int(rank));
+    else if (isSaid)
+      notes.push_back(
+          fmt::format("rank {} says: {}", rank, ends[rank].message()));
+    else if (killedByUs[rank])
+      killed.push_back(int(rank));
+    else if (!ends[rank].ok() && rank != chosen)
+      notes.push_back(ends[rank].message());
+  }
+  if (!killed.empty())
+    notes.push_back(fmt::format(
+        "rank{} {} did not end by {}", killed.size() == 1 ? "" : "s",
+        listRanks(killed), killed.size() == 1 ? "itself" : "themselves"));
   // Without rank 0 each knows where it was itself, and says so beside it.
   for (int rank : same)
     if (rank < reportedRanks)
-      for (const std::string &line : children[size_t(rank)].said->lines())
+      for (const std::string &line : ends[size_t(rank)].lines())
         if (std::find(status.lines().begin(), status.lines().end(), line) ==
             status.lines().end())
           status = std::move(status).line(line);
-  if (same.size() > 1 || notes.size() > 0)
-    if (chosen)
-      status = std::move(status).note(
-          "said by rank{} {}", same.size() == 1 ? "" : "s", listRanks(same));
-  for (size_t i = chosen ? 0 : 1; i < notes.size(); ++i)
-    status = std::move(status).note("{}", notes[i]);
+  if (same.size() > 1 || (!same.empty() && !notes.empty()))
+    status = std::move(status).note(
+        "said by rank{} {}", same.size() == 1 ? "" : "s", listRanks(same));
+  for (const std::string &note : notes)
+    status = std::move(status).note("{}", note);
   return status;
 }
 

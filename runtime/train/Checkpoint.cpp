@@ -421,14 +421,19 @@ Status Checkpointer::save(Executor &executor, CheckpointState state) {
   if (executor.rank() != 0)
     return Status();
   modelConfig = configOf(executor.plan(), options.saveBf16);
-  writer = std::thread([this, state] {
+  auto writeAll = [this, state] {
     lastSave = write(state);
     model.clear();
     optimizer.clear();
     if (!lastSave.ok())
       logWarning("the checkpoint of step {} was not saved: {}", state.step,
                  lastSave.message());
-  });
+  };
+  StatusOr<std::thread> started = startThread("lmc-checkpoint", writeAll);
+  if (started.ok())
+    writer = *std::move(started);
+  else
+    writeAll(); // the step waits for it then
   return Status();
 }
 

@@ -23,13 +23,13 @@
 #ifndef LMC_RUNTIME_TRAIN_CHECKPOINT_H
 #define LMC_RUNTIME_TRAIN_CHECKPOINT_H
 
+#include "runtime/base/Thread.h"
 #include "runtime/train/Companions.h"
 #include "runtime/train/Snapshot.h"
 #include "runtime/train/TrainOptions.h"
 
 #include <filesystem>
 #include <map>
-#include <thread>
 
 namespace lmc::runtime {
 

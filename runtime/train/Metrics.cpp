@@ -28,7 +28,9 @@ MetricsLog::create(const TrainOptions &options) {
       return wrongInput("cannot write metrics to {}: {}", options.metricsPath,
                         std::strerror(errno));
   }
-  log->writer = std::thread(&MetricsLog::writerLoop, log.get());
+  LMC_ASSIGN_OR_RETURN(
+      log->writer,
+      startThread("lmc-metrics", [self = log.get()] { self->writerLoop(); }));
   return log;
 }
 

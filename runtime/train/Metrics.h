@@ -7,14 +7,13 @@
 #ifndef LMC_RUNTIME_TRAIN_METRICS_H
 #define LMC_RUNTIME_TRAIN_METRICS_H
 
-#include "runtime/base/Status.h"
+#include "runtime/base/Thread.h"
 #include "runtime/train/TrainOptions.h"
 
 #include <array>
 #include <condition_variable>
 #include <cstdio>
 #include <mutex>
-#include <thread>
 
 namespace lmc::runtime {
 

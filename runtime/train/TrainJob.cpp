@@ -1,6 +1,7 @@
 // See TrainJob.h.
 #include "runtime/train/TrainJob.h"
 #include "runtime/base/Log.h"
+#include "runtime/base/Thread.h"
 #include "runtime/comm/Traffic.h"
 #include "runtime/comm/host/HostCommunicator.h"
 #include "runtime/comm/local/LocalCommunicator.h"
@@ -15,7 +16,6 @@
 #include <csignal>
 #include <mutex>
 #include <numeric>
-#include <thread>
 
 namespace lmc::runtime {
 
@@ -283,13 +283,19 @@ Status runTraining(const plan::Plan &plan, const TrainOptions &options) {
   }
   std::vector<std::thread> starters;
   Status startFailure;
-  for (int rank = 1; rank < ranks; ++rank)
-    starters.emplace_back([&, rank] {
+  for (int rank = 1; rank < ranks; ++rank) {
+    auto runOne = [&, rank] {
       Status status = runOnBigStack(job.setup.stackBytes, runLocalRank,
                                     &contexts[size_t(rank)]);
       if (!status.ok())
         makeLocalCommunicator(job.world, rank)->abort(status);
-    });
+    };
+    StatusOr<std::thread> starter = startThread("lmc-rank", runOne);
+    if (starter.ok())
+      starters.push_back(*std::move(starter));
+    else
+      makeLocalCommunicator(job.world, rank)->abort(starter.status());
+  }
   startFailure =
       runOnBigStack(job.setup.stackBytes, runLocalRank, &contexts[0]);
   if (!startFailure.ok() && job.world)

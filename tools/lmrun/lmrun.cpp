@@ -11,6 +11,8 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <new>
+#include <unistd.h>
 
 using namespace lmc::runtime;
 
@@ -176,8 +178,18 @@ void addTraceOptions(CLI::App &command, TraceOptions &trace,
       ->group(group);
 }
 
+/// Where there is no memory left, nothing can be told at leisure.
+[[noreturn]] static void endWithoutMemory() {
+  constexpr std::string_view text =
+      "error: out of memory: the system gives no more to this process\n"
+      "  help: free some, or allow more (ulimit -v)\n";
+  (void)!::write(STDERR_FILENO, text.data(), text.size());
+  ::_exit(int(ErrorKind::DoesNotFit));
+}
+
 int main(int argc, char **argv) {
   reserveStandardStreams();
+  std::set_new_handler(endWithoutMemory);
   // A reader that goes away and a file beyond its limit are seen as errors of
   // write, not as signals.
   std::signal(SIGPIPE, SIG_IGN);

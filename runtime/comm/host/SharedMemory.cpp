@@ -40,6 +40,14 @@ struct SharedMemory::Pair {
 
 static_assert(std::atomic<uint32_t>::is_always_lock_free);
 
+/// What a limit of the machine or the process keeps from being made.
+static ErrorKind kindOf(int error) {
+  return error == ENOMEM || error == ENOSPC || error == EMFILE ||
+                 error == ENFILE
+             ? ErrorKind::DoesNotFit
+             : ErrorKind::JobFailed;
+}
+
 static size_t roundUp(size_t bytes, size_t unit) {
   return (bytes + unit - 1) / unit * unit;
 }
@@ -66,8 +74,8 @@ Status SharedMemory::createSegment() {
   segment.fd = ::memfd_create("lmc-rank", MFD_CLOEXEC);
   fileBytes = fixedBytes();
   if (segment.fd < 0 || ::ftruncate(segment.fd, off_t(fileBytes)) != 0)
-    return jobFailed("cannot make {} bytes of shared memory: {}", fileBytes,
-                     std::strerror(errno));
+    return makeError(kindOf(errno), "cannot make {} bytes of shared memory: {}",
+                     fileBytes, std::strerror(errno));
   // The buffers are needed; of the pairs only those that are used.
   if (int error = ::posix_fallocate(segment.fd,
                                     off_t(fileBytes - 2 * size_t(bufferBytes)),
@@ -78,8 +86,8 @@ Status SharedMemory::createSegment() {
   void *base = ::mmap(nullptr, fileBytes, PROT_READ | PROT_WRITE, MAP_SHARED,
                       segment.fd, 0);
   if (base == MAP_FAILED)
-    return jobFailed("cannot map {} bytes of shared memory: {}", fileBytes,
-                     std::strerror(errno));
+    return makeError(kindOf(errno), "cannot map {} bytes of shared memory: {}",
+                     fileBytes, std::strerror(errno));
   segment.base = static_cast<std::byte *>(base);
   Head *head = new (segment.base) Head{};
   head->token = job.tokenHash();
@@ -140,12 +148,18 @@ Status SharedMemory::attach(int peer, const std::string &endpoint) {
                    ? MAP_FAILED
                    : ::mmap(nullptr, fixedBytes(), PROT_READ | PROT_WRITE,
                             MAP_SHARED, segment.fd, 0);
-  if (base == MAP_FAILED)
-    return makeError(ErrorKind::PeerFailed,
+  if (base == MAP_FAILED) {
+    int error = errno;
+    bool isHere = kindOf(error) == ErrorKind::DoesNotFit;
+    // Where the peer's process has ended, there is a better reason.
+    if (!isHere && job.awaitVerdict(1000))
+      return job.verdict();
+    return makeError(isHere ? ErrorKind::DoesNotFit : ErrorKind::PeerFailed,
                      "rank {} cannot open the shared memory of rank {} at {}: "
                      "{}",
-                     me, peer, path, std::strerror(errno))
+                     me, peer, path, std::strerror(error))
         .help("--comm tcp does without shared memory");
+  }
   segment.base = static_cast<std::byte *>(base);
   const Head &head = this->head(peer);
   if (head.magic != segmentMagic || head.token != job.tokenHash() ||
@@ -293,8 +307,8 @@ StatusOr<SharedMemory::Block> SharedMemory::freeBlock(int64_t bytes) {
   void *at = ::mmap(nullptr, wanted, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
                     off_t(fileBytes));
   if (at == MAP_FAILED)
-    return jobFailed("cannot map {} bytes of shared memory: {}", wanted,
-                     std::strerror(errno));
+    return makeError(kindOf(errno), "cannot map {} bytes of shared memory: {}",
+                     wanted, std::strerror(errno));
   fileBytes += wanted;
   block.at = static_cast<std::byte *>(at);
   blocks.push_back(block);
@@ -352,7 +366,8 @@ StatusOr<std::byte *> SharedMemory::mapBlock(int peer, const Note &note) {
   void *at = ::mmap(nullptr, note.capacity, PROT_READ | PROT_WRITE, MAP_SHARED,
                     segments[size_t(peer)].fd, off_t(note.offset));
   if (at == MAP_FAILED)
-    return jobFailed("cannot map {} bytes of rank {}'s memory: {}",
+    return makeError(kindOf(errno),
+                     "cannot map {} bytes of rank {}'s memory: {}",
                      note.capacity, peer, std::strerror(errno));
   mapped.push_back({note.offset, note.capacity, static_cast<std::byte *>(at)});
   return mapped.back().at;

@@ -5,7 +5,6 @@
 #include <cerrno>
 #include <cstring>
 #include <poll.h>
-#include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -157,10 +156,7 @@ Status TcpLinks::connect(const std::vector<std::string> &endpoints,
     }
   if (!ok)
     return jobFailed("cannot watch the connections: {}", std::strerror(errno));
-  thread = std::thread([this] {
-    ::pthread_setname_np(::pthread_self(), "lmc-tcp");
-    loop();
-  });
+  LMC_ASSIGN_OR_RETURN(thread, startThread("lmc-tcp", [this] { loop(); }));
   return Status();
 }
 
