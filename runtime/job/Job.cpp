@@ -17,8 +17,21 @@ static constexpr int64_t settleMs = 600;
 
 StatusOr<std::unique_ptr<Job>> Job::connect(const Place &place,
                                             Options options) {
+  int64_t rendezvousMs = 10 * options.timeoutMs;
+  return open(place, std::move(options), rendezvousMs);
+}
+
+void Job::announce(const Place &place, const Status &why, int64_t ms) {
+  StatusOr<std::unique_ptr<Job>> job = open(place, Options(), ms);
+  if (!job.ok())
+    return;
+  (*job)->sendFailure(why);
+  (void)(*job)->awaitWelcome(nowMs() + ms);
+}
+
+StatusOr<std::unique_ptr<Job>> Job::open(const Place &place, Options options,
+                                         int64_t rendezvousMs) {
   std::unique_ptr<Job> job(new Job(place, std::move(options)));
-  int64_t rendezvousMs = 10 * job->options.timeoutMs;
   if (place.rank == 0) {
     Socket listener(place.listener);
     if (!listener) {
@@ -70,8 +83,15 @@ struct Search {
 Status Job::introduce(int64_t deadlineMs) {
   Search search(place.rank, options.timeoutMs);
   while (true) {
-    int64_t until = std::min(deadlineMs, search.nextWordMs);
+    // Rank 0's process had a listener before this one began.
+    int64_t until =
+        std::min(deadlineMs, place.forked ? nowMs() + 500 : search.nextWordMs);
     StatusOr<Socket> socket = connectTo(place.host, place.port, until);
+    if (!socket.ok() && place.forked)
+      return makeError(ErrorKind::PeerFailed,
+                       "rank 0 is gone: the process ended before all ranks "
+                       "had met")
+          .note("{}", socket.status().message());
     if (!socket.ok() && until < deadlineMs) {
       std::this_thread::sleep_for(
           std::chrono::milliseconds(std::max<int64_t>(0, until - nowMs())));
@@ -145,11 +165,8 @@ void Job::wakeLoop() {
   (void)!::write(wake.get(), &one, sizeof one);
 }
 
-Status Job::meet(const Status &ready, const JobFacts &facts,
-                 const std::string &endpoint) {
-  stream.send(HelloFrame, encode(Hello{place.rank, ready, facts, endpoint}));
-  // The server keeps the deadline; this one is for a server that stopped.
-  int64_t deadline = nowMs() + 11 * options.timeoutMs + 2000;
+/// Takes what the server says of the others, or its verdict.
+Status Job::awaitWelcome(int64_t deadlineMs) {
   Status failure;
   while (failure.ok() && theEndpoints.empty()) {
     pollfd waiting = {stream.fd(),
@@ -160,7 +177,7 @@ Status Job::meet(const Status &ready, const JobFacts &facts,
     Frame frame;
     switch (stream.receive(frame)) {
     case FrameStream::Got::Nothing:
-      if (nowMs() > deadline)
+      if (nowMs() > deadlineMs)
         failure =
             makeError(ErrorKind::PeerFailed, "rank 0 does not answer at {}:{}",
                       place.host, place.port);
@@ -191,6 +208,14 @@ Status Job::meet(const Status &ready, const JobFacts &facts,
     }
     }
   }
+  return failure;
+}
+
+Status Job::meet(const Status &ready, const JobFacts &facts,
+                 const std::string &endpoint) {
+  stream.send(HelloFrame, encode(Hello{place.rank, ready, facts, endpoint}));
+  // The server keeps the deadline; this one is for a server that stopped.
+  Status failure = awaitWelcome(nowMs() + 11 * options.timeoutMs + 2000);
   if (!failure.ok()) {
     conclude(failure);
     return failure;

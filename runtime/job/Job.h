@@ -37,6 +37,10 @@ public:
   };
   static StatusOr<std::unique_ptr<Job>> connect(const Place &place,
                                                 Options options);
+  /// Says in the name of a rank that is not there yet, and will not be, why
+  /// that ends the job. Rank 0 is looked for, or stands in for itself, for
+  /// about `ms`; whoever cannot be told is not.
+  static void announce(const Place &place, const Status &why, int64_t ms);
   ~Job();
   Job(const Job &) = delete;
 
@@ -73,7 +77,10 @@ public:
 private:
   Job(Place place, Options options)
       : place(std::move(place)), options(std::move(options)) {}
+  static StatusOr<std::unique_ptr<Job>>
+  open(const Place &place, Options options, int64_t rendezvousMs);
   Status introduce(int64_t deadlineMs);
+  Status awaitWelcome(int64_t deadlineMs);
   void loop();
   bool receiveAll(int64_t now);
   void conclude(const Status &status);

@@ -1,11 +1,14 @@
 // The control plane: meeting, disagreeing, failing, and whoever else comes to
 // the port.
 #include "runtime/job/Job.h"
+#include "runtime/job/Launch.h"
 
+#include <csignal>
 #include <future>
 #include <gtest/gtest.h>
 #include <random>
 #include <sys/socket.h>
+#include <unistd.h>
 
 using namespace lmc::runtime;
 
@@ -447,4 +450,47 @@ TEST(ControlPlane, AnotherJobsRankIsSentAway) {
           EXPECT_EQ(job.status().exitStatus(), 2) << job.status().toString();
         }
       });
+}
+
+// Killed before it could say who it is; the starter says it to the others.
+TEST(Launch, ARankThatDiesAtOnceIsNamed) {
+  for (int victim : {0, 2}) {
+    int64_t begin = nowMs();
+    Status status = launch(4, [&](const Place &place, const auto &) {
+      if (place.rank == victim)
+        ::raise(SIGKILL);
+      LMC_ASSIGN_OR_RETURN(std::unique_ptr<Job> job, Job::connect(place, {}));
+      return job->meet(Status(), {}, "");
+    });
+    EXPECT_LT(nowMs() - begin, 1500);
+    EXPECT_EQ(status.exitStatus(), 5);
+    std::string death =
+        fmt::format("rank {} was ended by signal 9 (Killed)", victim);
+    if (victim == 0)
+      EXPECT_EQ(status.message(), "rank 0 is gone: the process ended before "
+                                  "all ranks had met");
+    else
+      EXPECT_EQ(status.message(), death);
+    EXPECT_NE(status.toString().find(death), std::string::npos)
+        << status.toString();
+    EXPECT_NE(status.toString().find(victim == 0 ? "said by ranks 1-3"
+                                                 : "said by ranks 0, 1 and 3"),
+              std::string::npos)
+        << status.toString();
+    EXPECT_EQ(status.toString().find("did not end"), std::string::npos)
+        << status.toString();
+  }
+}
+
+// The starter ends those that hear nothing. They are not the reason.
+TEST(Launch, RanksThatHadToBeKilledAreNotBlamed) {
+  Status status = launch(3, [](const Place &place, const auto &) {
+    if (place.rank == 1)
+      ::raise(SIGKILL);
+    ::pause();
+    return Status();
+  });
+  EXPECT_EQ(status.toString(),
+            "error: rank 1 was ended by signal 9 (Killed)\n"
+            "  note: ranks 0 and 2 did not end by themselves\n");
 }

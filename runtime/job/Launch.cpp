@@ -1,6 +1,6 @@
 // See Launch.h.
 #include "runtime/job/Launch.h"
-#include "runtime/job/ControlServer.h"
+#include "runtime/job/Job.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -17,6 +17,8 @@ namespace lmc::runtime {
 
 // Enough for the control plane's second and a rank's last words.
 static constexpr int64_t graceMs = 1500;
+// Of a rank 0 that has not begun to listen, or does not.
+static constexpr int64_t announceMs = 300;
 
 namespace {
 struct Child {
@@ -121,7 +123,7 @@ static Status summarize(const std::vector<Child> &children,
           fmt::format("rank {} says: {}", rank, ends[rank].message()));
     else if (killedByUs[rank])
       killed.push_back(int(rank));
-    else if (!ends[rank].ok() && rank != chosen)
+    else if (!ends[rank].ok() && ends[rank].message() != status.message())
       notes.push_back(ends[rank].message());
   }
   if (!killed.empty())
@@ -143,7 +145,10 @@ static Status summarize(const std::vector<Child> &children,
   return status;
 }
 
+/// Of a rank that has ended.
 static void readLastWords(Child &child) {
+  if (child.pipe < 0)
+    return;
   std::string bytes;
   char chunk[4096];
   for (ssize_t got; (got = ::read(child.pipe, chunk, sizeof chunk)) != 0;) {
@@ -154,6 +159,7 @@ static void readLastWords(Child &child) {
     bytes.append(chunk, size_t(got));
   }
   ::close(child.pipe);
+  child.pipe = -1;
   Reader reader(bytes);
   Status status = getStatus(reader);
   if (!bytes.empty() && reader.ok())
@@ -161,7 +167,7 @@ static void readLastWords(Child &child) {
 }
 
 /// Waits for all; returns the signal that the user ended the job with, or 0.
-static int waitForAll(std::vector<Child> &children,
+static int waitForAll(const Place &place, std::vector<Child> &children,
                       std::vector<bool> &killedByUs, const sigset_t &signals) {
   int endedBy = 0;
   int64_t firstFailure = 0;
@@ -180,8 +186,15 @@ static int waitForAll(std::vector<Child> &children,
           ::waitpid(child.pid, &child.waitStatus, WNOHANG) == child.pid) {
         child.ended = true;
         --left;
-        if (child.waitStatus != 0 && !firstFailure)
+        if (child.waitStatus != 0 && !firstFailure) {
           firstFailure = nowMs();
+          readLastWords(child);
+          // The others may not know of it yet.
+          Place its = place;
+          its.rank = int(&child - children.data());
+          if (its.rank > 0 && !child.said && !endedBy)
+            Job::announce(its, failureOf(its.rank, child), announceMs);
+        }
       }
     if (!firstFailure || nowMs() - firstFailure < graceMs)
       continue;
@@ -202,6 +215,11 @@ Status launch(int ranks, const RankBody &body) {
   place.source = fmt::format("--nproc {}", ranks);
   LMC_ASSIGN_OR_RETURN(Socket listener, listenAt(place.host, 0));
   place.port = portOf(listener);
+  StatusOr<Socket> trial = connectTo(place.host, place.port, nowMs() + 200);
+  if (!trial.ok())
+    return jobFailed("the ranks would meet on the loopback interface: {}",
+                     trial.status().message())
+        .help("bring it up: ip link set lo up");
 
   sigset_t signals, before;
   ::sigemptyset(&signals);
@@ -248,7 +266,7 @@ Status launch(int ranks, const RankBody &body) {
     ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
     return failure;
   }
-  int endedBy = waitForAll(children, killedByUs, signals);
+  int endedBy = waitForAll(place, children, killedByUs, signals);
   for (Child &child : children)
     readLastWords(child);
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);

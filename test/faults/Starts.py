@@ -1,13 +1,18 @@
 """Faults before the first step: what a machine or a rank lacks ends all ranks
 soon, with the reason."""
 
+import os
+import random
+import re
+import signal
 import subprocess
 import time
 
+import Hosts
 import Trainings
+from Processes import MESH, RANKS, SLACK, ranks_of, wait_for_end
 from Trainings import Failed, Training
 
-MESH, RANKS = "dp=2,tp=2", 4
 # Seconds in which a job that cannot start has ended.
 SOON = 5.0
 
@@ -47,5 +52,54 @@ def no_memory():
         raise Failed(f"no thread was lacking: {lacking}")
 
 
+def killed_at_start(transport, trials):
+    """A rank killed at any moment before the first step, whether it had met
+    the others or not: it is named, and nobody waits."""
+    folder = Trainings.model("gpt2-1")
+    plan = Trainings.compiled(folder, MESH, micro=1)
+    chance = random.Random(f"{Trainings.seed} start {transport}")
+    slowest = 0
+    for trial in range(trials):
+        training = Training(folder, f"at-start-{transport}-{trial}", plan,
+                            1000000, "--nproc", RANKS, "--comm", transport)
+        process = training.begin()
+        pids = ranks_of(process)
+        victim = trial % RANKS
+        time.sleep(chance.random() * 0.02)
+        os.kill(pids[victim], signal.SIGKILL)
+        start = time.monotonic()
+        code = wait_for_end(process, pids, 20)
+        took = time.monotonic() - start
+        slowest = max(slowest, took)
+        text = training.log.read_text()
+        line = re.search(r"^error: (.*)", text, re.M)
+        if code != 5 or took > 1 + SLACK or not line or not re.match(
+                rf"rank {victim} (is gone|was ended by signal 9)", line[1]):
+            raise Failed(f"trial {trial}, rank {victim}: {code} after "
+                         f"{took:.2f} s: {text[-600:]}")
+    print(f"{trials} times, the slowest {slowest:.2f} s")
+
+
+def no_loopback():
+    """Ranks that cannot meet are not waited for."""
+    Hosts.needs("unshare")
+    folder = Trainings.model("gpt2-1")
+    plan = Trainings.compiled(folder, MESH, micro=1)
+    ran = subprocess.run(
+        ["unshare", "-n", Trainings.build / "bin/lmrun", "train", plan,
+         "--data", folder / "data.bin", "--steps", "3", "--nproc", str(RANKS)],
+        capture_output=True, text=True, timeout=SOON)
+    if "unshare" in ran.stderr:
+        raise Hosts.Skipped(ran.stderr.strip())
+    if ran.returncode != 1 or not re.match(
+            r"error: the ranks would meet on the loopback interface: cannot "
+            r"reach .*: Network is unreachable\n", ran.stderr):
+        raise Failed(f"ended with {ran.returncode}: {ran.stderr[-400:]}")
+
+
 def cases():
+    trials = 80 if Trainings.full else 16
+    for transport in ("host", "tcp"):
+        yield (f"starts/killed/{transport}", killed_at_start, transport, trials)
+    yield "starts/no-loopback", no_loopback
     yield "starts/no-memory", no_memory
