@@ -1,5 +1,6 @@
 // See MappedFile.h.
 #include "runtime/base/MappedFile.h"
+#include "runtime/base/OpenFiles.h"
 
 #include <cerrno>
 #include <cstring>
@@ -13,7 +14,8 @@ namespace lmc::runtime {
 
 Status fileError(std::string_view what, const std::string &path) {
   int error = errno;
-  return makeError(error == ENOSPC || error == EDQUOT || error == EFBIG
+  return makeError(error == ENOSPC || error == EDQUOT || error == EFBIG ||
+                           isOutOfFiles(error)
                        ? ErrorKind::DoesNotFit
                        : ErrorKind::WrongInput,
                    "cannot {} {}: {}", what, path, std::strerror(error));

@@ -1,8 +1,10 @@
 // See ControlServer.h.
 #include "runtime/job/ControlServer.h"
 #include "runtime/base/Log.h"
+#include "runtime/base/OpenFiles.h"
 
 #include <algorithm>
+#include <cstring>
 #include <poll.h>
 #include <random>
 #include <set>
@@ -178,7 +180,8 @@ void ControlServer::loop() {
 
 void ControlServer::pollOnce(int timeoutMs) {
   std::vector<pollfd> waiting;
-  waiting.push_back({listener.get(), POLLIN, 0});
+  bool hears = nowMs() >= acceptAgain;
+  waiting.push_back({hears ? listener.get() : -1, POLLIN, 0});
   for (const Connection &connection : connections)
     waiting.push_back(
         {connection.stream.fd(),
@@ -200,19 +203,36 @@ void ControlServer::pollOnce(int timeoutMs) {
     std::swap(connection, connections.back());
     connections.pop_back();
   }
-  accept();
+  if (hears)
+    accept(now);
 }
 
-void ControlServer::accept() {
+void ControlServer::accept(int64_t now) {
+  auto isStranger = [](const Connection &one) { return one.rank < 0; };
   while (Socket socket = acceptFrom(listener)) {
-    auto isStranger = [](const Connection &one) { return one.rank < 0; };
     // The oldest of too many strangers goes.
     if (size_t(std::count_if(connections.begin(), connections.end(),
                              isStranger)) >= maxStrangers)
       connections.erase(
           std::find_if(connections.begin(), connections.end(), isStranger));
-    connections.push_back({FrameStream(std::move(socket)), -1, nowMs()});
+    connections.push_back({FrameStream(std::move(socket)), -1, now});
   }
+  int error = errno;
+  if (!isOutOfFiles(error))
+    return;
+  // Who waits at the port would wake the thread again and again.
+  acceptAgain = now + 50;
+  auto stranger =
+      std::find_if(connections.begin(), connections.end(), isStranger);
+  bool isFound = stranger != connections.end();
+  // A rank introduces itself sooner.
+  if (isFound && now - stranger->since > 1000)
+    connections.erase(stranger);
+  else if (!isFound && !welcomed)
+    decide(makeError(ErrorKind::DoesNotFit,
+                     "rank 0 cannot take the connections of all {} ranks: {}",
+                     ranks.size(), std::strerror(error))
+               .help("allow more open files (ulimit -n)"));
 }
 
 bool ControlServer::serve(Connection &connection, int64_t now) {

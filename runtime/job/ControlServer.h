@@ -110,7 +110,7 @@ private:
   ControlServer(Socket listener, Options options);
   void loop();
   void pollOnce(int timeoutMs);
-  void accept();
+  void accept(int64_t now);
   /// False when the connection is to be dropped.
   bool serve(Connection &connection, int64_t now);
   bool handle(Connection &connection, const Frame &frame, int64_t now);
@@ -131,6 +131,7 @@ private:
   std::vector<Rank> ranks;
   int64_t started = 0, lastLoop = 0, lastMoved = 0, lastAck = 0, lastWord = 0;
   int64_t lastWarning = 0, firstGone = 0;
+  int64_t acceptAgain = 0; ///< not before then: there was no room
   bool welcomed = false, decided = false, finished = false;
   Status verdict;
   std::mutex mutex; ///< of `describe` and `closing` alone

@@ -1,5 +1,6 @@
 // See Frames.h.
 #include "runtime/job/Frames.h"
+#include "runtime/base/OpenFiles.h"
 
 #include <algorithm>
 #include <arpa/inet.h>
@@ -93,8 +94,9 @@ StatusOr<Socket> listenAt(const std::string &host, int port) {
       return socket;
     reason = errno;
   }
-  return makeError(ErrorKind::PeerFailed, "cannot listen at {}:{}: {}", host,
-                   port, std::strerror(reason));
+  return makeError(
+      isOutOfFiles(reason) ? ErrorKind::DoesNotFit : ErrorKind::PeerFailed,
+      "cannot listen at {}:{}: {}", host, port, std::strerror(reason));
 }
 
 static void configure(int fd) {
@@ -150,6 +152,9 @@ StatusOr<Socket> connectTo(const std::string &host, int port,
       if (Socket socket =
               connectOnce(*one, int(std::clamp<int64_t>(left, 1, 2000))))
         return socket;
+      if (isOutOfFiles(errno)) // waiting would not help
+        return makeError(ErrorKind::DoesNotFit, "cannot reach {}:{}: {}", host,
+                         port, std::strerror(errno));
       reason = std::strerror(errno);
     }
     if (nowMs() + pauseMs >= deadlineMs)
@@ -162,9 +167,16 @@ StatusOr<Socket> connectTo(const std::string &host, int port,
 Socket acceptFrom(const Socket &listener) {
   Socket socket(::accept4(listener.get(), nullptr, nullptr,
                           SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (socket)
+  if (socket) {
     configure(socket.get());
-  return socket;
+    return socket;
+  }
+  // The system looks for room first, and then whether anybody waits.
+  pollfd waiting = {listener.get(), POLLIN, 0};
+  int error = errno;
+  bool isEmpty = isOutOfFiles(error) && ::poll(&waiting, 1, 0) == 0;
+  errno = isEmpty ? EAGAIN : error;
+  return Socket();
 }
 
 static std::pair<std::string, int> nameOf(const Socket &socket) {

@@ -34,10 +34,11 @@ private:
 /// Listens at `port` (0: any) of the address that `host` names; of all
 /// addresses where this machine has not that one.
 StatusOr<Socket> listenAt(const std::string &host, int port);
-/// Tries until it connects or `deadlineMs` (of nowMs) has come.
+/// Tries until it connects or `deadlineMs` (of nowMs) has come; DoesNotFit, at
+/// once, when this process can open no more.
 StatusOr<Socket> connectTo(const std::string &host, int port,
                            int64_t deadlineMs);
-/// Takes a waiting connection; an empty socket when there is none.
+/// Takes a waiting connection; an empty socket, and errno, when there is none.
 Socket acceptFrom(const Socket &listener);
 /// This side's numeric address and port.
 std::string addressOf(const Socket &socket);

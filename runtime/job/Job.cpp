@@ -1,6 +1,7 @@
 // See Job.h.
 #include "runtime/job/Job.h"
 #include "runtime/base/Log.h"
+#include "runtime/base/OpenFiles.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -14,9 +15,23 @@ namespace lmc::runtime {
 
 // How long the rank's thread has to come back after a verdict.
 static constexpr int64_t settleMs = 600;
+// How long a rank that cannot take part looks for somebody to tell.
+static constexpr int64_t announceMs = 2000;
+
+int64_t Job::openFilesOf(int rank, int ranks) {
+  // Its own ends of the control plane and the communicator, plans, logs and
+  // checkpoints; a peer's memory or a link to it; as rank 0, all that come.
+  return 16 + (ranks - 1) + (rank == 0 ? ranks : 0);
+}
 
 StatusOr<std::unique_ptr<Job>> Job::connect(const Place &place,
                                             Options options) {
+  Status room = allowOpenFiles(openFilesOf(place.rank, place.ranks));
+  if (!room.ok()) {
+    room = std::move(room).prepend(fmt::format("rank {}", place.rank));
+    announce(place, room, announceMs);
+    return room;
+  }
   int64_t rendezvousMs = 10 * options.timeoutMs;
   return open(place, std::move(options), rendezvousMs);
 }
@@ -87,6 +102,9 @@ Status Job::introduce(int64_t deadlineMs) {
     int64_t until =
         std::min(deadlineMs, place.forked ? nowMs() + 500 : search.nextWordMs);
     StatusOr<Socket> socket = connectTo(place.host, place.port, until);
+    if (!socket.ok() && socket.status().kind() == ErrorKind::DoesNotFit)
+      return std::move(socket).status().prepend(
+          fmt::format("rank {}", place.rank));
     if (!socket.ok() && place.forked)
       return makeError(ErrorKind::PeerFailed,
                        "rank 0 is gone: the process ended before all ranks "

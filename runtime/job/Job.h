@@ -35,6 +35,9 @@ public:
     /// process is expected to end in it.
     std::function<void(const Status &verdict)> giveUp;
   };
+  /// Files and connections that a rank needs open, with those of its
+  /// communicator.
+  static int64_t openFilesOf(int rank, int ranks);
   static StatusOr<std::unique_ptr<Job>> connect(const Place &place,
                                                 Options options);
   /// Says in the name of a rank that is not there yet, and will not be, why

@@ -7,6 +7,7 @@
 #include <future>
 #include <gtest/gtest.h>
 #include <random>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -493,4 +494,65 @@ TEST(Launch, RanksThatHadToBeKilledAreNotBlamed) {
   EXPECT_EQ(status.toString(),
             "error: rank 1 was ended by signal 9 (Killed)\n"
             "  note: ranks 0 and 2 did not end by themselves\n");
+}
+
+/// So many more files or connections than now can be opened, or fewer.
+static void allowMoreFiles(int count) {
+  int next = ::dup(0);
+  ::close(next);
+  rlimit limit = {rlim_t(next + count), rlim_t(next + count)};
+  ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// In processes of their own, for there is no way back from a lower limit.
+TEST(Launch, TooFewOpenFilesAreToldAtOnce) {
+  // Before it starts, with the number that is needed.
+  Status status = launch(1, [](const Place &, const auto &) {
+    allowMoreFiles(0);
+    return launch(4, [](const Place &, const auto &) { return Status(); });
+  });
+  EXPECT_EQ(status.exitStatus(), 3);
+  EXPECT_NE(status.message().find("open files and connections are needed, "),
+            std::string::npos)
+      << status.toString();
+  EXPECT_NE(status.toString().find("help: ulimit -n "), std::string::npos);
+  // When rank 0 listens already, and when another looks for it.
+  for (int poor : {0, 1}) {
+    int64_t begin = nowMs();
+    status = launch(2, [&](const Place &place, const auto &) {
+      if (place.rank == 1)
+        ::usleep(200000);
+      if (place.rank == 1 && poor == 1)
+        allowMoreFiles(0);
+      Job::Options options;
+      options.timeoutMs = 1000;
+      LMC_ASSIGN_OR_RETURN(std::unique_ptr<Job> job,
+                           Job::connect(place, options));
+      ::usleep(100000); // the starter's trial of the port is over
+      if (place.rank == 0 && poor == 0)
+        allowMoreFiles(0);
+      return job->meet(Status(), {}, "");
+    });
+    EXPECT_LT(nowMs() - begin, 5000);
+    EXPECT_EQ(status.exitStatus(), 3) << status.toString();
+    EXPECT_EQ(status.message().find(fmt::format("rank {}", poor)), 0u)
+        << status.toString();
+  }
+}
+
+// Somebody who has to wait outside does not keep the server's thread busy.
+TEST(Launch, NoRoomForAConnectionIsNoBusyLoop) {
+  Status status = launch(1, [](const Place &place, const auto &) {
+    LMC_ASSIGN_OR_RETURN(std::unique_ptr<Job> job, Job::connect(place, {}));
+    LMC_RETURN_IF_ERROR(job->meet(Status(), {}, ""));
+    allowMoreFiles(1); // for this side
+    StatusOr<Socket> outside = connectTo(place.host, place.port, nowMs());
+    LMC_RETURN_IF_ERROR(outside.status());
+    ::usleep(500000);
+    rusage used;
+    ::getrusage(RUSAGE_SELF, &used);
+    int64_t ms = used.ru_utime.tv_usec / 1000 + used.ru_stime.tv_usec / 1000;
+    return ms < 200 ? job->leave() : jobFailed("busy for {} ms", ms);
+  });
+  EXPECT_TRUE(status.ok()) << status.toString();
 }

@@ -1,5 +1,6 @@
 // See Launch.h.
 #include "runtime/job/Launch.h"
+#include "runtime/base/OpenFiles.h"
 #include "runtime/job/Job.h"
 
 #include <algorithm>
@@ -213,10 +214,12 @@ Status launch(int ranks, const RankBody &body) {
   place.forked = true;
   place.token = randomToken();
   place.source = fmt::format("--nproc {}", ranks);
+  // What rank 0 needs, with its listener and its pipe, is enough for all.
+  LMC_RETURN_IF_ERROR(allowOpenFiles(Job::openFilesOf(0, ranks) + 2));
   LMC_ASSIGN_OR_RETURN(Socket listener, listenAt(place.host, 0));
   place.port = portOf(listener);
-  StatusOr<Socket> trial = connectTo(place.host, place.port, nowMs() + 200);
-  if (!trial.ok())
+  if (StatusOr<Socket> trial = connectTo(place.host, place.port, nowMs() + 200);
+      !trial.ok())
     return jobFailed("the ranks would meet on the loopback interface: {}",
                      trial.status().message())
         .help("bring it up: ip link set lo up");

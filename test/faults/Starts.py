@@ -97,7 +97,26 @@ def no_loopback():
         raise Failed(f"ended with {ran.returncode}: {ran.stderr[-400:]}")
 
 
+def no_files():
+    """Too few open files: refused before any rank starts, and said how many
+    are needed; with as many it runs, however low the soft limit is."""
+    for transport in ("host", "tcp"):
+        for count in (12, 15):
+            _, text = limited(f"{count} files", f"-n {count}", "--comm",
+                              transport, expect=(3,))
+            said = re.search(r"^error: (\d+) open files and connections are "
+                             rf"needed, {count} are allowed\n  help: ulimit "
+                             r"-n \1$", text, re.M)
+            if not said:
+                raise Failed(f"{count} files, {transport}: {text[-400:]}")
+        limited("as many", f"-n {said[1]}", "--comm", transport, "--checkpoint",
+                Trainings.scratch / f"files-{transport}", "--metrics",
+                Trainings.scratch / "files.jsonl", expect=(0,))
+        limited("soft", "-S -n 12", "--comm", transport, expect=(0,))
+
+
 def cases():
+    yield "starts/no-files", no_files
     trials = 80 if Trainings.full else 16
     for transport in ("host", "tcp"):
         yield (f"starts/killed/{transport}", killed_at_start, transport, trials)

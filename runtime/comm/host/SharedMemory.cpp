@@ -1,6 +1,6 @@
 // See SharedMemory.h.
 #include "runtime/comm/host/SharedMemory.h"
-#include "runtime/base/MappedFile.h"
+#include "runtime/base/OpenFiles.h"
 
 #include <cerrno>
 #include <cstring>
@@ -42,8 +42,7 @@ static_assert(std::atomic<uint32_t>::is_always_lock_free);
 
 /// What a limit of the machine or the process keeps from being made.
 static ErrorKind kindOf(int error) {
-  return error == ENOMEM || error == ENOSPC || error == EMFILE ||
-                 error == ENFILE
+  return error == ENOMEM || error == ENOSPC || isOutOfFiles(error)
              ? ErrorKind::DoesNotFit
              : ErrorKind::JobFailed;
 }

@@ -1,5 +1,6 @@
 // See TcpLinks.h.
 #include "runtime/comm/host/TcpLinks.h"
+#include "runtime/base/OpenFiles.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -103,6 +104,11 @@ Status TcpLinks::greetAll(const std::vector<std::string> &endpoints,
         halves.erase(halves.begin());
       halves.push_back({std::move(socket), -1});
     }
+    if (isOutOfFiles(errno))
+      return makeError(ErrorKind::DoesNotFit,
+                       "rank {} cannot take the connections of other ranks: {}",
+                       job.rank(), std::strerror(errno))
+          .help("allow more open files (ulimit -n)");
     for (size_t i = 0; i < halves.size();) {
       Half &half = halves[i];
       size_t wants = half.peer < 0 ? sizeof(Greeting) : 1;
