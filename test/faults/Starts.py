@@ -10,7 +10,8 @@ import time
 
 import Hosts
 import Trainings
-from Processes import MESH, RANKS, SLACK, ranks_of, wait_for_end
+from Processes import (MESH, RANKS, SLACK, Launched, environments, free_port,
+                       ranks_of, wait_for_end)
 from Trainings import Failed, Training
 
 # Seconds in which a job that cannot start has ended.
@@ -115,7 +116,35 @@ def no_files():
         limited("soft", "-S -n 12", "--comm", transport, expect=(0,))
 
 
+def wrong_call():
+    """One rank of a launcher's job that fails before it meets the others: all
+    end with what it says."""
+    folder = Trainings.model("gpt2-1")
+    plan = Trainings.compiled(folder, MESH, micro=1)
+    right = ["--data", folder / "data.bin", "--steps", 3, "--threads", 1]
+    wrong = {"plan": (folder / "nope.plan", right, "cannot read"),
+             "flag": (plan, [*right, "--shufle"], "unknown flag --shufle"),
+             "number": (plan, [*right, "--pace", "nan"], "a finite number"),
+             "keep": (plan, [*right, "--keep", 3], "need --checkpoint DIR")}
+    for launcher, victim in (("torchrun", 2), ("slurm", 0)):
+        for name, (its_plan, its_flags, words) in wrong.items():
+            plans, flags = [plan] * RANKS, [right] * RANKS
+            plans[victim], flags[victim] = its_plan, its_flags
+            begin = time.monotonic()
+            codes, logs = Launched(
+                f"wrong-{name}-{victim}",
+                environments(launcher, RANKS, free_port()), flags,
+                plans).finish()
+            took = time.monotonic() - begin
+            for log in logs:
+                if codes != [2] * RANKS or took > SOON or not re.search(
+                        rf"^error: rank {victim}: .*{words}", log, re.M):
+                    raise Failed(f"{name} of rank {victim}: {codes} after "
+                                 f"{took:.1f} s: {log}")
+
+
 def cases():
+    yield "starts/wrong-call", wrong_call
     yield "starts/no-files", no_files
     trials = 80 if Trainings.full else 16
     for transport in ("host", "tcp"):

@@ -30,6 +30,10 @@ CommandBody addDevicesCommand(CLI::App &app);
 CommandBody addEvalCommand(CLI::App &app);
 CommandBody addGenerateCommand(CLI::App &app);
 CommandBody addTrainCommand(CLI::App &app);
+
+/// Of `lmrun train`, before it has met the other ranks that a launcher started:
+/// tells them why this one does not come, and says which rank it is.
+lmc::runtime::Status tellOtherRanks(lmc::runtime::Status failure);
 CommandBody addTokenizeCommand(CLI::App &app);
 
 #endif // LMC_TOOLS_LMRUN_COMMANDS_H

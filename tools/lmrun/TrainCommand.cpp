@@ -1,6 +1,7 @@
 // lmrun train: the flags of a training run.
 #include "runtime/base/Log.h"
 #include "runtime/base/MappedFile.h"
+#include "runtime/job/Job.h"
 #include "runtime/job/Launch.h"
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFacts.h"
@@ -27,6 +28,7 @@ struct TrainFlags {
   std::string resume; ///< "true" when nothing is behind it
   CLI::App *command = nullptr;
   CLI::Option *nproc = nullptr;
+  bool hasBegun = false; ///< as one rank of several, which has told the others
 };
 } // namespace
 
@@ -44,6 +46,15 @@ static Status saidBy(int rank, Status status) {
   return text.substr(5, digits - 5) == std::to_string(rank)
              ? status
              : std::move(status).note("said by rank {}", rank);
+}
+
+Status tellOtherRanks(Status failure) {
+  StatusOr<std::optional<Place>> place = placeFromEnvironment(environment);
+  if (!place.ok() || !*place || (*place)->ranks == 1)
+    return failure;
+  failure = saidBy((*place)->rank, std::move(failure));
+  Job::announce(**place, failure, 2000);
+  return failure;
 }
 
 /// As one rank of a launcher's job, as a starter of all ranks, or alone.
@@ -84,6 +95,7 @@ static Status runWhereStarted(const lmc::plan::Plan &plan, TrainFlags &flags) {
                       options.ranks, place->ranks, place->source)
         .help("leave out --nproc: the launcher has started the ranks");
   options.ranks = place->ranks;
+  flags.hasBegun = true;
   if (place->rank == 0)
     logInfo("rank 0 of {}: from {}, meeting at {}:{}", place->ranks,
             place->source, place->host, place->port);
@@ -388,5 +400,9 @@ CommandBody addTrainCommand(CLI::App &app) {
       "--save-every 100 --resume\n"
       "  lmrun train gpt-dp2.plan --data book.tok --steps 500 --nproc 2\n"
       "  srun -n 16 lmrun train gpt-dp16.plan --data book.tok --steps 500");
-  return [flags] { return train(*flags); };
+  return [flags] {
+    Status status = train(*flags);
+    return status.ok() || flags->hasBegun ? status
+                                          : tellOtherRanks(std::move(status));
+  };
 }

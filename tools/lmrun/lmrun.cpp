@@ -117,7 +117,9 @@ static int reportParseError(CLI::App &app, const CLI::ParseError &error) {
   std::string command =
       chosen == &app ? "lmrun" : "lmrun " + chosen->get_name();
   status = std::move(status).help("{} --help lists what there is", command);
-  return report(status);
+  return report(chosen->get_name() == "train"
+                    ? tellOtherRanks(std::move(status))
+                    : status);
 }
 
 void addSessionOptions(CLI::App &command,
@@ -223,7 +225,9 @@ int main(int argc, char **argv) {
     return reportParseError(app, error);
   }
   if (Status status = checkNumbers(app); !status.ok())
-    return report(status);
+    return report(app.got_subcommand("train")
+                      ? tellOtherRanks(std::move(status))
+                      : status);
   if (app.got_subcommand("train"))
     return report(train());
   if (app.got_subcommand("generate"))
