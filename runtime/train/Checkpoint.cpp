@@ -133,10 +133,16 @@ StatusOr<CheckpointState> verifyCheckpoint(const std::string &name) {
   state.step = trainer["step"].get<int64_t>();
   state.samples = trainer["samples"].get<int64_t>();
   state.seed = trainer["seed"].get<uint64_t>();
-  if (trainer.contains("order") && trainer["order"].is_object())
-    for (auto &[key, value] : trainer["order"].items())
-      if (value.is_string())
-        state.order[key] = value.get<std::string>();
+  auto readFacts = [&](const char *name) {
+    std::map<std::string, std::string> facts;
+    if (trainer.contains(name) && trainer[name].is_object())
+      for (auto &[key, value] : trainer[name].items())
+        if (value.is_string())
+          facts[key] = value.get<std::string>();
+    return facts;
+  };
+  state.order = readFacts("order");
+  state.rate = readFacts("rate");
   return state;
 }
 
@@ -492,6 +498,8 @@ static Status writeFiles(const fs::path &part, const CheckpointState &state,
       {"step", state.step}, {"samples", state.samples}, {"seed", state.seed}};
   if (!state.order.empty())
     trainer["order"] = state.order;
+  if (!state.rate.empty())
+    trainer["rate"] = state.rate;
   LMC_RETURN_IF_ERROR(writeText("trainer.json", trainer.dump(2) + "\n"));
   json manifest = {{"version", 1}, {"step", state.step}, {"files", files}};
   return writeWholeFile((part / "manifest.json").string(),

@@ -39,6 +39,8 @@ struct CheckpointState {
   uint64_t seed = 0;
   /// orderFacts(); empty in checkpoints that were saved without them.
   std::map<std::string, std::string> order;
+  /// rateFacts(); empty as above.
+  std::map<std::string, std::string> rate;
   std::string folder; ///< where it was read from
 };
 

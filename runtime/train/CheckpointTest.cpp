@@ -263,6 +263,30 @@ TEST_F(CheckpointTest, NothingIsLeftToDoAtTheLastStep) {
   }
 }
 
+TEST_F(CheckpointTest, AnotherLearningRateIsTold) {
+  options.checkpointFolder = path("ckpt");
+  options.steps = 2;
+  options.scalars = {{"lr", 0.25}};
+  train(bigram(4, 1, 1));
+  options.resume = true;
+  auto said = [&](int64_t steps) {
+    options.steps = steps;
+    testing::internal::CaptureStderr();
+    train(bigram(4, 1, 1));
+    return testing::internal::GetCapturedStderr();
+  };
+  EXPECT_EQ(said(3),
+            fmt::format("resumed after step 2 from {}\n", path("ckpt/step_2")));
+  options.scalars = {{"lr", 0.5}};
+  options.warmupSteps = 4;
+  options.decay = Decay::Cosine;
+  EXPECT_EQ(
+      said(5),
+      fmt::format("resumed after step 3 from {}, with --decay cosine (was "
+                  "constant), --warmup 4 (was 0), lr 0.5 (was 0.25)\n",
+                  path("ckpt/step_3")));
+}
+
 // What another lmrun wrote is neither read nor passed over for older work.
 TEST_F(CheckpointTest, CheckpointsOfAnotherVersionAreRefused) {
   options.checkpointFolder = path("ckpt");

@@ -34,6 +34,12 @@ static std::string identityOf(const TokenData &data) {
                      XXH3_64bits(samples.data(), samples.size() * 4));
 }
 
+static const char *nameOf(Decay decay) {
+  return decay == Decay::Constant ? "constant"
+         : decay == Decay::Linear ? "linear"
+                                  : "cosine";
+}
+
 JobFacts factsOf(const plan::Plan &plan, const TrainOptions &options,
                  const TokenData &data) {
   JobFacts facts;
@@ -56,9 +62,7 @@ JobFacts factsOf(const plan::Plan &plan, const TrainOptions &options,
   number("--timeout", options.timeoutSeconds);
   number("--steps", options.steps);
   number("--warmup", options.warmupSteps);
-  number("--decay", options.decay == Decay::Constant ? "constant"
-                    : options.decay == Decay::Linear ? "linear"
-                                                     : "cosine");
+  number("--decay", nameOf(options.decay));
   number("--decay-steps", options.decaySteps);
   number("--min-lr", options.minLearningRate);
   number("--seed", options.seed);
@@ -95,6 +99,18 @@ JobFacts orderFacts(const plan::Plan &plan, const TrainOptions &options,
           {"--held-out", fmt::format("{}", options.heldOutFraction)},
           {"global batch", fmt::format("{}", plan.global_batch())},
           {"sequence", fmt::format("{}", plan.sequence_length())}};
+}
+
+JobFacts rateFacts(const plan::Plan &plan, const TrainOptions &options) {
+  JobFacts facts = {{"lr", fmt::format("{}", settingOf(plan, options, "lr"))},
+                    {"--warmup", fmt::format("{}", options.warmupSteps)},
+                    {"--decay", nameOf(options.decay)}};
+  if (options.decay == Decay::Constant)
+    return facts;
+  int64_t end = options.decaySteps > 0 ? options.decaySteps : options.steps;
+  facts["--decay-steps"] = fmt::format("{}", end);
+  facts["--min-lr"] = fmt::format("{}", options.minLearningRate);
+  return facts;
 }
 
 } // namespace lmc::runtime

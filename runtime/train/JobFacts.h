@@ -22,6 +22,9 @@ JobFacts dryFactsOf(const plan::Plan &plan, const TrainOptions &options);
 JobFacts orderFacts(const plan::Plan &plan, const TrainOptions &options,
                     const TokenData &data);
 
+/// How the learning rate goes. A run may go on with another one.
+JobFacts rateFacts(const plan::Plan &plan, const TrainOptions &options);
+
 } // namespace lmc::runtime
 
 #endif // LMC_RUNTIME_TRAIN_JOBFACTS_H

@@ -130,8 +130,14 @@ void MetricsLog::writeToFile(const std::string &line) {
 
 void MetricsLog::print(const std::string &line) {
   clearProgress();
-  std::fwrite(line.data(), 1, line.size(), stdout);
-  std::fflush(stdout);
+  if (std::fwrite(line.data(), 1, line.size(), stdout) == line.size() &&
+      std::fflush(stdout) == 0)
+    return;
+  // Who reads a pipe may have read enough.
+  if (errno != EPIPE && failure.ok()) {
+    failure = fileError("write to", "stdout");
+    logWarning("{}; training goes on", failure.message());
+  }
 }
 
 static nlohmann::json number(double value) {

@@ -38,7 +38,7 @@ public:
   void step(const StepMetrics &metrics);
   void evaluation(int64_t step, double loss);
   /// Waits until all is written and clears the progress line; a failure when
-  /// metrics were lost.
+  /// metrics or lines of the log were lost.
   Status finish();
 
 private:
@@ -58,7 +58,7 @@ private:
 
   TrainOptions options;
   std::FILE *file = nullptr;
-  Status failure; ///< the first of the file
+  Status failure; ///< the first of the file or of stdout
   bool progressBar = false;
   bool barShown = false;
   double smoothedMs = 0;

@@ -81,11 +81,26 @@ Status Trainer::prepare() {
   return Status();
 }
 
+/// ", with lr 0.01 (was 0.0006)"; nothing where nothing has changed.
+static std::string changesOf(const std::map<std::string, std::string> &before,
+                             const std::map<std::string, std::string> &now) {
+  std::vector<std::string> changes;
+  for (const auto &[name, value] : now)
+    if (auto old = before.find(name);
+        old != before.end() && old->second != value)
+      changes.push_back(
+          fmt::format("{} {} (was {})", name, value, old->second));
+  return changes.empty() ? ""
+                         : fmt::format(", with {}", fmt::join(changes, ", "));
+}
+
 Status Trainer::setWeights() {
   seed = options.seed;
   if (shared.checkpointer) {
-    if (leads())
+    if (leads()) {
       order = orderFacts(executor.plan(), options, shared.data);
+      rate = rateFacts(executor.plan(), options);
+    }
     LMC_ASSIGN_OR_RETURN(
         std::optional<CheckpointState> resumed,
         shared.checkpointer->restore(executor, options.resume, order));
@@ -95,8 +110,8 @@ Status Trainer::setWeights() {
       if (!options.seedGiven)
         seed = resumed->seed;
       if (leads())
-        logInfo("resumed after step {} from {}", resumed->step,
-                resumed->folder);
+        logInfo("resumed after step {} from {}{}", resumed->step,
+                resumed->folder, changesOf(resumed->rate, rate));
       soundStep = firstStep - 2;
       return carryCompanions(resumed->folder);
     }
@@ -270,8 +285,8 @@ Status Trainer::save(int64_t step) {
   if (leads() && shared.log)
     (void)shared.log->finish();
   return shared.checkpointer->save(
-      executor,
-      {step, sampleOffset + step * batches.globalBatch(), seed, order, ""});
+      executor, {step, sampleOffset + step * batches.globalBatch(), seed, order,
+                 rate, ""});
 }
 
 Status Trainer::run() {

@@ -80,7 +80,7 @@ private:
   int64_t sampleOffset = 0;
   int64_t flopsPerStep = 0;
   Traffic exchanged;
-  std::map<std::string, std::string> order; ///< rank 0's, for checkpoints
+  std::map<std::string, std::string> order, rate; ///< rank 0's, for checkpoints
 };
 
 } // namespace lmc::runtime
