@@ -3,6 +3,7 @@
 #include "runtime/base/OpenFiles.h"
 
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <fcntl.h>
 #include <filesystem>
@@ -63,6 +64,33 @@ MappedFile &MappedFile::operator=(MappedFile &&other) noexcept {
 MappedFile::~MappedFile() {
   if (data)
     ::munmap(const_cast<char *>(data), size);
+}
+
+// Made beforehand: a signal handler can format nothing.
+static struct {
+  const char *begin = nullptr, *end = nullptr;
+  std::string line;
+} watchedFile;
+
+static void onBusError(int signal, siginfo_t *info, void *) {
+  const char *at = static_cast<const char *>(info->si_addr);
+  if (at >= watchedFile.begin && at < watchedFile.end) {
+    (void)!::write(STDERR_FILENO, watchedFile.line.data(),
+                   watchedFile.line.size());
+    ::_exit(int(ErrorKind::Corrupt));
+  }
+  std::signal(signal, SIG_DFL); // and once more
+}
+
+void MappedFile::nameWhenCut() const {
+  watchedFile = {data, data + size,
+                 fmt::format("error: {} became shorter while it was read\n"
+                             "  help: leave it as it is during the run\n",
+                             name)};
+  struct sigaction action = {};
+  action.sa_sigaction = onBusError;
+  action.sa_flags = SA_SIGINFO;
+  ::sigaction(SIGBUS, &action, nullptr);
 }
 
 void MappedFile::release(size_t offset, size_t bytes) const {

@@ -21,6 +21,11 @@ public:
   /// when touched; keeps resident memory low while a large file is walked.
   void release(size_t offset, size_t bytes) const;
 
+  /// Reading what has been cut off the file since it was mapped is a SIGBUS.
+  /// It then ends the process with a line that names the file, and the exit
+  /// status of a damaged one. One file per process: the last that asked.
+  void nameWhenCut() const;
+
 private:
   MappedFile() = default;
   std::string name;

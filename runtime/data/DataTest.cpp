@@ -69,6 +69,21 @@ TEST_F(TokenDataTest, OwnFormatRefusesEveryDamage) {
   }
 }
 
+TEST_F(TokenDataTest, AFileThatIsCutWhileItIsReadIsNamed) {
+  TokenFileContents contents;
+  contents.tokens.resize(100000, 1);
+  std::string path = write("t", encodeTokenFile(contents));
+  auto data = TokenData::open(path);
+  ASSERT_TRUE(data.ok());
+  auto cutAndRead = [&] {
+    data->nameWhenCut();
+    fs::resize_file(path, 100);
+    (void)data->token(90000);
+  };
+  EXPECT_EXIT(cutAndRead(), testing::ExitedWithCode(4),
+              "error: .*/t became shorter while it was read\n");
+}
+
 TEST_F(TokenDataTest, LlmC) {
   for (int32_t magic : {20240520, 20240801}) {
     std::string bytes;

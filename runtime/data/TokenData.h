@@ -62,6 +62,8 @@ public:
   int64_t numDocuments() const { return int64_t(documentEnds.size()); }
   const std::string &path() const { return name; }
   std::string_view formatName() const { return format; }
+  /// MappedFile::nameWhenCut() of the tokens' file.
+  void nameWhenCut() const { files.back().nameWhenCut(); }
 
 private:
   TokenData() = default;

@@ -262,6 +262,7 @@ Status runTraining(const plan::Plan &plan, const TrainOptions &options) {
   LMC_RETURN_IF_ERROR(checkTraining(plan, options));
   LMC_RETURN_IF_ERROR(checkOutputs(options));
   LMC_ASSIGN_OR_RETURN(TokenData data, TokenData::open(options.dataPath));
+  data.nameWhenCut();
   if (plan.vocabulary() > 0 && data.vocabulary() > plan.vocabulary())
     logWarning("{} was made with a vocabulary of {}, the model has {}: the run "
                "will stop at a token beyond it",
@@ -388,6 +389,8 @@ Status runTrainingRank(const plan::Plan &plan, const TrainOptions &options,
       ready.ok() ? TokenData::open(options.dataPath) : ready;
   StatusOr<std::unique_ptr<HostCommunicator>> comm =
       HostCommunicator::create(*job, {options.tcpOnly, place.hostName});
+  if (data.ok())
+    data->nameWhenCut();
   JobFacts facts;
   if (data.ok() && comm.ok())
     facts = factsOf(plan, options, *data);
