@@ -141,8 +141,7 @@ def PropagateShardings : Pass<"dist-propagate-shardings", "::mlir::ModuleOp"> {
     is received; where two of them disagree, the parameter's and the sender's
     stands.
     An operation that can be sharded on a factor only as primitives is
-    rewritten then; a loss over a sharded vocabulary gets its targets shifted
-    and its padding masked.
+    rewritten then; of a loss over a padded vocabulary the padding is masked.
 
     Requires: `dist.mesh`; `dist.marks`, or a `dist.sharding`, which counts as
     a mark of priority 0.
@@ -229,8 +228,9 @@ def Partition : Pass<"dist-partition", "::mlir::ModuleOp"> {
     Gives every value its local shape. A reshard becomes the collectives of its
     path; along a dim that is not the first, pieces are permuted before or
     behind (LowerReshard.h). What it was, and why, a `dist.resharded` of the
-    module goes on to say; the collectives' locations have its number. Indices into a sharded dim are shifted to the
-    rank's first row.
+    module goes on to say; the collectives' locations have its number. Indices
+    into a sharded dim count from the rank's first row, and an `lm.iota` along
+    one counts on from the ranks before.
 
     A dim that its axes do not divide is padded if it is the vocabulary, else
     refused with the sizes.
