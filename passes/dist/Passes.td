@@ -53,8 +53,10 @@ def CutStages : Pass<"dist-cut-stages", "::mlir::ModuleOp"> {
     Parts every program by the chunks of its operations. A value that another
     chunk uses is sent behind its producer and received where the forward or
     the backward of that chunk begins, on a channel of its own. What only values
-    of one other chunk make, such as the sum of the gradients of a value's uses,
-    is made there, so that one value crosses. What depends on inputs and run-time numbers alone is computed by each chunk that needs it.
+    of later chunks make in the backward, such as the sum of the gradients of a
+    value's uses, is made in the nearest of them, so that one value crosses.
+    What depends on inputs and run-time numbers alone is computed by each chunk
+    that needs it.
 
     Requires: `dist.chunk` on what depends on a state.
     Ensures: `plan.chunk` and `plan.stage` on programs, no `dist.chunk`.
