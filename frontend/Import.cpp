@@ -210,11 +210,14 @@ LogicalResult checkOptions(const ModelSpec &spec, const SourceMap &sources,
     }
     return success();
   }
-  if (options.batch > kMaxTokens / options.sequence)
-    return emitError(loc) << "a micro-batch of " << options.batch
-                          << " samples of " << options.sequence
-                          << " tokens has more than " << kMaxTokens
-                          << " tokens";
+  if (options.batch > kMaxTokens / options.sequence) {
+    InFlightDiagnostic error =
+        emitError(loc) << "a micro-batch of " << options.batch << " samples of "
+                       << options.sequence << " tokens has more than "
+                       << kMaxTokens << " tokens";
+    error.attachNote() << "help: a smaller --micro-batch or --seq";
+    return error;
+  }
   return success();
 }
 
