@@ -186,11 +186,15 @@ LogicalResult ProgramCutter::checkStates() {
       continue;
     int64_t chunk = chunkOfResult(i);
     auto [known, isNew] = chunkOfState.insert({{state, stageOf(chunk)}, chunk});
-    if (!isNew && known->second != chunk)
-      return function.emitError()
-             << "chunks " << known->second << " and " << chunk << " of stage "
-             << stageOf(chunk) << " both write " << state
-             << "; help: one virtual stage, or another number of stages";
+    if (!isNew && known->second != chunk) {
+      InFlightDiagnostic error = function.emitError()
+                                 << "chunks " << known->second << " and "
+                                 << chunk << " of stage " << stageOf(chunk)
+                                 << " both write " << state;
+      error.attachNote()
+          << "help: one virtual stage, or another number of stages";
+      return error;
+    }
   }
   return success();
 }

@@ -131,11 +131,15 @@ LogicalResult ProgramPartition::localize(Value value, const DimAxes &dims) {
     int64_t parts = 1;
     for (StringRef axis : axes)
       parts *= mesh.getSize(axis);
-    if (size % parts != 0 && !mayPad)
-      return emitError(value.getLoc())
-             << "a dim of size " << size << " cannot be split into " << parts
-             << " equal parts over axis " << llvm::join(axes, ", ")
-             << "; help: choose a size of the axis that divides " << size;
+    if (size % parts != 0 && !mayPad) {
+      InFlightDiagnostic error =
+          emitError(value.getLoc())
+          << "a dim of size " << size << " cannot be split into " << parts
+          << " equal parts over axis " << llvm::join(axes, ", ");
+      error.attachNote() << "help: choose a size of the axis that divides "
+                         << size;
+      return error;
+    }
     size = local;
   }
   auto local = RankedTensorType::get(shape, type.getElementType());

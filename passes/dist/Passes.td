@@ -108,7 +108,9 @@ def MarkShardings : Pass<"dist-mark-shardings", "::mlir::ModuleOp"> {
     Ensures: `dist.mesh` on the module, `dist.marks` on what is marked, no
     rules. A dim that its axes do not divide is refused, save the
     vocabulary, which is padded; so are inputs that are not split by samples
-    over the data axes.
+    over the data axes. Warns of a rule that matches nothing, of a bucket
+    whose parameters all belong to earlier ones, and of an axis that no mark
+    has.
     Leaves alone: everything but the rules if the mesh has one rank.
 
     **Before** `--dist-mark-shardings=sizes=1,1,1,1,1,2`

@@ -178,7 +178,8 @@ module @skip attributes {dist.chunks = 4 : i64, dist.stages = 2 : i64} {
 // -----
 
 module @shared attributes {dist.chunks = 4 : i64, dist.stages = 2 : i64} {
-  // expected-error @+1 {{chunks 0 and 2 of stage 0 both write @g}}
+  // expected-error @+2 {{chunks 0 and 2 of stage 0 both write @g}}
+  // expected-note @+1 {{help: one virtual stage, or another number of stages}}
   func.func @f(%w: tensor<4xf32> {lm.state = @w}, %g: tensor<4xf32> {lm.state = @g})
       -> (tensor<4xf32> {lm.state = @g}, tensor<4xf32> {lm.state = @g}) attributes {plan.program = "f"} {
     %a = lm.accumulate %g, %w {dist.chunk = 0} : tensor<4xf32>
