@@ -279,9 +279,9 @@ LogicalResult ProgramPartition::visit(Operation *op) {
   if (auto iota = dyn_cast<lm::IotaOp>(op); iota && shardings) {
     Axes axes(cast<ShardingAttr>(shardings[0]).getAxes(iota.getDim()));
     if (!axes.empty())
-      shiftIota(iota, axes,
-                lm::TensorMath::typeOf(iota.getOutput())
-                    .getDimSize(iota.getDim()));
+      shiftIota(
+          iota, axes,
+          lm::TensorMath::typeOf(iota.getOutput()).getDimSize(iota.getDim()));
   }
   for (StringRef spent : {kShardingsAttr, kFactorsAttr, kOriginsAttr})
     op->removeAttr(spent);
