@@ -49,12 +49,17 @@ LogicalResult report(const Findings &findings, StringRef file,
   return failure(findings.hasErrors());
 }
 
+// `help` says what to do where there is no such file.
 std::unique_ptr<llvm::MemoryBuffer> readFile(StringRef path, uint64_t maxBytes,
-                                             MLIRContext &context) {
+                                             MLIRContext &context,
+                                             StringRef help = "") {
   Location loc = UnknownLoc::get(&context);
   uint64_t bytes = 0;
   if (std::error_code code = llvm::sys::fs::file_size(path, bytes)) {
-    emitError(loc) << "cannot read '" << path << "': " << code.message();
+    InFlightDiagnostic error = emitError(loc) << "cannot read '" << path
+                                              << "': " << code.message();
+    if (!help.empty())
+      error.attachNote() << "help: " << help;
     return nullptr;
   }
   if (bytes > maxBytes) {
@@ -210,11 +215,14 @@ LogicalResult checkOptions(const ModelSpec &spec, const SourceMap &sources,
     }
     return success();
   }
-  if (options.batch > kMaxTokens / options.sequence)
-    return emitError(loc) << "a micro-batch of " << options.batch
-                          << " samples of " << options.sequence
-                          << " tokens has more than " << kMaxTokens
-                          << " tokens";
+  if (options.batch > kMaxTokens / options.sequence) {
+    InFlightDiagnostic error =
+        emitError(loc) << "a micro-batch of " << options.batch << " samples of "
+                       << options.sequence << " tokens has more than "
+                       << kMaxTokens << " tokens";
+    error.attachNote() << "help: a smaller --micro-batch or --seq";
+    return error;
+  }
   return success();
 }
 
@@ -277,11 +285,14 @@ LogicalResult readStrategy(StringRef name, ShardingSpec &spec,
                            SourceMap &sources, MLIRContext &context) {
   std::unique_ptr<llvm::MemoryBuffer> buffer;
   StringRef text;
-  for (const Strategy &known : kStrategies)
+  std::string names;
+  for (const Strategy &known : kStrategies) {
+    names += known.name.str() + ", ";
     if (known.name == name)
       text = known.text;
+  }
   if (text.empty()) {
-    buffer = readFile(name, kMaxSpecBytes, context);
+    buffer = readFile(name, kMaxSpecBytes, context, names + "or a file");
     if (!buffer)
       return failure();
     text = buffer->getBuffer();

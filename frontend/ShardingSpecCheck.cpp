@@ -88,6 +88,10 @@ static void checkBucket(const Bucket &bucket, const SourceMap &sources,
 
 bool checkShardingSpec(const ShardingSpec &spec, const SourceMap &sources,
                        Findings &findings) {
+  if (spec.rule_size() == 0 && spec.bucket_size() == 0)
+    findings.error(Place(), "the file has neither rules nor buckets",
+                   "examples/sharding has files to copy; without --sharding, "
+                   "the compiler brings its own along");
   for (const Rule &rule : spec.rule())
     checkRule(rule, sources, findings);
   for (const Bucket &bucket : spec.bucket())

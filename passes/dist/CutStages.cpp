@@ -55,7 +55,7 @@ private:
   LogicalResult checkStates();
   void need(Value value, int64_t chunk);
   int64_t chunkOf(Value value);
-  int64_t soleSource(Operation &op);
+  int64_t nearestSource(Operation &op);
   int64_t chunkOfResult(unsigned index);
   void buildChunk(int64_t chunk);
   int64_t stageOf(int64_t chunk) const { return chunk % stages; }
@@ -95,24 +95,25 @@ LogicalResult ProgramCutter::readChunks() {
                               << "; run dist-mark-stages before the program "
                                  "is differentiated";
     chunkOfOp[&op] = chunk.getInt();
-    if (int64_t source = behind ? soleSource(op) : -1; source >= 0)
-      chunkOfOp[&op] = source;
+    if (behind)
+      chunkOfOp[&op] = nearestSource(op);
   }
   return success();
 }
 
-// The chunk that makes all of several operands, if there is one: in the
-// backward what they give is made there, so that one value crosses instead of
-// each. Such is the gradient of a chunk's last value, the sum of what its uses
-// give.
-int64_t ProgramCutter::soleSource(Operation &op) {
+// The chunk that makes `op` of the backward. Where later chunks make all of
+// several operands, the nearest of them does, so that one value crosses each
+// border. Such is the gradient of a chunk's last value, the sum of what its
+// uses give. A residual around the whole next chunk gives what the chunk
+// behind that one made; it is added on the way.
+int64_t ProgramCutter::nearestSource(Operation &op) {
+  int64_t chunk = chunkOfOp[&op];
   if (op.getNumOperands() < 2)
-    return -1;
-  int64_t source = chunkOf(op.getOperand(0));
+    return chunk;
+  int64_t nearest = chunks;
   for (Value operand : op.getOperands())
-    if (chunkOf(operand) != source)
-      return -1;
-  return source;
+    nearest = std::min(nearest, chunkOf(operand));
+  return std::max(nearest, chunk);
 }
 
 // The chunk that makes `value`; -1 if every chunk makes its own.
@@ -185,11 +186,15 @@ LogicalResult ProgramCutter::checkStates() {
       continue;
     int64_t chunk = chunkOfResult(i);
     auto [known, isNew] = chunkOfState.insert({{state, stageOf(chunk)}, chunk});
-    if (!isNew && known->second != chunk)
-      return function.emitError()
-             << "chunks " << known->second << " and " << chunk << " of stage "
-             << stageOf(chunk) << " both write " << state
-             << "; help: one virtual stage, or another number of stages";
+    if (!isNew && known->second != chunk) {
+      InFlightDiagnostic error = function.emitError()
+                                 << "chunks " << known->second << " and "
+                                 << chunk << " of stage " << stageOf(chunk)
+                                 << " both write " << state;
+      error.attachNote()
+          << "help: one virtual stage, or another number of stages";
+      return error;
+    }
   }
   return success();
 }

@@ -223,12 +223,16 @@ LogicalResult ProgramReshards::visitWithoutRule(Operation *op) {
       Axes axes;
       for (const Axes &each : readDims(wanted[value]))
         llvm::append_range(axes, each);
-      if (op->getNumOperands() > 0 && !axes.empty())
-        return op->emitOpError()
-               << "has no sharding rule, and one of its tensors is split by "
-               << llvm::join(axes, ", ")
-               << "; help: implement Shardable, or give an elementwise "
-                  "operation the trait SameOperandsAndResultType";
+      if (op->getNumOperands() > 0 && !axes.empty()) {
+        InFlightDiagnostic error =
+            op->emitOpError()
+            << "has no sharding rule, and one of its tensors is split by "
+            << llvm::join(axes, ", ");
+        error.attachNote() << "help: implement Shardable, or give an "
+                              "elementwise operation the trait "
+                              "SameOperandsAndResultType";
+        return error;
+      }
     }
   for (OpOperand &operand : op->getOpOperands())
     if (failed(give(operand, wanted[operand.get()])))
@@ -286,11 +290,14 @@ LogicalResult ProgramReshards::joinAccumulated(Operation *op) {
     // Of both, what both leave open.
     ShardingAttr common = openInBoth(sum, added);
     auto first = operand.get().getDefiningOp<lm::AccumulateOp>();
-    if (common != sum && !first)
-      return op->emitOpError()
-             << "adds gradients that lie otherwise, " << sum << " and " << added
-             << ", to one accumulator; help: a rule that splits the uses of "
-                "this parameter alike";
+    if (common != sum && !first) {
+      InFlightDiagnostic error = op->emitOpError()
+                                 << "adds gradients that lie otherwise, " << sum
+                                 << " and " << added << ", to one accumulator";
+      error.attachNote() << "help: a rule that splits the uses of this "
+                            "parameter alike";
+      return error;
+    }
     if (common != sum && failed(addAs(first, common)))
       return failure();
     sum = common;

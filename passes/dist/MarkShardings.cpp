@@ -79,6 +79,11 @@ public:
   bool isActive() const { return !axes.empty(); }
   void warnIfUnused();
   int64_t getNumMarked() const { return marked; }
+  bool splitsOver(StringRef axis) const {
+    return marked > 0 && llvm::any_of(axes, [&](Attribute each) {
+             return cast<StringAttr>(each).getValue() == axis;
+           });
+  }
 
 private:
   bool matches(StringRef name) const { return matchesAny(patterns, name); }
@@ -288,21 +293,50 @@ LogicalResult markPieces(ModuleOp module, MeshAttr mesh) {
     for (ArrayAttr *list : {&parameters, &gradients, &moments})
       if (failed(keepDataAxes(rule, mesh, *list)))
         return failure();
-    bool isUsed = false;
+    bool isUsed = false, isFirst = false;
     for (auto parameter : module.getOps<lm::ParameterOp>()) {
       if (!matchesAny(patterns, parameter.getSymName()))
         continue;
       isUsed = true;
-      if (matched.insert(parameter).second && !moments.empty())
+      if (!matched.insert(parameter).second)
+        continue;
+      isFirst = true;
+      if (!moments.empty())
         parameter->setAttr(
             kPiecesAttr,
             PiecesAttr::get(rule.getContext(), parameters, gradients, moments));
     }
-    if (!isUsed && !moments.empty() && !rule.getIfPresent())
-      rule.emitWarning() << "no parameter matches "
-                         << quoted(rule.getPatterns());
+    if (moments.empty() || isFirst || (!isUsed && rule.getIfPresent()))
+      continue;
+    InFlightDiagnostic warning = rule.emitWarning();
+    if (isUsed) {
+      warning << "every parameter that " << quoted(rule.getPatterns())
+              << " matches belongs to an earlier bucket";
+      warning.attachNote() << "help: put this bucket before that one, or leave "
+                              "it out";
+    } else {
+      warning << "no parameter matches " << quoted(rule.getPatterns());
+    }
   }
   return success();
+}
+
+// An axis beside the data axes that splits no tensor wastes its ranks.
+void warnOfIdleAxes(ModuleOp module, MeshAttr mesh,
+                    ArrayRef<RuleMatcher> matchers) {
+  for (StringRef axis : {"cp", "ep", "tp"}) {
+    if (mesh.getSize(axis) == 1 ||
+        llvm::any_of(matchers, [&](const RuleMatcher &matcher) {
+          return matcher.splitsOver(axis);
+        }))
+      continue;
+    InFlightDiagnostic warning =
+        module.emitWarning() << "axis " << axis << " of " << mesh.getSize(axis)
+                             << " ranks splits nothing: its ranks compute the "
+                                "same";
+    warning.attachNote() << "help: a rule that splits a dim over " << axis
+                         << ", or a mesh without it";
+  }
 }
 
 struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
@@ -362,6 +396,7 @@ struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
       matcher.warnIfUnused();
       numMarked += matcher.getNumMarked();
     }
+    warnOfIdleAxes(module, mesh, matchers);
     return success();
   }
 

@@ -138,11 +138,14 @@ struct MarkStages : lmc::dist::impl::MarkStagesBase<MarkStages> {
     SmallVector<Place> places = findPlaces(function, ops);
     SmallVector<size_t> ends;
     if (blocks.empty()) {
-      if (places.size() < count)
-        return function.emitError()
-               << "a model of " << places.size()
-               << " pieces cannot be cut into " << count
-               << " pipeline chunks; help: use at most " << places.size();
+      if (places.size() < count) {
+        InFlightDiagnostic error = function.emitError()
+                                   << "a model of " << places.size()
+                                   << " pieces cannot be cut into " << count
+                                   << " pipeline chunks";
+        error.attachNote() << "help: use at most " << places.size();
+        return error;
+      }
       ends = chooseEnds(places, count);
     } else if (failed(endsOfBlocks(function, places, count, ends))) {
       return failure();
@@ -168,11 +171,15 @@ struct MarkStages : lmc::dist::impl::MarkStagesBase<MarkStages> {
       all += number;
     if (blocks.size() != count ||
         all != static_cast<int64_t>(places.size()) - 1 ||
-        llvm::any_of(blocks, [](int64_t number) { return number < 1; }))
-      return function.emitError()
-             << "the blocks of " << blocks.size() << " chunks are given, "
-             << all << " in all; help: the model has " << places.size() - 1
-             << " blocks and is cut into " << count << " chunks of at least 1";
+        llvm::any_of(blocks, [](int64_t number) { return number < 1; })) {
+      InFlightDiagnostic error = function.emitError()
+                                 << "the blocks of " << blocks.size()
+                                 << " chunks are given, " << all << " in all";
+      error.attachNote() << "help: the model has " << places.size() - 1
+                         << " blocks and is cut into " << count
+                         << " chunks of at least 1";
+      return error;
+    }
     int64_t last = -1;
     for (int64_t number : blocks)
       ends.push_back(places[last += number].end);

@@ -247,13 +247,16 @@ LogicalResult ProgramPacking::sumPieces(Bucket &bucket, ArrayRef<Used> used) {
   for (Member &member : bucket.members) {
     Value gradient = gradients.lookup(&member);
     Operation *producer = gradient ? gradient.getDefiningOp() : nullptr;
-    if (!producer)
-      return member.parameter.emitError()
-             << "has a gradient that @" << function.getName()
-             << " does not compute, or reads before the step's end; it cannot "
-                "be shared out with the others of its bucket; help: no "
-                "split_gradients for it in the sharding file, --zero=1 or less "
-                "and no fsdp";
+    if (!producer) {
+      InFlightDiagnostic error =
+          member.parameter.emitError()
+          << "has a gradient that @" << function.getName()
+          << " does not compute, or reads before the step's end; it cannot be "
+             "shared out with the others of its bucket";
+      error.attachNote() << "help: no split_gradients for it in the sharding "
+                            "file, --zero=1 or less and no fsdp";
+      return error;
+    }
     if (!last || last->isBeforeInBlock(producer))
       last = producer;
   }
@@ -512,13 +515,15 @@ struct PackBuckets : lmc::dist::impl::PackBucketsBase<PackBuckets> {
             first.accumulator->getAttrOfType<ShardingAttr>(kShardingAttr))
       partial = sharding.getPartialAxes();
     for (StringRef axis : bucket.cuts.moments)
-      if (!llvm::is_contained(partial, axis))
-        return first.parameter.emitError()
-               << "has a gradient that is whole on every rank of " << axis
-               << "; to be shared out over the axis it must be a sum over it; "
-                  "help: no split_moments for it in the sharding file, "
-                  "--zero=0 "
-                  "and no fsdp";
+      if (!llvm::is_contained(partial, axis)) {
+        InFlightDiagnostic error =
+            first.parameter.emitError()
+            << "has a gradient that is whole on every rank of " << axis
+            << "; to be shared out over the axis it must be a sum over it";
+        error.attachNote() << "help: no split_moments for it in the sharding "
+                              "file, --zero=0 and no fsdp";
+        return error;
+      }
     for (StringRef axis : partial)
       if (!llvm::is_contained(bucket.cuts.accumulators, axis))
         bucket.partial.push_back(axis);

@@ -34,6 +34,7 @@ public:
 
 private:
   LogicalResult visit(Operation *op);
+  void shiftIota(lm::IotaOp iota, const Axes &axes, int64_t localSize);
   LogicalResult noteReshard(ReshardOp reshard, bool inBackward);
   DimAxes dimsOf(Value value);
   LogicalResult placeRandom(lm::Drawing op);
@@ -130,11 +131,15 @@ LogicalResult ProgramPartition::localize(Value value, const DimAxes &dims) {
     int64_t parts = 1;
     for (StringRef axis : axes)
       parts *= mesh.getSize(axis);
-    if (size % parts != 0 && !mayPad)
-      return emitError(value.getLoc())
-             << "a dim of size " << size << " cannot be split into " << parts
-             << " equal parts over axis " << llvm::join(axes, ", ")
-             << "; help: choose a size of the axis that divides " << size;
+    if (size % parts != 0 && !mayPad) {
+      InFlightDiagnostic error =
+          emitError(value.getLoc())
+          << "a dim of size " << size << " cannot be split into " << parts
+          << " equal parts over axis " << llvm::join(axes, ", ");
+      error.attachNote() << "help: choose a size of the axis that divides "
+                         << size;
+      return error;
+    }
     size = local;
   }
   auto local = RankedTensorType::get(shape, type.getElementType());
@@ -243,6 +248,19 @@ LogicalResult ProgramPartition::noteReshard(ReshardOp reshard,
   return success();
 }
 
+// An index along a sharded dim counts from the first of all ranks.
+void ProgramPartition::shiftIota(lm::IotaOp iota, const Axes &axes,
+                                 int64_t localSize) {
+  OpBuilder b(iota);
+  b.setInsertionPointAfter(iota);
+  lm::TensorMath m(b, iota.getLoc());
+  Value first = firstRow(b, iota.getLoc(), function, axes, localSize, mesh);
+  auto shifted = b.create<arith::AddIOp>(
+      iota.getLoc(), iota.getOutput(),
+      m.broadcastScalar(first, lm::TensorMath::typeOf(iota.getOutput())));
+  iota.getOutput().replaceAllUsesExcept(shifted, shifted);
+}
+
 LogicalResult ProgramPartition::visit(Operation *op) {
   if (auto reshard = dyn_cast<ReshardOp>(op)) {
     const Reshard &known = reshardOf.find(op)->second;
@@ -258,6 +276,13 @@ LogicalResult ProgramPartition::visit(Operation *op) {
     if (shardings && failed(localize(result, readDims(cast<ShardingAttr>(
                                                  shardings[index])))))
       return failure();
+  if (auto iota = dyn_cast<lm::IotaOp>(op); iota && shardings) {
+    Axes axes(cast<ShardingAttr>(shardings[0]).getAxes(iota.getDim()));
+    if (!axes.empty())
+      shiftIota(
+          iota, axes,
+          lm::TensorMath::typeOf(iota.getOutput()).getDimSize(iota.getDim()));
+  }
   for (StringRef spent : {kShardingsAttr, kFactorsAttr, kOriginsAttr})
     op->removeAttr(spent);
   return success();

@@ -53,8 +53,10 @@ def CutStages : Pass<"dist-cut-stages", "::mlir::ModuleOp"> {
     Parts every program by the chunks of its operations. A value that another
     chunk uses is sent behind its producer and received where the forward or
     the backward of that chunk begins, on a channel of its own. What only values
-    of one other chunk make, such as the sum of the gradients of a value's uses,
-    is made there, so that one value crosses. What depends on inputs and run-time numbers alone is computed by each chunk that needs it.
+    of later chunks make in the backward, such as the sum of the gradients of a
+    value's uses, is made in the nearest of them, so that one value crosses.
+    What depends on inputs and run-time numbers alone is computed by each chunk
+    that needs it.
 
     Requires: `dist.chunk` on what depends on a state.
     Ensures: `plan.chunk` and `plan.stage` on programs, no `dist.chunk`.
@@ -106,7 +108,9 @@ def MarkShardings : Pass<"dist-mark-shardings", "::mlir::ModuleOp"> {
     Ensures: `dist.mesh` on the module, `dist.marks` on what is marked, no
     rules. A dim that its axes do not divide is refused, save the
     vocabulary, which is padded; so are inputs that are not split by samples
-    over the data axes.
+    over the data axes. Warns of a rule that matches nothing, of a bucket
+    whose parameters all belong to earlier ones, and of an axis that no mark
+    has.
     Leaves alone: everything but the rules if the mesh has one rank.
 
     **Before** `--dist-mark-shardings=sizes=1,1,1,1,1,2`
@@ -141,8 +145,7 @@ def PropagateShardings : Pass<"dist-propagate-shardings", "::mlir::ModuleOp"> {
     is received; where two of them disagree, the parameter's and the sender's
     stands.
     An operation that can be sharded on a factor only as primitives is
-    rewritten then; a loss over a sharded vocabulary gets its targets shifted
-    and its padding masked.
+    rewritten then; of a loss over a padded vocabulary the padding is masked.
 
     Requires: `dist.mesh`; `dist.marks`, or a `dist.sharding`, which counts as
     a mark of priority 0.
@@ -229,8 +232,9 @@ def Partition : Pass<"dist-partition", "::mlir::ModuleOp"> {
     Gives every value its local shape. A reshard becomes the collectives of its
     path; along a dim that is not the first, pieces are permuted before or
     behind (LowerReshard.h). What it was, and why, a `dist.resharded` of the
-    module goes on to say; the collectives' locations have its number. Indices into a sharded dim are shifted to the
-    rank's first row.
+    module goes on to say; the collectives' locations have its number. Indices
+    into a sharded dim count from the rank's first row, and an `lm.iota` along
+    one counts on from the ranks before.
 
     A dim that its axes do not divide is padded if it is the vocabulary, else
     refused with the sizes.

@@ -13,8 +13,9 @@
 // Every axis of a dim remembers the mark that it came from.
 #include "passes/dist/Passes.h"
 
-#include "passes/dist/LocalIndex.h"
 #include "passes/dist/ShardingTable.h"
+
+#include "dialects/lm/TensorMath.h"
 
 #include <limits>
 #include <set>
@@ -104,8 +105,7 @@ private:
   Splits chooseFactors(Operation *op, const lm::ShardingRule &rule,
                        int64_t *dropped = nullptr);
   bool carry(Operation *op);
-  void maskLoss(lm::CrossEntropyOp loss, func::FuncOp function,
-                ArrayRef<StringRef> axes);
+  void maskLoss(lm::CrossEntropyOp loss, ArrayRef<StringRef> axes);
 
   ModuleOp module;
   StateIndex states;
@@ -329,35 +329,26 @@ LogicalResult Propagation::run() {
   return success();
 }
 
-// A loss over a sharded vocabulary: targets count from the rank's first
-// column, and columns beyond the vocabulary weigh nothing.
-void Propagation::maskLoss(lm::CrossEntropyOp loss, func::FuncOp function,
-                           ArrayRef<StringRef> axes) {
+// A loss over a padded vocabulary: columns beyond it weigh nothing.
+void Propagation::maskLoss(lm::CrossEntropyOp loss, ArrayRef<StringRef> axes) {
   auto mesh = module->getAttrOfType<MeshAttr>(kMeshAttr);
   Value logits = loss.getLogits();
   auto type = cast<RankedTensorType>(logits.getType());
   int64_t vocabulary = type.getShape().back();
-  int64_t local = localSize(vocabulary, axes, mesh);
-  OpBuilder builder(loss);
-  loss.getTargetsMutable().assign(shiftIndices(
-      builder, loss.getLoc(), function, loss.getTargets(), axes, local, mesh));
   int64_t parts = 1;
   for (StringRef axis : axes)
     parts *= mesh.getSize(axis);
-  if (vocabulary == parts * local)
+  if (vocabulary % parts == 0)
     return;
+  OpBuilder builder(loss);
   builder.setInsertionPointAfterValue(logits);
   lm::TensorMath m(builder, loss.getLoc());
   auto indexType = RankedTensorType::get(type.getShape(), builder.getI32Type());
-  auto scalar = RankedTensorType::get({}, builder.getI32Type());
-  Value first = firstRow(builder, loss.getLoc(), function, axes, local, mesh);
-  Value valid = builder.create<arith::SubIOp>(
-      loss.getLoc(), m.constant(scalar, double(vocabulary)), first);
   Value column =
       builder.create<lm::IotaOp>(loss.getLoc(), indexType, type.getRank() - 1);
   Value exists = builder.create<arith::CmpIOp>(
       loss.getLoc(), arith::CmpIPredicate::slt, column,
-      m.broadcastScalar(valid, indexType));
+      m.constant(indexType, double(vocabulary)));
   Value lowest = m.constant(type, -std::numeric_limits<double>::infinity());
   auto masked =
       builder.create<arith::SelectOp>(loss.getLoc(), exists, logits, lowest);
@@ -382,7 +373,7 @@ FailureOr<bool> Propagation::decomposeSharded() {
     }
   for (Operation *op : sharded) {
     if (auto loss = dyn_cast<lm::CrossEntropyOp>(op))
-      maskLoss(loss, op->getParentOfType<func::FuncOp>(), axesOf[op]);
+      maskLoss(loss, axesOf[op]);
     auto lowerable = dyn_cast<lm::Lowerable>(op);
     if (!lowerable)
       return op->emitOpError("is sharded on a dim that it can only be sharded "

@@ -349,6 +349,7 @@ struct ChunkLoss : lmc::lm::impl::ChunkLossBase<ChunkLoss> {
   using ChunkLossBase::ChunkLossBase;
 
   void runOnOperation() override {
+    isTold = false;
     llvm::SetVector<Operation *> heads;
     getOperation().walk([&](Operation *op) {
       // The maximum of the logits is what a loss made of primitives reads.
@@ -366,6 +367,8 @@ struct ChunkLoss : lmc::lm::impl::ChunkLossBase<ChunkLoss> {
 
   void missed(Operation *op) {
     ++numMissed;
+    if (std::exchange(isTold, true))
+      return; // training's and the evaluation's are one to a reader
     op->emitRemark("the loss is computed whole: its logits are not the result "
                    "of one linear layer");
   }
@@ -402,6 +405,8 @@ struct ChunkLoss : lmc::lm::impl::ChunkLossBase<ChunkLoss> {
     for (Operation *op : llvm::reverse(early))
       op->moveAfter(last);
   }
+
+  bool isTold = false;
 };
 
 } // namespace

@@ -197,16 +197,18 @@ LogicalResult Assigner::collectPorts() {
 // between the writer and the last reader of saved values only programs run that
 // stand between the two on the line.
 bool Assigner::fitsOneLineOfTime(int64_t stage) {
-  for (std::vector<CallOp> &calls : schedules)
+  for (std::vector<CallOp> &calls : schedules) {
+    llvm::DenseMap<int64_t, SmallVector<size_t>> callsOf; // by micro-batch
+    for (auto [i, call] : llvm::enumerate(calls))
+      callsOf[call.getMicroBatch()].push_back(i);
     for (size_t i = 0; i < calls.size(); ++i) {
       int writer = indexOf(calls[i].getProgram());
       if (programs[writer].stage != stage)
         break;
       size_t lastReader = i;
-      for (size_t j = i + 1; j < calls.size(); ++j) {
+      for (size_t j : callsOf[calls[i].getMicroBatch()]) {
         int reader = indexOf(calls[j].getProgram());
-        if (programs[reader].savers.contains(writer) &&
-            calls[j].getMicroBatch() == calls[i].getMicroBatch())
+        if (j > i && programs[reader].savers.contains(writer))
           lastReader = j;
       }
       for (size_t j = i + 1; j < lastReader; ++j) {
@@ -216,6 +218,7 @@ bool Assigner::fitsOneLineOfTime(int64_t stage) {
           return false;
       }
     }
+  }
   return true;
 }
 

@@ -155,15 +155,20 @@ void lmc::plan::eraseDead(Block &block) {
 // it is in terms of them.
 static LogicalResult checkKnown(Operation *op) {
   if (auto random = dyn_cast<lm::Drawing>(op);
-      random && random.draws() && !random.getId())
-    return op->emitOpError(
-        "draws random numbers, but has no id to tell them "
-        "from those of others; help: give it `id = N : i64`");
+      random && random.draws() && !random.getId()) {
+    InFlightDiagnostic error =
+        op->emitOpError("draws random numbers, but has no id to tell them "
+                        "from those of others");
+    error.attachNote() << "help: give it `id = N : i64`";
+    return error;
+  }
   StringRef dialect = op->getName().getDialectNamespace();
   for (StringRef known : {"arith", "math", "lm", "dist", "plan", "func"})
     if (dialect == known)
       return success();
-  return op->emitOpError("has no way to a kernel; help: implement Lowerable");
+  InFlightDiagnostic error = op->emitOpError("has no way to a kernel");
+  error.attachNote() << "help: implement Lowerable";
+  return error;
 }
 
 LogicalResult ProgramKernels::findUnits() {

@@ -252,10 +252,9 @@ struct SchedulePass : lmc::plan::impl::ScheduleBase<SchedulePass> {
 
   FailureOr<PipelineSchedule> makeSchedule(const PipelineShape &shape,
                                            const Programs &programs) {
-    ModuleOp module = getOperation();
     std::string complaint = checkSettings(pipeline, shape);
     if (!complaint.empty())
-      return module.emitError(complaint);
+      return refuse(complaint);
     if (pipeline == "gpipe" && shape.stages > 1)
       return makeGpipe(shape);
     if (pipeline == "interleaved")
@@ -287,13 +286,21 @@ struct SchedulePass : lmc::plan::impl::ScheduleBase<SchedulePass> {
 
   // Of the user's file.
   FailureOr<PipelineSchedule> readSchedule(const PipelineShape &shape) {
-    ModuleOp module = getOperation();
-    std::string error;
+    std::string complaint;
     std::optional<PipelineSchedule> schedule =
-        loadSchedule(pipeline, shape, error);
+        loadSchedule(pipeline, shape, complaint);
     if (!schedule)
-      return module.emitError(error);
+      return refuse(complaint);
     return *schedule;
+  }
+
+  // With what helps in a note of its own.
+  InFlightDiagnostic refuse(StringRef complaint) {
+    auto [message, help] = complaint.split("; help: ");
+    InFlightDiagnostic error = getOperation().emitError(message);
+    if (!help.empty())
+      error.attachNote() << "help: " << help;
+    return error;
   }
 };
 

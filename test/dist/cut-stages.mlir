@@ -70,6 +70,47 @@ module @sum attributes {dist.chunks = 2 : i64, dist.stages = 2 : i64} {
 
 // -----
 
+// A residual around the whole of chunk 1: its gradient comes from chunk 2, is
+// used in chunk 1, and is summed there on its way to chunk 0. One value crosses
+// each border, and none passes a chunk.
+// CHECK-LABEL: module @around
+// CHECK: func.func @step.0(
+// CHECK: lm.begin_backward
+// CHECK-NEXT: %[[S:.*]] = dist.receive stage 1 channel 3
+// CHECK-NOT: dist.receive
+// CHECK: arith.mulf %[[S]], %
+// CHECK: func.func @step.1(
+// CHECK: lm.begin_backward
+// CHECK-NEXT: %[[D:.*]] = dist.receive stage 1 channel 2
+// CHECK-NEXT: %[[C:.*]] = arith.mulf %[[D]], %
+// CHECK-NEXT: %[[S:.*]] = arith.addf %[[D]], %[[C]]
+// CHECK-NEXT: dist.send %[[S]] stage -1 channel 3
+// CHECK-NOT: dist.send
+// CHECK: func.func @step.2(
+// CHECK: lm.begin_backward
+// CHECK-NEXT: %[[D:.*]] = arith.mulf
+// CHECK-NEXT: dist.send %[[D]] stage -1 channel 2
+// CHECK-NOT: dist.send
+// CHECK: return
+module @around attributes {dist.chunks = 3 : i64, dist.stages = 3 : i64} {
+  func.func @step(%w: tensor<4xf32> {lm.state = @w}, %v: tensor<4xf32> {lm.state = @v}, %g: tensor<4xf32> {lm.state = @g})
+      -> (tensor<4xf32> {lm.state = @g}) attributes {plan.program = "step"} {
+    %a = math.exp %w {dist.chunk = 0} : tensor<4xf32>
+    %b = arith.mulf %a, %v {dist.chunk = 1} : tensor<4xf32>
+    %r = arith.addf %a, %b {dist.chunk = 1} : tensor<4xf32>
+    %e = math.exp %r {dist.chunk = 2} : tensor<4xf32>
+    lm.begin_backward
+    %d = arith.mulf %e, %v {dist.chunk = 2} : tensor<4xf32>
+    %c = arith.mulf %d, %v {dist.chunk = 1} : tensor<4xf32>
+    %s = arith.addf %d, %c {dist.chunk = 0} : tensor<4xf32>
+    %m = arith.mulf %s, %a {dist.chunk = 0} : tensor<4xf32>
+    %n = lm.accumulate %g, %m {dist.chunk = 0} : tensor<4xf32>
+    return %n : tensor<4xf32>
+  }
+}
+
+// -----
+
 // A model of one chunk stays as it is.
 // CHECK-LABEL: module @one
 // CHECK: func.func @step()
@@ -137,7 +178,8 @@ module @skip attributes {dist.chunks = 4 : i64, dist.stages = 2 : i64} {
 // -----
 
 module @shared attributes {dist.chunks = 4 : i64, dist.stages = 2 : i64} {
-  // expected-error @+1 {{chunks 0 and 2 of stage 0 both write @g}}
+  // expected-error @+2 {{chunks 0 and 2 of stage 0 both write @g}}
+  // expected-note @+1 {{help: one virtual stage, or another number of stages}}
   func.func @f(%w: tensor<4xf32> {lm.state = @w}, %g: tensor<4xf32> {lm.state = @g})
       -> (tensor<4xf32> {lm.state = @g}, tensor<4xf32> {lm.state = @g}) attributes {plan.program = "f"} {
     %a = lm.accumulate %g, %w {dist.chunk = 0} : tensor<4xf32>

@@ -123,7 +123,8 @@ module @third attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
     %g = lm.contract %x [0], %d [0] : (tensor<4x8xf32>, tensor<4x6xf32>) -> tensor<8x6xf32>
     %s = lm.accumulate %a, %g : tensor<8x6xf32>
     %t = arith.addf %s, %g : tensor<8x6xf32>
-    // expected-error @+1 {{adds gradients that lie otherwise, #dist.sharding<[[], []], ["dp"]> and #dist.sharding<[[], []], []>, to one accumulator}}
+    // expected-error @+2 {{adds gradients that lie otherwise, #dist.sharding<[[], []], ["dp"]> and #dist.sharding<[[], []], []>, to one accumulator}}
+    // expected-note @+1 {{help: a rule that splits the uses of this parameter alike}}
     %u = arith.addf %t, %e : tensor<8x6xf32>
     return %u : tensor<8x6xf32>
   }

@@ -23,6 +23,9 @@ module {
 // -----
 
 // A rule that does nothing is worth a word; one for what may be absent is not.
+// Nor does tp split anything then.
+// expected-warning @+2 {{axis tp of 4 ranks splits nothing: its ranks compute the same}}
+// expected-note @+1 {{help: a rule that splits a dim over tp, or a mesh without it}}
 module {
   // expected-warning @+1 {{no parameter with a dim F matches '*.up', '*.gate'}}
   dist.rule "parameter" ["*.up", "*.gate"] dim "F" over ["tp"]
@@ -72,11 +75,22 @@ module {
 
 // -----
 
+// A bucket of nothing, and one of what others have; over axes of one rank, it
+// would say nothing in any case.
 module {
+  dist.rule "parameter" ["*"] dim "F" over ["tp"]
   // expected-warning @+1 {{no parameter matches 'x.*'}}
   dist.bucket_rule ["x.*"] #dist.pieces<parameters [] gradients [] moments ["dp"]>
   dist.bucket_rule ["y.*"] #dist.pieces<parameters [] gradients [] moments ["dp"]> {if_present}
   dist.bucket_rule ["z.*"] #dist.pieces<parameters [] gradients [] moments ["fsdp"]>
+  dist.bucket_rule ["w.*"] #dist.pieces<parameters [] gradients [] moments []>
+  // expected-warning @+2 {{every parameter that 'w.a' matches belongs to an earlier bucket}}
+  // expected-note @+1 {{help: put this bucket before that one, or leave it out}}
+  dist.bucket_rule ["w.a"] #dist.pieces<parameters [] gradients [] moments ["dp"]>
+  dist.bucket_rule ["w.a"] #dist.pieces<parameters [] gradients [] moments ["fsdp"]>
+  dist.bucket_rule ["w.a", "v.a"] #dist.pieces<parameters [] gradients [] moments ["dp"]>
+  lm.parameter @w.a : tensor<4x8xf32> {initialization = {kind = "zeros"}, lm.dims = ["D", "F"]}
+  lm.parameter @v.a : tensor<4x8xf32> {initialization = {kind = "zeros"}, lm.dims = ["D", "F"]}
 }
 
 // -----

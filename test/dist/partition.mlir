@@ -112,3 +112,25 @@ module @heads attributes {dist.mesh = #dist.mesh<["dp", "tp"], [2, 2]>} {
     return %a, %b : tensor<2x8x6x2x5xf32>, tensor<2x8x6x2x5xf32>
   }
 }
+
+// -----
+
+// An index along a sharded dim counts from the first of all ranks: 9 in 4 parts
+// are 3 in each. One along a dim that is whole stays.
+// CHECK-LABEL: @index
+// CHECK: %[[INDEX:.*]] = lm.iota 1 : tensor<4x3xi32>
+// CHECK: %[[FIRST:.*]] = arith.muli %[[COORDINATE:.*]], %{{.*}} : tensor<i32>
+// CHECK: %[[ALL:.*]] = lm.broadcast %[[FIRST]]
+// CHECK: %[[SHIFTED:.*]] = arith.addi %[[INDEX]], %[[ALL]]
+// CHECK: %[[ROW:.*]] = lm.iota 0 : tensor<4x3xi32>
+// CHECK: arith.subi %[[SHIFTED]], %[[ROW]]
+module @index attributes {dist.mesh = #dist.mesh<["tp"], [4]>, lm.vocabulary = 9 : i64} {
+  func.func @f(%x: tensor<4x9xi32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>, lm.input = "x"})
+      -> (tensor<4x9xi32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    %i = lm.iota 1 : tensor<4x9xi32>
+    %r = lm.iota 0 : tensor<4x9xi32>
+    %d = arith.subi %i, %r : tensor<4x9xi32>
+    %y = arith.addi %d, %x : tensor<4x9xi32>
+    return %y : tensor<4x9xi32>
+  }
+}

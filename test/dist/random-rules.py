@@ -47,14 +47,27 @@ def draw(seed):
         if r.random() < 0.5:
             tensors = f'parameter: "{r.choice(PARAMETERS)}"'
         else:
-            tensors = (f'activation: "{r.choice(ACTIVATIONS)}" '
-                       f'operation: "{r.choice(OPERATIONS)}"')
+            tensors = f'activation: "{r.choice(ACTIVATIONS)}"'
+            if r.random() < 0.6:
+                tensors += f' operation: "{r.choice(OPERATIONS)}"'
         rules.append(f"rule {{ {tensors}{splits} "
                      f"priority: {r.choice((0, 0, 1))} if_present: true }}")
     flags = ["--mesh=" + ",".join(f"{a}={n}" for a, n in mesh.items() if n > 1)]
-    if mesh["dp"] > 1 and r.random() < 0.3:
+    shared = r.random()
+    if mesh["dp"] > 1 and shared < 0.3:
         flags.append(f"--zero={r.choice((1, 2, 3))}")
+    elif shared > 0.6:
+        rules += [draw_bucket(r) for _ in range(r.choice((1, 2)))]
     return r.choice(MODELS), mesh, flags, rules
+
+
+def draw_bucket(r):
+    axes = r.choice((["dp"], ["fsdp"], ["fsdp", "dp"], ["dp", "fsdp"]))
+    lists = [axes[:r.randint(0, len(axes))] for _ in range(2)] + [axes]
+    splits = "".join(f' split_{state}: "{axis}"' for state, list in
+                     zip(("parameters", "gradients", "moments"), lists)
+                     for axis in list)
+    return f'bucket {{ parameter: "{r.choice(PARAMETERS)}"{splits} if_present: true }}'
 
 
 def lmc(*arguments):

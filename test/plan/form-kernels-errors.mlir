@@ -23,7 +23,8 @@ func.func @mixed(%a: tensor<2x4xf32> {lm.input = "a"}, %x: tensor<2x3x4xf32> {lm
 
 // Without an id two layers would drop the same elements.
 func.func @id(%q: tensor<1x2x3x4x8xf32>, %r: tensor<f32>, %s: tensor<i32>) -> tensor<1x2x3x2x8xf32> attributes {plan.program = "f"} {
-  // expected-error @+1 {{draws random numbers, but has no id}}
+  // expected-error @+2 {{draws random numbers, but has no id}}
+  // expected-note @+1 {{help: give it `id = N : i64`}}
   %o, %l = lm.attention %q dropout %r, %s, %s, %s {scale = 1.0 : f32}
       : (tensor<1x2x3x4x8xf32>, tensor<f32>, tensor<i32>, tensor<i32>, tensor<i32>) -> (tensor<1x2x3x2x8xf32>, tensor<1x3x2x2xf32>)
   return %o : tensor<1x2x3x2x8xf32>

@@ -26,8 +26,10 @@
 // DEADLOCK: error: pipeline schedule {{.*}}deadlock.schedule: the stages wait for each other for ever: stage 0 before B0, stage 1 before F1
 // ORDER: error: pipeline schedule {{.*}}order.schedule: stage 1: W0 comes before the input half of its micro-batch
 // SLOTS: error: pipeline schedule {{.*}}slots.schedule: stage 0: F1 needs slot 2 of its chunk; the schedule allows 1
-// TEXT: error: pipeline schedule {{.*}}text.schedule: line 2: 'X0' is no task; F, B or W, the micro-batch: F3
-// NONE: error: cannot read the pipeline schedule '{{.*}}none'; help: gpipe, 1f1b, interleaved, zb or a file
+// TEXT: error: pipeline schedule {{.*}}text.schedule: line 2: 'X0' is no task; F, B or W, the micro-batch: F3{{$}}
+// TEXT: note: help: examples/pipeline.schedule shows what a schedule file is
+// NONE: error: cannot read the pipeline schedule '{{.*}}none'{{$}}
+// NONE: note: help: gpipe, 1f1b, interleaved, zb or a file
 
 //--- good.schedule
 # Weight halves last.

@@ -438,7 +438,8 @@ int checkIn(const Folder &folder, const CompileSettings &settings) {
             {}};
   meshOnes.output = pair.mesh.plan;
   oneRank.output = pair.one.plan;
-  for (const CompileSettings *each : {&oneRank, &meshOnes})
+  // The caller's own first: a complaint is about these.
+  for (const CompileSettings *each : {&meshOnes, &oneRank})
     if (int status = compile(*each))
       return status;
   StatusOr<plan::Plan> plan = readPlanFile(pair.mesh.plan);

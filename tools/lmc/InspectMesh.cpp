@@ -42,13 +42,32 @@ int64_t virtualStages(const plan::Plan &plan) {
   return std::max<int64_t>(1, int64_t(chunks.size()));
 }
 
-// Of the states of a kind: how many are shared out over which axes.
+// "dp fsdp": the data axes that leave each rank a part of a state: those that
+// split its dims, then those of its bucket; empty: each rank holds it whole.
+std::string dataAxesOf(const plan::Plan &plan, const plan::State &state) {
+  std::string text;
+  std::set<uint32_t> seen;
+  for (const plan::Linear &offset : state.local_offset())
+    for (const plan::Linear::Term &term : offset.terms()) {
+      const plan::Symbol &symbol = plan.symbols(int(term.symbol()));
+      if (symbol.kind() != plan::Symbol::COORDINATE)
+        continue;
+      const plan::Mesh::Axis &axis = plan.mesh().axes(int(symbol.axis()));
+      if ((axis.name() == "dp" || axis.name() == "fsdp") && axis.size() > 1 &&
+          seen.insert(symbol.axis()).second)
+        text += (text.empty() ? "" : " ") + axis.name();
+    }
+  std::string pieces = sharedOver(plan, state);
+  return text + (text.empty() || pieces.empty() ? "" : " ") + pieces;
+}
+
+// Of the states of a kind: how many are shared out over which data axes.
 std::map<std::string, int64_t> shares(const plan::Plan &plan,
                                       plan::State::Kind kind) {
   std::map<std::string, int64_t> counts;
   for (const plan::State &state : plan.states())
     if (state.kind() == kind)
-      ++counts[sharedOver(plan, state)];
+      ++counts[dataAxesOf(plan, state)];
   return counts;
 }
 

@@ -147,4 +147,36 @@ TEST(InspectMesh, StateIsSharedOutAsItsPiecesSay) {
   EXPECT_EQ(json["gradients"][1]["tensors"], 2);
 }
 
+// A rule over a data axis cuts dims, a bucket what is left; tp is of neither.
+TEST(InspectMesh, StateIsSharedOutWhereADataAxisSplitsItsDims) {
+  plan::Plan plan = pipeline();
+  plan.mutable_mesh()->mutable_axes(3)->set_size(2);
+  for (uint32_t axis = 0; axis < 4; ++axis) {
+    plan::Symbol *symbol = plan.add_symbols();
+    symbol->set_kind(plan::Symbol::COORDINATE);
+    symbol->set_axis(axis);
+  }
+  auto add = [&](plan::State::Kind kind, std::vector<uint32_t> dims) {
+    plan::State *state = plan.add_states();
+    state->set_kind(kind);
+    state->add_local_offset();
+    plan::Linear *offset = state->add_local_offset();
+    for (uint32_t symbol : dims) {
+      offset->add_terms()->set_coefficient(8);
+      offset->mutable_terms(offset->terms_size() - 1)->set_symbol(symbol);
+    }
+    return state;
+  };
+  add(plan::State::PARAMETER, {2});
+  add(plan::State::PARAMETER, {3});
+  add(plan::State::ACCUMULATOR, {2, 1, 3});
+  add(plan::State::MOMENT, {2})->mutable_piece()->add_axes(1);
+  EXPECT_EQ(lineOf(plan, "state"),
+            "parameters whole (1) or over dp (1), gradients over dp fsdp, "
+            "moments over dp fsdp");
+  auto json = describeMesh(plan)["training_state"];
+  EXPECT_EQ(json["parameters"][1]["over"], "dp");
+  EXPECT_EQ(json["moments"][0]["over"], "dp fsdp");
+}
+
 } // namespace

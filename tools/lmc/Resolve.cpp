@@ -76,6 +76,13 @@ int lmc::resolveBatch(const CompileSettings &settings, Resolved &resolved) {
         (below ? "--global-batch=" + std::to_string(below) + " or " : "") +
             "--global-batch=" + std::to_string(below + unit));
   }
+  // The plan lists the calls of a step.
+  constexpr int64_t most = int64_t(1) << 20;
+  if (int64_t count = global / (micro * dataRanks); count > most)
+    return printError("a step has " + std::to_string(count) +
+                          " micro-batches of " + std::to_string(micro) +
+                          ", at most " + std::to_string(most) + " are planned",
+                      "a larger --micro-batch, or a smaller --global-batch");
   resolved.pipeline.globalBatch = global;
   resolved.pipeline.microBatch = micro;
   resolved.pipeline.microBatches = global / (micro * dataRanks);

@@ -33,8 +33,13 @@ static constexpr int64_t streamedBytes = 4 << 20;
 // the wait for their readers.
 static constexpr int64_t lentBytes = 64 << 10;
 
-/// A copy whose stores go past the caches.
-static void streamBytes(std::byte *to, const std::byte *from, size_t bytes) {
+/// A copy whose stores go past the caches, if it `streams`.
+static void copyBytes(std::byte *to, const std::byte *from, size_t bytes,
+                      bool streams) {
+  if (!streams) {
+    std::memcpy(to, from, bytes);
+    return;
+  }
   const size_t head = std::min(bytes, size_t(-uintptr_t(to) % 16));
   std::memcpy(to, from, head);
   size_t at = head;
@@ -137,7 +142,8 @@ Status HostCommunicator::gatherLent(Group &group, uint32_t signature,
   std::byte *mine = target + int64_t(group.me) * pieceBytes;
   // Before others read it: now it is in this core's caches alone.
   if (mine != source)
-    std::memcpy(mine, source, size_t(pieceBytes));
+    copyBytes(mine, source, size_t(pieceBytes),
+              pieceBytes * int64_t(group.ranks.size()) > streamedBytes);
   for (size_t step = 1; step < group.ranks.size(); ++step) {
     size_t m = (group.me + step) % group.ranks.size();
     LMC_RETURN_IF_ERROR(memory->borrow(group.ranks[m], signature,
@@ -159,7 +165,7 @@ Status HostCommunicator::exchangeShared(Group &group,
   const uint32_t signature = signatureOf(call, group.ranks.size());
   const bool gathers = call.kind == CollectiveKind::AllGather;
   const bool streams = call.elements * size > streamedBytes;
-  if (lends && gathers && !streams && piece * size >= lentBytes)
+  if (lends && gathers && piece * size >= lentBytes)
     return gatherLent(group, signature, source, target, piece * size);
   const int64_t perChunk =
       gathers ? gatherBytes / size : SharedMemory::bufferBytes / size / members;
@@ -180,8 +186,7 @@ Status HostCommunicator::exchangeShared(Group &group,
     auto fill = [&](int64_t m, const std::byte *from) {
       std::byte *to = target + (m * piece + done) * size;
       if (to != from)
-        streams ? streamBytes(to, from, bytes)
-                : void(std::memcpy(to, from, bytes));
+        copyBytes(to, from, bytes, streams);
     };
     // Others may still be on their way.
     if (call.kind != CollectiveKind::ReduceScatter)
