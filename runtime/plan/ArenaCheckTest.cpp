@@ -1,6 +1,7 @@
 // The checker refuses a plan whose calls write over what others have still to
 // read.
 #include "runtime/plan/PlanCheck.h"
+#include "runtime/plan/SliceForTest.h"
 
 #include <functional>
 #include <gtest/gtest.h>
@@ -8,13 +9,6 @@
 
 using namespace lmc;
 using namespace lmc::runtime;
-
-static void setSlice(plan::Slice *slice, uint32_t allocation, int64_t offset,
-                     int64_t bytes) {
-  slice->set_allocation(allocation);
-  slice->mutable_offset()->set_constant(offset);
-  slice->set_bytes(bytes);
-}
 
 /// A forward that keeps 64 bytes in its slot for the backward; two
 /// micro-batches are under way at once.

@@ -1,6 +1,7 @@
 // What the checker asks of a matmul: sizes, slices and places.
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFacts.h"
+#include "runtime/plan/SliceForTest.h"
 #include "runtime/plan/StepTime.h"
 
 #include <functional>
@@ -8,13 +9,6 @@
 
 using namespace lmc;
 using namespace lmc::runtime;
-
-static void setSlice(plan::Slice *slice, uint32_t allocation, int64_t offset,
-                     int64_t bytes) {
-  slice->set_allocation(allocation);
-  slice->mutable_offset()->set_constant(offset);
-  slice->set_bytes(bytes);
-}
 
 /// target [tokens, 4] = left [tokens, 8] * right [8, 4] + bias + addend, where
 /// there are up to 16 tokens.

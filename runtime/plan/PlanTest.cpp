@@ -2,6 +2,7 @@
 // hang together.
 #include "runtime/plan/PlanCheck.h"
 #include "runtime/plan/PlanFile.h"
+#include "runtime/plan/SliceForTest.h"
 #include "runtime/plan/StepTime.h"
 
 #include <functional>
@@ -12,13 +13,6 @@
 
 using namespace lmc;
 using namespace lmc::runtime;
-
-static void setSlice(plan::Slice *slice, uint32_t allocation, int64_t offset,
-                     int64_t bytes) {
-  slice->set_allocation(allocation);
-  slice->mutable_offset()->set_constant(offset);
-  slice->set_bytes(bytes);
-}
 
 /// One kernel over one parameter, on a mesh with dp=2, in two micro-batches.
 static plan::Plan smallPlan() {
