@@ -104,15 +104,18 @@ using SlotKey = std::tuple<size_t, int64_t, int64_t>; // schedule, chunk, it
 
 // In which order the values that a chunk saves are stacked: by the programs
 // that hold them, and within what the first one saves for the last one, whether
-// the early dead lie high. No layout is best for all schedules.
+// the early dead lie high. And whether a program's scratch is packed so that it
+// sinks into them, not for itself. No layout is best for all schedules.
 struct Layout {
   enum Order { FirstWriter, LastWriter } order;
   bool lateLow;
+  bool scratchSinks = false;
 };
 
 constexpr Layout kLayouts[] = {{Layout::FirstWriter, true},
                                {Layout::LastWriter, false},
-                               {Layout::FirstWriter, false}};
+                               {Layout::FirstWriter, false},
+                               {Layout::FirstWriter, true, true}};
 
 // The slot of a program's scratch; those of its chunk's saved values follow.
 constexpr unsigned kScratchSlot = 0;
@@ -153,10 +156,12 @@ private:
   std::vector<Slot> cutSlot(const Slot &slot) const;
   int64_t phaseAt(int64_t time, int64_t phases) const;
   Parts partsIn(ArrayRef<ArenaBlock> blocks, int64_t phases) const;
+  std::vector<ArenaBlock> takenFor(const Slot &slot, int program) const;
+  void packOnTop(const Slot &slot, int program, Blocks &scratch) const;
   Blocks fillSlots(std::vector<Slot> &slots, int program);
-  void readCalls();
+  void readCalls(Layout layout);
   std::vector<ArenaBlock> blocksOfCalls(int64_t phases) const;
-  void packCalls();
+  void packCalls(Layout layout);
 
   struct Called {
     CallOp op;
@@ -329,19 +334,26 @@ Parts StagePacker::partsIn(ArrayRef<ArenaBlock> blocks, int64_t phases) const {
   return partsOf(touches);
 }
 
+// What scratch of `program` has to leave alone in a slot that it holds.
+std::vector<ArenaBlock> StagePacker::takenFor(const Slot &slot,
+                                              int program) const {
+  std::vector<ArenaBlock> taken = slot.values.blocks;
+  // What the program does not hold is another micro-batch's.
+  for (ArenaPart part : partsIn(slot.values.blocks, 1))
+    if (program < part.begin || part.end < program) {
+      part.begin = 0;
+      part.end = std::numeric_limits<int64_t>::max() - 1;
+      taken.push_back({{part}, 0});
+    }
+  return taken;
+}
+
 // Puts scratch of `program` into gaps of bytes that slots hold then; returns
 // what is left.
 Blocks StagePacker::fillSlots(std::vector<Slot> &slots, int program) {
   Blocks left = scratchOf(program);
   for (Slot &slot : slots) {
-    std::vector<ArenaBlock> taken = slot.values.blocks;
-    // What the program does not hold is another micro-batch's.
-    for (ArenaPart part : partsIn(slot.values.blocks, 1))
-      if (program < part.begin || part.end < program) {
-        part.begin = 0;
-        part.end = std::numeric_limits<int64_t>::max() - 1;
-        taken.push_back({{part}, 0});
-      }
+    std::vector<ArenaBlock> taken = takenFor(slot, program);
     Blocks scratch = std::exchange(left, {});
     for (ArenaBlock &block : scratch.blocks)
       block.offset = -1;
@@ -355,9 +367,23 @@ Blocks StagePacker::fillSlots(std::vector<Slot> &slots, int program) {
   return left;
 }
 
+// Packs scratch as if it lay on top of a slot: what is written late sinks into
+// bytes that are dead by then, though not all of it is (a bucket whose members
+// are written one by one while saved values die).
+void StagePacker::packOnTop(const Slot &slot, int program,
+                            Blocks &scratch) const {
+  fillGaps(scratch.blocks, takenFor(slot, program),
+           std::numeric_limits<int64_t>::max());
+  int64_t lowest = std::numeric_limits<int64_t>::max();
+  for (const ArenaBlock &block : scratch.blocks)
+    lowest = std::min(lowest, block.offset);
+  for (ArenaBlock &block : scratch.blocks)
+    block.offset -= lowest;
+}
+
 // When the stage's schedules call what, and what scratch of each program finds
 // no gap in the slots that it holds.
-void StagePacker::readCalls() {
+void StagePacker::readCalls(Layout layout) {
   for (auto [schedule, list] : llvm::enumerate(assigner.schedules))
     for (CallOp call : list) {
       int index = assigner.indexOf(call.getProgram());
@@ -375,7 +401,10 @@ void StagePacker::readCalls() {
       Blocks &scratch = outside->second;
       scratch = holdsSlots ? fillSlots(slots[program.chunk], index)
                            : scratchOf(index);
-      packArena(scratch.blocks);
+      if (holdsSlots && layout.scratchSinks)
+        packOnTop(slots[program.chunk].back(), index, scratch);
+      else
+        packArena(scratch.blocks);
     }
 }
 
@@ -402,8 +431,8 @@ std::vector<ArenaBlock> StagePacker::blocksOfCalls(int64_t phases) const {
 
 // Slots, and scratch that found no gap in them, by the calls of the stage's
 // schedules.
-void StagePacker::packCalls() {
-  readCalls();
+void StagePacker::packCalls(Layout layout) {
+  readCalls(layout);
   // All stages and layouts share the time of one.
   double work = kPackingWork / double(assigner.stages * std::size(kLayouts));
   std::vector<ArenaBlock> blocks = blocksOfCalls(kPhases);
@@ -449,7 +478,7 @@ void StagePacker::packApart(Layout layout) {
         }
   for (auto &[chunk, pieces] : slots)
     pieces = cutSlot(layOut(chunk, layout));
-  packCalls();
+  packCalls(layout);
 }
 
 // Packs each stage, with the best of the layouts that there is time for, and
