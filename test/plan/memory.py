@@ -92,6 +92,12 @@ def check(model, scratch, zero, mesh, micro_batches, *flags):
         if not {chunks, halves} & {*flags} and stage["saved_slots"] != held:
             sys.exit(f"{name}: stage {i} holds {stage['saved_slots']} "
                      f"micro-batches instead of {held}")
+        peaks = [chunk["peak_bytes"] for chunk in stage["chunks"]]
+        if not max(peaks) <= stage["saved_peak_bytes"] <= sum(peaks):
+            sys.exit(f"{name}: stage {i} saves {stage['saved_peak_bytes']} "
+                     f"bytes, its chunks {peaks}")
+        if len(peaks) != (2 if chunks in flags else 1):
+            sys.exit(f"{name}: stage {i} has {len(peaks)} chunks")
         if stage["saved_peak_bytes"] > sum(
                 stage["bytes_by_allocation"].get(a, 0)
                 for a in ("saved", "activations")):

@@ -80,6 +80,9 @@ Json lmc::describeStep(const plan::Plan &plan, const StepFacts &facts) {
   for (size_t i = 0; i < facts.stages.size(); ++i) {
     const StageFacts &stage = facts.stages[i];
     Json exchanges = Json::array(), allocations = Json::object();
+    Json chunks = Json::array();
+    for (auto [chunk, most] : stage.memory.chunks)
+      chunks.push_back({{"chunk", chunk}, {"peak_bytes", most}});
     for (const Exchange &exchange : stage.exchanges)
       exchanges.push_back(describeExchange(plan, exchange));
     for (const plan::Allocation &allocation : plan.allocations())
@@ -91,6 +94,7 @@ Json lmc::describeStep(const plan::Plan &plan, const StepFacts &facts) {
                       {"bytes_by_allocation", allocations},
                       {"saved_slots", stage.memory.slots},
                       {"saved_peak_bytes", mostSaved(stage.memory)},
+                      {"chunks", chunks},
                       {"busy_seconds", facts.times.busy[i]},
                       {"received_bytes", receivedBytes(traffic)},
                       {"traffic", describeTraffic(traffic)},
@@ -168,6 +172,12 @@ void lmc::printStep(const plan::Plan &plan, const StepFacts &facts) {
     fmt::print(
         "receives {} in a step\n",
         runtime::formatBytes(double(receivedBytes(sum(stage.exchanges)))));
+    std::vector<std::string> peaks;
+    for (auto [chunk, most] : stage.memory.chunks)
+      peaks.push_back(fmt::format("{} of chunk {}",
+                                  runtime::formatBytes(double(most)), chunk));
+    if (!peaks.empty())
+      fmt::print("  saved and scratch at most {}\n", fmt::join(peaks, ", "));
     printExchanges(plan, stage);
   }
   if (!facts.stages.empty())

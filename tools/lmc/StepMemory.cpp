@@ -13,10 +13,32 @@ using namespace lmc;
 
 namespace {
 
-// Which bytes of an allocation hold a value that is read later. Time is a
-// number that never falls.
+// By how many bytes the sum of what is alive changes, by time.
+using Changes = std::map<int64_t, int64_t>;
+
+// That sum at each time in [0, times) is added to `alive`.
+void addAlive(const Changes &changes, std::vector<int64_t> &alive) {
+  int64_t sum = 0;
+  auto change = changes.begin();
+  for (size_t time = 0; time < alive.size(); ++time) {
+    for (; change != changes.end() && change->first <= int64_t(time); ++change)
+      sum += change->second;
+    alive[time] += sum;
+  }
+}
+
+int64_t mostAlive(const Changes &changes) {
+  int64_t sum = 0, most = 0;
+  for (auto [time, bytes] : changes)
+    most = std::max(most, sum += bytes);
+  return most;
+}
+
+// Which bytes of an allocation hold a value that is read later, by the chunk
+// whose program wrote it. Time is a number that never falls.
 class LiveBytes {
 public:
+  explicit LiveBytes(std::map<int64_t, Changes> &changes) : changes(changes) {}
   void read(int64_t begin, int64_t end, int64_t time) {
     cut(begin);
     cut(end);
@@ -24,7 +46,7 @@ public:
          it != pieces.end() && it->first < end; ++it)
       it->second.lastRead = time;
   }
-  void write(int64_t begin, int64_t end, int64_t time) {
+  void write(int64_t begin, int64_t end, int64_t time, int64_t chunk) {
     cut(begin);
     cut(end);
     auto first = pieces.lower_bound(begin), last = pieces.lower_bound(end);
@@ -32,27 +54,19 @@ public:
       retire(it->first, it->second, time - 1);
     pieces.erase(first, last);
     if (begin < end)
-      pieces[begin] = {end, time, time};
+      pieces[begin] = {end, time, time, chunk};
   }
-  // The bytes alive at each time in [0, times).
-  std::vector<int64_t> finish(int64_t times) {
+  // Nothing more is read or written.
+  void finish() {
     for (auto &[begin, piece] : pieces)
       retire(begin, piece, piece.lastRead);
     pieces.clear();
-    std::vector<int64_t> alive(static_cast<size_t>(times));
-    int64_t sum = 0;
-    auto change = changes.begin();
-    for (int64_t time = 0; time < times; ++time) {
-      for (; change != changes.end() && change->first <= time; ++change)
-        sum += change->second;
-      alive[size_t(time)] = sum;
-    }
-    return alive;
   }
 
 private:
   struct Piece {
     int64_t end, written, lastRead;
+    int64_t chunk;
   };
   void cut(int64_t offset) {
     auto next = pieces.upper_bound(offset);
@@ -68,12 +82,21 @@ private:
   // In place: old bytes end where new ones begin.
   void retire(int64_t begin, const Piece &piece, int64_t latest) {
     int64_t last = std::max(piece.written, std::min(piece.lastRead, latest));
-    changes[piece.written] += piece.end - begin;
-    changes[last + 1] -= piece.end - begin;
+    Changes &ofChunk = changes[piece.chunk];
+    ofChunk[piece.written] += piece.end - begin;
+    ofChunk[last + 1] -= piece.end - begin;
   }
   std::map<int64_t, Piece> pieces; // by their begin
-  std::map<int64_t, int64_t> changes;
+  std::map<int64_t, Changes> &changes;
 };
+
+// The programs of a stage, such as its update, belong to none of its chunks.
+constexpr int64_t kNoChunk = -1;
+int64_t chunkOf(const plan::Program &program) {
+  bool isOfChunk = program.name().rfind("forward", 0) == 0 ||
+                   program.name().rfind("backward", 0) == 0;
+  return isOfChunk ? int64_t(program.chunk()) : kNoChunk;
+}
 
 struct Use {
   const plan::Slice *slice;
@@ -146,6 +169,7 @@ bool isIn(const plan::Plan &plan, const plan::Slice &slice,
 // The most scratch alive at one instruction of a program.
 int64_t scratchOf(const plan::Plan &plan, const plan::Program &program,
                   const std::vector<int64_t> &symbols) {
+  std::map<int64_t, Changes> changes;
   std::map<uint32_t, LiveBytes> live;
   for (int i = 0; i < program.instructions_size(); ++i) {
     std::vector<Use> uses = usesOf(program.instructions(i));
@@ -156,18 +180,15 @@ int64_t scratchOf(const plan::Plan &plan, const plan::Program &program,
           continue;
         int64_t begin = runtime::evaluateLinear(use.slice->offset(), symbols);
         int64_t end = begin + use.slice->bytes();
-        LiveBytes &bytes = live[use.slice->allocation()];
-        writes ? bytes.write(begin, end, i) : bytes.read(begin, end, i);
+        LiveBytes &bytes =
+            live.try_emplace(use.slice->allocation(), changes).first->second;
+        writes ? bytes.write(begin, end, i, kNoChunk)
+               : bytes.read(begin, end, i);
       }
   }
-  int64_t most = 0, times = program.instructions_size();
-  std::vector<int64_t> sums(static_cast<size_t>(times));
-  for (auto &[allocation, bytes] : live) {
-    std::vector<int64_t> alive = bytes.finish(times);
-    for (size_t i = 0; i < sums.size(); ++i)
-      most = std::max(most, sums[i] += alive[i]);
-  }
-  return most;
+  for (auto &[allocation, bytes] : live)
+    bytes.finish();
+  return mostAlive(changes[kNoChunk]);
 }
 
 // The slices of saved values that a program touches, and where.
@@ -230,6 +251,7 @@ StageMemory lmc::memoryOf(const plan::Plan &plan,
       memory.fixed += bytes;
   }
   std::map<uint32_t, std::pair<int64_t, std::vector<SavedUse>>> programs;
+  std::map<int64_t, Changes> changes; // by chunk
   std::map<uint32_t, LiveBytes> live;
   std::vector<int64_t> firstTime; // of each call; an instruction takes one
   int64_t time = 0;
@@ -243,26 +265,33 @@ StageMemory lmc::memoryOf(const plan::Plan &plan,
       uses = savedUses(plan, program);
     }
     memory.calls.push_back({0, scratch});
+    int64_t chunk = chunkOf(program);
+    int64_t &most = memory.chunks[chunk];
+    most = std::max(most, scratch);
     for (const auto &[instruction, use] : uses) {
       int64_t begin = runtime::evaluateLinear(use.slice->offset(), symbols);
       int64_t end = begin + use.slice->bytes();
-      LiveBytes &bytes = live[use.slice->allocation()];
+      LiveBytes &bytes =
+          live.try_emplace(use.slice->allocation(), changes).first->second;
       if (use.reads)
         bytes.read(begin, end, time + instruction);
       else
-        bytes.write(begin, end, time + instruction);
+        bytes.write(begin, end, time + instruction, chunk);
     }
     firstTime.push_back(time);
     time += std::max(program.instructions_size(), 1);
   }
   firstTime.push_back(time);
   memory.slots = mostUnderWay(plan, schedule);
+  for (auto &[allocation, bytes] : live)
+    bytes.finish();
   std::vector<int64_t> saved(static_cast<size_t>(time));
-  for (auto &[allocation, bytes] : live) {
-    std::vector<int64_t> alive = bytes.finish(time);
-    for (size_t i = 0; i < alive.size(); ++i)
-      saved[i] += alive[i];
+  for (auto &[chunk, ofChunk] : changes) {
+    addAlive(ofChunk, saved);
+    int64_t &most = memory.chunks[chunk];
+    most = std::max(most, mostAlive(ofChunk));
   }
+  memory.chunks.erase(kNoChunk);
   for (size_t i = 0; i < memory.calls.size(); ++i)
     memory.calls[i].saved = *std::max_element(saved.begin() + firstTime[i],
                                               saved.begin() + firstTime[i + 1]);

@@ -6,6 +6,7 @@
 
 #include "runtime/plan/plan.pb.h"
 
+#include <map>
 #include <vector>
 
 namespace lmc {
@@ -21,6 +22,9 @@ struct StageMemory {
   int64_t fixed = 0;             // of it, what is neither saved nor scratch
   int64_t slots = 0;             // micro-batches of chunks under way at once
   std::vector<CallMemory> calls; // as in the schedule
+  /// The most bytes alive at once, saved and scratch, of those that a chunk's
+  /// programs wrote, for all of its micro-batches.
+  std::map<int64_t, int64_t> chunks;
 };
 
 StageMemory memoryOf(const plan::Plan &plan, const plan::Schedule &schedule);

@@ -157,6 +157,15 @@ TEST(StepMemory, CountsSavedValuesOfMicroBatchesUnderWay) {
   }
   EXPECT_EQ(saved, (std::vector<int64_t>{100, 200, 200, 100}));
   EXPECT_EQ(scratch, (std::vector<int64_t>{64, 64, 0, 0}));
+  EXPECT_EQ(memory.chunks, (std::map<int64_t, int64_t>{{0, 200}}));
+
+  // Of two chunks each has what its own programs wrote.
+  p.plan.mutable_programs(1)->set_chunk(1);
+  auto *late = p.plan.mutable_programs(1)->mutable_instructions(0);
+  *late->mutable_launch()->add_operands() =
+      p.plan.programs(0).instructions(0).launch().operands(1);
+  memory = memoryOf(p.plan, p.plan.schedules(0));
+  EXPECT_EQ(memory.chunks, (std::map<int64_t, int64_t>{{0, 200}, {1, 64}}));
 }
 
 } // namespace
