@@ -7,6 +7,7 @@
 #include "passes/emit/EmitPlan.h"
 #include "runtime/plan/PlanFile.h"
 #include "tools/lmc/Diagnostics.h"
+#include "tools/lmc/Fit.h"
 #include "tools/lmc/Resolve.h"
 
 #include "dialects/dist/Dist.h"
@@ -225,8 +226,8 @@ int resolveTarget(const CompileSettings &settings, emit::EmitOptions &options) {
 }
 
 int writePlan(ModuleOp module, const CompileSettings &settings,
-              emit::EmitOptions &options) {
-  if (settings.output.empty())
+              emit::EmitOptions &options, plan::Plan *made) {
+  if (settings.output.empty() && !made)
     return printError("no output file", "-o FILE, or --compile-to=PHASE to "
                                         "print a phase");
   options.threads = settings.threads;
@@ -235,6 +236,12 @@ int writePlan(ModuleOp module, const CompileSettings &settings,
   FailureOr<plan::Plan> plan = emit::emitPlan(module, options);
   if (failed(plan))
     return kWrongInput;
+  if (made) {
+    *made = std::move(*plan);
+    return kDone;
+  }
+  if (int status = checkFit(*plan, settings))
+    return status;
   runtime::Status status = runtime::writePlanFile(*plan, settings.output);
   if (!status.ok()) {
     llvm::errs() << status.toString() << '\n';
@@ -280,7 +287,7 @@ int loadPlugins(const CompileSettings &settings, DialectRegistry &registry,
 
 } // namespace
 
-int lmc::compile(const CompileSettings &settings) {
+int lmc::compile(const CompileSettings &settings, plan::Plan *made) {
   std::optional<Phase> last = findPhase(settings.compileTo);
   if (!last) {
     std::string names;
@@ -366,7 +373,7 @@ int lmc::compile(const CompileSettings &settings) {
 
   for (auto [index, phase] : llvm::enumerate(allPhases())) {
     if (phase == Phase::Emit)
-      return writePlan(*module, settings, emitOptions);
+      return writePlan(*module, settings, emitOptions, made);
     PassManager manager(&context);
     // Once per phase, not per pass: lmc-opt, which tests run, verifies each.
     manager.enableVerifier(false);

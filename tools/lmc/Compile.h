@@ -2,6 +2,8 @@
 #ifndef LMC_TOOLS_LMC_COMPILE_H
 #define LMC_TOOLS_LMC_COMPILE_H
 
+#include "runtime/plan/plan.pb.h"
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -29,6 +31,7 @@ struct CompileSettings {
   int64_t microBatch = 0;           // 0: the whole batch
   int64_t sequence = 0;             // 0: the model's longest
   int64_t threads = 0;              // 0: all cores
+  int64_t memoryBytes = 0;          // of a rank's device; 0: any
   int64_t maxTokens = 512;          // of an inference step
   int64_t maxSequences = 8;         // at once
   int64_t maxLength = 0;            // of one; 0: the model's longest
@@ -44,8 +47,9 @@ struct CompileSettings {
   bool noCache = false;
 };
 
-// Returns the exit status; has printed why if it is not 0.
-int compile(const CompileSettings &settings);
+// Returns the exit status; has printed why if it is not 0. Where `made` is
+// given, the plan goes there, whatever its size, and no file is written.
+int compile(const CompileSettings &settings, plan::Plan *made = nullptr);
 
 } // namespace lmc
 

@@ -41,6 +41,8 @@ void printPlace(Location loc) {
 }
 
 LogicalResult print(Diagnostic &diagnostic) {
+  if (lmc::Silence::holds())
+    return success();
   const char *severity = "error";
   if (diagnostic.getSeverity() == DiagnosticSeverity::Warning)
     severity = "warning";
@@ -62,7 +64,11 @@ LogicalResult print(Diagnostic &diagnostic) {
 lmc::DiagnosticPrinter::DiagnosticPrinter(MLIRContext &context)
     : handler(&context, print) {}
 
+int lmc::Silence::alive = 0;
+
 int lmc::printError(const std::string &message, const std::string &help) {
+  if (Silence::holds())
+    return kWrongInput;
   llvm::errs() << "error: " << message << "\n";
   if (!help.empty())
     llvm::errs() << "  help: " << help << "\n";

@@ -29,6 +29,18 @@ private:
   mlir::ScopedDiagnosticHandler handler;
 };
 
+// While it lives, nothing is printed.
+class Silence {
+public:
+  Silence() { ++alive; }
+  ~Silence() { --alive; }
+  Silence(const Silence &) = delete;
+  static bool holds() { return alive > 0; }
+
+private:
+  static int alive;
+};
+
 // error: MESSAGE [help: HELP]; returns the exit status kWrongInput.
 int printError(const std::string &message, const std::string &help = "");
 

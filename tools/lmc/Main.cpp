@@ -103,6 +103,12 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
                 "stop behind this phase and print the module");
   c->add_option("--dump-phases", s.dumpPhases,
                 "write the module behind each phase into this folder");
+  c->add_option("--memory", s.memoryBytes,
+                "bytes of each rank's device; a plan that needs more is "
+                "refused, with settings that need less (default: any)")
+      ->check(lmc::positiveCount)
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->type_name("SIZE");
   c->add_option("--threads", s.threads, "compiler threads (default: all)")
       ->check(lmc::size);
   c->add_flag("--no-kernel-cache", s.noCache,
@@ -132,7 +138,7 @@ CLI::App *addCheck(CLI::App &app, lmc::CompileSettings &s, std::string &keep) {
   for (const char *flag :
        {"--output", "--mode", "--max-tokens", "--max-sequences", "--max-length",
         "--page-size", "--cache-pages", "--max-logits", "--compile-to",
-        "--dump-phases"})
+        "--dump-phases", "--memory"})
     c->remove_option(c->get_option(flag));
   c->add_option("--keep", keep,
                 "leave plans, losses and gradients in this folder");

@@ -292,6 +292,13 @@ StageMemory lmc::memoryOf(const plan::Plan &plan,
     most = std::max(most, mostAlive(ofChunk));
   }
   memory.chunks.erase(kNoChunk);
+  if (!changes.empty()) {
+    int64_t at = std::max_element(saved.begin(), saved.end()) - saved.begin();
+    int64_t call = std::upper_bound(firstTime.begin(), firstTime.end(), at) -
+                   firstTime.begin() - 1;
+    memory.peak = {schedule.calls(int(call)).program(),
+                   int(at - firstTime[size_t(call)])};
+  }
   for (size_t i = 0; i < memory.calls.size(); ++i)
     memory.calls[i].saved = *std::max_element(saved.begin() + firstTime[i],
                                               saved.begin() + firstTime[i + 1]);

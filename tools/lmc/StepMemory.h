@@ -7,6 +7,7 @@
 #include "runtime/plan/plan.pb.h"
 
 #include <map>
+#include <optional>
 #include <vector>
 
 namespace lmc {
@@ -25,6 +26,12 @@ struct StageMemory {
   /// The most bytes alive at once, saved and scratch, of those that a chunk's
   /// programs wrote, for all of its micro-batches.
   std::map<int64_t, int64_t> chunks;
+  /// Where most saved values are alive; none where a plan saves nothing.
+  struct Place {
+    uint32_t program;
+    int instruction;
+  };
+  std::optional<Place> peak;
 };
 
 StageMemory memoryOf(const plan::Plan &plan, const plan::Schedule &schedule);

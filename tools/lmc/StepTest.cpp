@@ -158,6 +158,9 @@ TEST(StepMemory, CountsSavedValuesOfMicroBatchesUnderWay) {
   EXPECT_EQ(saved, (std::vector<int64_t>{100, 200, 200, 100}));
   EXPECT_EQ(scratch, (std::vector<int64_t>{64, 64, 0, 0}));
   EXPECT_EQ(memory.chunks, (std::map<int64_t, int64_t>{{0, 200}}));
+  ASSERT_TRUE(memory.peak);
+  EXPECT_EQ(memory.peak->program, 0u); // the second forward
+  EXPECT_EQ(memory.peak->instruction, 0);
 
   // Of two chunks each has what its own programs wrote.
   p.plan.mutable_programs(1)->set_chunk(1);
