@@ -150,10 +150,13 @@ OwningOpRef<ModuleOp> importMlir(StringRef path, const ImportOptions &options,
     if (options.sequence == 0 || (type.getDimSize(0) == options.batch &&
                                   type.getDimSize(1) == options.sequence))
       continue;
-    emitError(forward.getLoc())
-        << "the module is written for " << type.getDimSize(0) << " samples of "
-        << type.getDimSize(1) << " tokens, not for " << options.batch << " of "
-        << options.sequence;
+    InFlightDiagnostic error = emitError(forward.getLoc());
+    error << "the module is written for " << type.getDimSize(0)
+          << " samples of " << type.getDimSize(1) << " tokens, not for "
+          << options.batch << " of " << options.sequence;
+    error.attachNote() << "help: it has the micro-batches of all data-parallel "
+                          "ranks together, and --seq; without --micro-batch "
+                          "and --seq these are taken from it";
     return {};
   }
   return module;

@@ -82,7 +82,15 @@ public:
                      help.empty() ? "known values: " + list : help);
       return;
     }
-    findings.error(place, text);
+    // It names what it found byte by byte.
+    std::string printable;
+    for (char c : text)
+      if (c >= ' ' && c <= '~')
+        printable += c;
+      else
+        printable += {'\\', 'x', "0123456789abcdef"[(c >> 4) & 15],
+                      "0123456789abcdef"[c & 15]};
+    findings.error(place, printable);
   }
   void AddWarning(int line, int column, const std::string &text) override {
     findings.warning({line + 1, column + 1}, text);

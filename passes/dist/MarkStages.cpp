@@ -163,21 +163,24 @@ struct MarkStages : lmc::dist::impl::MarkStagesBase<MarkStages> {
     return success();
   }
 
-  // As the option says: so many blocks for each chunk.
+  // As the option says: so many blocks for each chunk. The last one has what is
+  // behind the blocks, too, and may have that alone.
   LogicalResult endsOfBlocks(func::FuncOp function, ArrayRef<Place> places,
                              size_t count, SmallVectorImpl<size_t> &ends) {
     int64_t all = 0;
     for (int64_t number : blocks)
       all += number;
-    if (blocks.size() != count ||
-        all != static_cast<int64_t>(places.size()) - 1 ||
-        llvm::any_of(blocks, [](int64_t number) { return number < 1; })) {
+    ArrayRef<int64_t> numbers = blocks;
+    if (numbers.size() != count ||
+        all != static_cast<int64_t>(places.size()) - 1 || numbers.back() < 0 ||
+        llvm::any_of(numbers.drop_back(),
+                     [](int64_t number) { return number < 1; })) {
       InFlightDiagnostic error = function.emitError()
                                  << "the blocks of " << blocks.size()
                                  << " chunks are given, " << all << " in all";
       error.attachNote() << "help: the model has " << places.size() - 1
                          << " blocks and is cut into " << count
-                         << " chunks of at least 1";
+                         << " chunks of at least 1; the last may have 0";
       return error;
     }
     int64_t last = -1;

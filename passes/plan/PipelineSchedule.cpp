@@ -250,12 +250,23 @@ public:
 
 private:
   std::string checkTask(const PipelineTask &task);
+  bool hasForward(const PipelineTask &task) const;
   std::string where() const { return "stage " + std::to_string(stage); }
 
   const PipelineSchedule &schedule;
   int64_t stage;
   std::vector<Progress> progress;
 };
+
+// Whether the stage has, anywhere, the forward that `task` is the backward of.
+bool StageLaws::hasForward(const PipelineTask &task) const {
+  const auto &tasks = schedule.stages[size_t(stage)];
+  return std::any_of(
+      tasks.begin(), tasks.end(), [&](const PipelineTask &other) {
+        return other.work == PipelineTask::Forward &&
+               other.chunk == task.chunk && other.microBatch == task.microBatch;
+      });
+}
 
 std::string StageLaws::checkTask(const PipelineTask &task) {
   const PipelineShape &shape = schedule.shape;
@@ -282,7 +293,8 @@ std::string StageLaws::checkTask(const PipelineTask &task) {
     return says("comes before that of micro-batch " + std::to_string(count) +
                 "; each chunk takes micro-batches in ascending order");
   if (task.work != PipelineTask::Forward && at.forward <= task.microBatch)
-    return says("comes before the forward of its micro-batch");
+    return says("comes before the forward of its micro-batch" +
+                std::string(hasForward(task) ? "" : ", which is missing"));
   if (task.work == PipelineTask::WeightHalf && at.backward <= task.microBatch)
     return says("comes before the input half of its micro-batch");
   ++count;

@@ -383,6 +383,9 @@ TEST(PipelineSchedule, brokenSchedules) {
             "micro-batches in ascending order");
   EXPECT_EQ(complaint("B0 F0 F1 B1"),
             "stage 0: B0 comes before the forward of its micro-batch");
+  EXPECT_EQ(complaint("F0 B0 B1"),
+            "stage 0: B1 comes before the forward of its micro-batch, which is "
+            "missing");
   EXPECT_EQ(complaint("F0 F1 W0 B0 B1 W1"),
             "stage 0: W0 comes before the input half of its micro-batch");
   EXPECT_EQ(complaintOf("slots 1\nstage 0: F0 F1 B0 B1\nstage 1: F0 B0 F1 B1",
@@ -406,6 +409,11 @@ TEST(PipelineSchedule, textThatIsNone) {
             "line 2: stage 0 is there twice");
   EXPECT_EQ(complaintOf("slots 1\nstage 0: F0 B0\nslots 2", shape),
             "line 3: slots is there twice");
+  EXPECT_EQ(complaintOf("slots 0\r\nstage 0: F0 B0", shape),
+            "line 1: a chunk needs at least 1 slot, not 0");
+  EXPECT_EQ(complaintOf("slots -1\r\nstage 0: F0 B0", shape),
+            "line 1: expected 'stage NUMBER:' or 'slots NUMBER', not 'slots "
+            "-1'");
   EXPECT_EQ(complaintOf("", shape), "the file is empty");
   EXPECT_EQ(complaintOf("# nothing\n", shape), "stage 0 is missing");
   EXPECT_EQ(complaintOf("stage 2: F0", shape),

@@ -111,6 +111,8 @@ lmc::plan::parseSchedule(std::string_view text, const PipelineShape &shape,
   std::istringstream lines{std::string(text)};
   for (std::string line; std::getline(lines, line);) {
     ++lineNumber;
+    if (!line.empty() && line.back() == '\r')
+      line.pop_back();
     std::istringstream words(line.substr(0, line.find('#')));
     std::string head, word;
     if (!(words >> head))
@@ -118,7 +120,9 @@ lmc::plan::parseSchedule(std::string_view text, const PipelineShape &shape,
     words >> word;
     std::string_view rest = word;
     std::optional<int64_t> number = takeNumber(rest);
-    if (head == "slots" && number && *number > 0 && rest.empty()) {
+    if (head == "slots" && number && rest.empty()) {
+      if (*number < 1)
+        return fail("a chunk needs at least 1 slot, not " + word);
       if (schedule.slots > 0)
         return fail("slots is there twice");
       schedule.slots = *number;

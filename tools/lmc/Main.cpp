@@ -1,5 +1,6 @@
 // lmc: the compiler's command line.
 #include "runtime/base/StandardStreams.h"
+#include "tools/EmptyFlags.h"
 #include "tools/FlagRanges.h"
 #include "tools/lmc/Check.h"
 #include "tools/lmc/Compile.h"
@@ -227,6 +228,9 @@ int main(int argc, char **argv) {
                    "printing")
       ->type_name("FILE")
       ->excludes("--json");
+  if (std::string flag = lmc::emptyFlag(argc, argv); !flag.empty())
+    return lmc::printError(flag + " has no value",
+                           "one behind the =, or leave the flag out");
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success &request) {

@@ -110,10 +110,13 @@ int lmc::resolvePipeline(const CompileSettings &settings, Resolved &resolved) {
     int64_t unit = pipeline.globalBatch / shape.microBatches;
     int64_t below = (shape.microBatches - rest) * unit;
     int64_t samples = pipeline.microBatch * shape.microBatches; // of a rank
-    std::string smaller;
+    std::string smaller, same;
     if (samples % shape.stages == 0)
       smaller =
           "--micro-batch=" + std::to_string(samples / shape.stages) + " or ";
+    // Else the micro-batch would follow the global batch.
+    if (!settings.microBatch && !resolved.train.micro_batch())
+      same = "--micro-batch=" + std::to_string(pipeline.microBatch) + " ";
     return printError(
         "the schedule interleaved takes micro-batches by " +
             std::to_string(shape.stages) +
@@ -121,7 +124,9 @@ int lmc::resolvePipeline(const CompileSettings &settings, Resolved &resolved) {
             "has " +
             std::to_string(shape.microBatches),
         smaller +
-            (below ? "--global-batch=" + std::to_string(below) + " or " : "") +
+            (below ? same + "--global-batch=" + std::to_string(below) + " or "
+                   : "") +
+            same +
             "--global-batch=" + std::to_string(below + shape.stages * unit));
   }
   std::string complaint = plan::checkSettings(pipeline.pipelineSchedule, shape);

@@ -4,6 +4,7 @@
 #include "runtime/base/StandardStreams.h"
 #include "runtime/base/Version.h"
 #include "runtime/generate/Session.h"
+#include "tools/EmptyFlags.h"
 #include "tools/lmrun/Commands.h"
 
 #include <cerrno>
@@ -213,6 +214,9 @@ int main(int argc, char **argv) {
   CommandBody bench = addBenchCommand(app);
   CommandBody devices = addDevicesCommand(app);
   CommandBody tokenize = addTokenizeCommand(app);
+  if (std::string flag = lmc::emptyFlag(argc, argv); !flag.empty())
+    return report(wrongInput("{} has no value", flag)
+                      .help("one behind the =, or leave the flag out"));
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp &request) {
