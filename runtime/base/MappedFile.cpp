@@ -23,7 +23,8 @@ Status fileError(std::string_view what, const std::string &path) {
 }
 
 StatusOr<MappedFile> MappedFile::open(const std::string &path) {
-  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // Not waiting for who might write into a pipe: that is refused below.
+  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0)
     return fileError("read", path);
   struct stat info;

@@ -134,8 +134,8 @@ Status Job::introduce(int64_t deadlineMs) {
       ::poll(&waiting, 1, 100);
       got = stream.receive(frame);
       if (got == FrameStream::Got::Nothing)
-        search.tell(
-            fmt::format("nothing answers at {}:{}", place.host, place.port));
+        search.tell(fmt::format("rank 0 does not answer at {}:{}", place.host,
+                                place.port));
     }
     if (got == FrameStream::Got::Frame && frame.kind == AckFrame)
       return Status();
@@ -146,7 +146,7 @@ Status Job::introduce(int64_t deadlineMs) {
     if (got != FrameStream::Got::Closed)
       return makeError(ErrorKind::PeerFailed,
                        got == FrameStream::Got::Nothing
-                           ? "nothing answers at {}:{}"
+                           ? "rank 0 does not answer at {}:{}"
                            : "what answers at {}:{} is not lmrun",
                        place.host, place.port)
           .help("set LMC_RENDEZVOUS=HOST:PORT to a free port");

@@ -399,8 +399,9 @@ TEST(ControlPlane, ATakenPortIsTold) {
 
 // Nobody there, somebody who says nothing, somebody who hangs up.
 TEST(ControlPlane, ALongSearchIsTold) {
-  for (const std::string reason : {"cannot reach {}", "nothing answers at {}",
-                                   "{} closes every connection"}) {
+  for (const std::string reason :
+       {"cannot reach {}", "rank 0 does not answer at {}",
+        "{} closes every connection"}) {
     auto listener = listenAt("127.0.0.1", 0);
     Place place;
     place.rank = 1;

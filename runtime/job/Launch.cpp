@@ -275,7 +275,12 @@ Status launch(int ranks, const RankBody &body) {
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   Status status = summarize(children, killedByUs);
   // Ranks that keep no checkpoints end by the signal; so does the starter.
-  if (endedBy && (status.ok() || status.kind() == ErrorKind::PeerFailed)) {
+  bool bySignal =
+      std::any_of(children.begin(), children.end(), [](const Child &child) {
+        return WIFSIGNALED(child.waitStatus);
+      });
+  if (endedBy && bySignal &&
+      (status.ok() || status.kind() == ErrorKind::PeerFailed)) {
     std::signal(endedBy, SIG_DFL);
     std::raise(endedBy);
   }

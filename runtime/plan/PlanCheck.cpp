@@ -447,7 +447,11 @@ Status Checker::run() {
   LMC_RETURN_IF_ERROR(checkPrograms());
   LMC_RETURN_IF_ERROR(checkReshards());
   LMC_RETURN_IF_ERROR(checkArenas(plan));
-  return stages > 1 ? checkStages(plan, stages) : Status();
+  if (stages > 1)
+    LMC_RETURN_IF_ERROR(checkStages(plan, stages));
+  for (int64_t each = 0; each < stages; ++each)
+    LMC_RETURN_IF_ERROR(checkApart(each));
+  return Status();
 }
 
 Status checkPlan(const plan::Plan &plan) {

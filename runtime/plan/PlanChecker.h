@@ -32,6 +32,7 @@ private:
   Status checkStates();
   Status checkPiece(const plan::State &state, int64_t localBytes);
   Status checkBox(const plan::State &state, const plan::State::Box &box);
+  Status checkApart(int64_t stage);
   Status checkScalars();
   Status checkPort(const plan::Port &port, bool isInput);
   Status checkConstants();

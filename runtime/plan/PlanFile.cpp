@@ -214,7 +214,7 @@ Status writePlanFile(const plan::Plan &plan, const std::string &path) {
 }
 
 StatusOr<plan::Plan> readPlanFile(const std::string &path) {
-  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0)
     return systemError("read", path);
   struct stat info;

@@ -180,6 +180,22 @@ struct BadPlan {
   std::function<void(plan::Plan &)> change;
 };
 
+/// "w" and a "v" become parts of one bucket of 16 elements.
+static void addPieces(plan::Plan &p, int64_t offsetOfSecond) {
+  plan::State &w = *p.mutable_states(0);
+  w.mutable_slice()->set_bytes(64);
+  w.mutable_piece()->set_elements(16);
+  plan::State &v = *p.add_states() = w;
+  v.set_name("v");
+  v.mutable_piece()->set_offset(offsetOfSecond);
+}
+
+TEST(PlanCheck, PartsOfABucketLieBesideEachOther) {
+  plan::Plan plan = smallPlan();
+  addPieces(plan, 8);
+  EXPECT_TRUE(checkPlan(plan).ok()) << checkPlan(plan).toString();
+}
+
 TEST(PlanCheck, NamesWhatIsWrong) {
   auto launch = [](plan::Plan &p) {
     return p.mutable_programs(0)->mutable_instructions(0)->mutable_launch();
@@ -281,6 +297,17 @@ TEST(PlanCheck, NamesWhatIsWrong) {
        [](plan::Plan &p) {
          p.mutable_states(0)->mutable_slice()->mutable_offset()->add_terms();
        }},
+      {"w and lr share bytes of allocation 0 on stage 0",
+       [](plan::Plan &p) {
+         setSlice(p.mutable_scalars(0)->mutable_slice(), 0, 92, 4);
+       }},
+      {"tokens and others share bytes of allocation 1 on stage 0",
+       [](plan::Plan &p) {
+         plan::Port &other = *p.add_inputs() = p.inputs(0);
+         other.set_name("others");
+       }},
+      {"w and v share bytes", // as parts of one bucket, the second too early
+       [](plan::Plan &p) { addPieces(p, 7); }},
   };
   for (const BadPlan &one : bad) {
     plan::Plan plan = smallPlan();

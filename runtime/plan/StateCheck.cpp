@@ -1,9 +1,12 @@
 // Checks of a plan's states: their shapes, where they lie, and what of them
 // files hold.
 #include "runtime/plan/PlanChecker.h"
+#include "runtime/plan/PlanFacts.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
+#include <tuple>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -148,6 +151,73 @@ Status Checker::checkStates() {
       return corrupt("state {} has global shape [{}], its parameter [{}]",
                      state.name(), fmt::join(state.global_shape(), ", "),
                      fmt::join(shape, ", "));
+  }
+  return Status();
+}
+
+namespace {
+// Bytes that belong to something of a plan from its first to its last step.
+struct Held {
+  std::string_view name;
+  uint32_t allocation;
+  int64_t begin, end;
+  bool isPiece;
+  int64_t first, last; // elements of a bucket, if it is a piece of one
+};
+} // namespace
+
+// On a stage no two things of a plan share bytes, but for tensors that are
+// different parts of one bucket.
+Status Checker::checkApart(int64_t stage) {
+  std::vector<Range> here = ranges;
+  for (int i = 0; i < plan.symbols_size(); ++i)
+    if (const plan::Symbol &symbol = plan.symbols(i);
+        symbol.kind() == plan::Symbol::COORDINATE &&
+        plan.mesh().axes(int(symbol.axis())).name() == "pp")
+      here[size_t(i)] = {stage, stage};
+  std::vector<Held> all;
+  auto hold = [&](std::string_view name, const plan::Slice &slice,
+                  const plan::State *piece) {
+    std::optional<Range> offset = boundLinear(slice.offset(), here);
+    // What lies elsewhere on each rank cannot be compared.
+    if (!offset || offset->minimum != offset->maximum || slice.bytes() == 0)
+      return;
+    Held held{name,
+              slice.allocation(),
+              offset->minimum,
+              offset->minimum + slice.bytes(),
+              piece != nullptr,
+              0,
+              0};
+    if (piece) {
+      held.first = piece->piece().offset();
+      held.last =
+          held.first + checkedElements(piece->local_shape()).value_or(0);
+    }
+    all.push_back(held);
+  };
+  for (const plan::State &state : plan.states())
+    if (isOnStage(state, stage))
+      hold(state.name(), state.slice(), state.has_piece() ? &state : nullptr);
+  for (const plan::Scalar &scalar : plan.scalars())
+    hold(scalar.name(), scalar.slice(), nullptr);
+  for (const plan::Port &port : plan.inputs())
+    hold(port.name(), port.slice(), nullptr);
+  for (const plan::Constant &constant : plan.constants())
+    hold("a constant", constant.slice(), nullptr);
+  std::sort(all.begin(), all.end(), [](const Held &a, const Held &b) {
+    return std::tie(a.allocation, a.begin, a.end, a.first) <
+           std::tie(b.allocation, b.begin, b.end, b.first);
+  });
+  for (size_t i = 1; i < all.size(); ++i) {
+    const Held &before = all[i - 1], &held = all[i];
+    if (before.allocation != held.allocation || before.end <= held.begin)
+      continue;
+    bool isOneBucket = before.isPiece && held.isPiece &&
+                       before.begin == held.begin && before.end == held.end;
+    if (!isOneBucket || before.last > held.first)
+      return corrupt("{} and {} share bytes of allocation {} on stage {}",
+                     before.name, held.name, held.allocation, stage);
   }
   return Status();
 }

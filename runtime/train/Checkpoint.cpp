@@ -70,6 +70,9 @@ void Checkpointer::join() {
     writer.join();
 }
 
+/// Of steps and samples; sums of two fit 63 bits.
+constexpr int64_t mostCounted = int64_t(1) << 62;
+
 /// The N of "step_N", or -1.
 static int64_t stepOf(const std::string &name) {
   if (name.compare(0, 5, "step_") != 0 || name.size() == 5 ||
@@ -79,9 +82,18 @@ static int64_t stepOf(const std::string &name) {
   return std::stoll(name.substr(5));
 }
 
+/// Of a checkpoint that has to have it.
+static StatusOr<MappedFile> openPart(const fs::path &folder,
+                                     const std::string &file) {
+  std::error_code error;
+  if (!fs::exists(folder / file, error))
+    return corrupt("the checkpoint {} is damaged: {} is missing",
+                   folder.string(), file);
+  return MappedFile::open((folder / file).string());
+}
+
 static StatusOr<json> readManifest(const fs::path &folder) {
-  LMC_ASSIGN_OR_RETURN(MappedFile text,
-                       MappedFile::open((folder / "manifest.json").string()));
+  LMC_ASSIGN_OR_RETURN(MappedFile text, openPart(folder, "manifest.json"));
   LMC_ASSIGN_OR_RETURN(json manifest, parseJson(text.bytes(), text.path()));
   if (!manifest.is_object() || !manifest.contains("version") ||
       !manifest.contains("files") || !manifest["files"].is_object())
@@ -107,12 +119,16 @@ StatusOr<CheckpointState> verifyCheckpoint(const std::string &name) {
   fs::path folder = name;
   LMC_ASSIGN_OR_RETURN(json manifest, readManifest(folder));
   LMC_RETURN_IF_ERROR(checkVersion(manifest, folder));
+  for (const char *file :
+       {"model.safetensors", "optimizer.safetensors", "trainer.json"})
+    if (!manifest["files"].contains(file))
+      return corrupt("{} does not list {}", (folder / "manifest.json").string(),
+                     file);
   for (auto &[file, entry] : manifest["files"].items()) {
     if (file.find('/') != std::string::npos || !entry.is_object() ||
         !entry.contains("bytes") || !entry.contains("xxh3_128"))
       return corrupt("{} has a bad entry", (folder / "manifest.json").string());
-    LMC_ASSIGN_OR_RETURN(MappedFile content,
-                         MappedFile::open((folder / file).string()));
+    LMC_ASSIGN_OR_RETURN(MappedFile content, openPart(folder, file));
     WrittenFile found = describe(content.bytes());
     content.release(0, content.bytes().size());
     if (entry["bytes"] != found.bytes || entry["xxh3_128"] != found.checksum)
@@ -120,7 +136,7 @@ StatusOr<CheckpointState> verifyCheckpoint(const std::string &name) {
                      content.path());
   }
   LMC_ASSIGN_OR_RETURN(MappedFile trainerText,
-                       MappedFile::open((folder / "trainer.json").string()));
+                       openPart(folder, "trainer.json"));
   LMC_ASSIGN_OR_RETURN(json trainer,
                        parseJson(trainerText.bytes(), trainerText.path()));
   CheckpointState state;
@@ -130,8 +146,20 @@ StatusOr<CheckpointState> verifyCheckpoint(const std::string &name) {
         !trainer[key].is_number_unsigned())
       return corrupt("{} is no training state of lmrun: it has no {}",
                      trainerText.path(), key);
+  for (const char *key : {"step", "samples"})
+    if (trainer[key].get<uint64_t>() > uint64_t(mostCounted))
+      return corrupt("{} is no training state of lmrun: {} {}",
+                     trainerText.path(), trainer[key].dump(), key);
   state.step = trainer["step"].get<int64_t>();
   state.samples = trainer["samples"].get<int64_t>();
+  if (int64_t named = stepOf(folder.filename().string());
+      manifest.value("step", json()) != state.step ||
+      (named >= 0 && named != state.step))
+    return corrupt("the checkpoint {} is of step {} by its trainer.json, of "
+                   "step {} by its manifest.json",
+                   folder.string(), state.step,
+                   manifest.value("step", json()).dump())
+        .help("if it was renamed, call it step_{} again", state.step);
   state.seed = trainer["seed"].get<uint64_t>();
   auto readFacts = [&](const char *name) {
     std::map<std::string, std::string> facts;
@@ -359,6 +387,8 @@ Checkpointer::restore(Executor &executor, bool resume,
   LMC_ASSIGN_OR_RETURN(
       WeightFiles weights,
       WeightFiles::open(from.string(), WeightFiles::Verify::No));
+  LMC_RETURN_IF_ERROR(compareWithRank0(executor, optimizerFile));
+  LMC_RETURN_IF_ERROR(compareWithRank0(executor, weights));
   const plan::Plan &plan = executor.plan();
   struct Load {
     const plan::State *state;

@@ -325,6 +325,70 @@ TEST_F(CheckpointTest, CheckpointsOfAnotherVersionAreRefused) {
       << status.toString();
 }
 
+// What a manifest, which has no checksum of its own, may not lead to.
+TEST_F(CheckpointTest, WhatIsNotWholeIsNoCheckpoint) {
+  options.checkpointFolder = path("ckpt");
+  options.steps = 4;
+  train(bigram(4, 1, 1));
+  options.resume = true;
+  options.resumeStep = 4;
+  options.steps = 6;
+  std::string folder = path("ckpt/step_4"), name = folder + "/manifest.json";
+  const std::string good(MappedFile::open(name)->bytes());
+  auto refused = [&](const std::string &words) {
+    Status status = runTraining(bigram(4, 1, 1), options);
+    EXPECT_EQ(status.exitStatus(), 4) << words;
+    EXPECT_NE(status.toString().find(words), std::string::npos)
+        << status.toString();
+  };
+  auto edited = [&](auto edit) {
+    auto manifest = nlohmann::json::parse(good);
+    edit(manifest);
+    ASSERT_TRUE(writeWholeFile(name, manifest.dump()).ok());
+  };
+  edited([](auto &manifest) { manifest["files"] = nlohmann::json::object(); });
+  refused("does not list model.safetensors");
+  edited(
+      [](auto &manifest) { manifest["files"].erase("optimizer.safetensors"); });
+  refused("does not list optimizer.safetensors");
+  edited([](auto &manifest) { manifest["step"] = 3; });
+  refused("is of step 4 by its trainer.json, of step 3 by its manifest.json");
+  edited([](auto &manifest) { manifest.erase("step"); });
+  refused("of step null by its manifest.json");
+  ASSERT_TRUE(writeWholeFile(name, good + std::string("\0x", 2)).ok());
+  refused("byte " + std::to_string(good.size()) + " is 0");
+
+  std::string trainer = folder + "/trainer.json";
+  auto state =
+      nlohmann::json::parse(std::string(MappedFile::open(trainer)->bytes()));
+  state["samples"] = uint64_t(1) << 63;
+  ASSERT_TRUE(writeWholeFile(trainer, state.dump()).ok());
+  edited([&](auto &manifest) {
+    WrittenFile written = describe(state.dump());
+    manifest["files"]["trainer.json"] = {{"bytes", written.bytes},
+                                         {"xxh3_128", written.checksum}};
+  });
+  refused("9223372036854775808 samples");
+
+  fs::remove(trainer);
+  refused("is damaged: trainer.json is missing");
+  fs::remove(name);
+  refused("is damaged: manifest.json is missing");
+}
+
+TEST_F(CheckpointTest, ARenamedCheckpointIsToldApart) {
+  options.checkpointFolder = path("ckpt");
+  options.steps = 4;
+  train(bigram(4, 1, 1));
+  fs::rename(path("ckpt/step_4"), path("ckpt/step_5"));
+  options.resume = true;
+  options.steps = 6;
+  Status status = runTraining(bigram(4, 1, 1), options);
+  EXPECT_EQ(status.exitStatus(), 4);
+  EXPECT_NE(status.toString().find("call it step_4 again"), std::string::npos)
+      << status.toString();
+}
+
 // The moments of a parameter that is frozen by now.
 TEST_F(CheckpointTest, UnusedMomentsAreTold) {
   options.checkpointFolder = path("ckpt");

@@ -21,12 +21,12 @@ static std::string checksumOf(const plan::Plan &plan) {
   return fmt::format("{:016x}", XXH3_64bits(bytes.data(), bytes.size()));
 }
 
-/// Its length, and tokens from all over it: reading all of a large file would
-/// take longer than the job's start may.
+/// Its length and all of its tokens, or tokens from all over it: reading all of
+/// a large file would take longer than the job's start may.
 static std::string identityOf(const TokenData &data) {
-  constexpr int64_t numSamples = 1 << 14;
+  constexpr int64_t mostRead = 1 << 24, numSamples = 1 << 14;
   std::vector<int32_t> samples;
-  int64_t step = std::max<int64_t>(1, data.size() / numSamples);
+  int64_t step = data.size() <= mostRead ? 1 : data.size() / numSamples;
   for (int64_t i = 0; i < data.size(); i += step)
     samples.push_back(data.token(i));
   return fmt::format("{} tokens in {} documents, {:016x}", data.size(),

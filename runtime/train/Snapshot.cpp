@@ -22,6 +22,17 @@ Status tellAll(Executor &executor, void *data, int64_t bytes) {
   return Status();
 }
 
+Status compareWithRank0(Executor &executor, const WeightFiles &files) {
+  uint64_t own = executor.comm() ? files.identity() : 0, first = own;
+  LMC_RETURN_IF_ERROR(tellAll(executor, &first, sizeof first));
+  if (own == first)
+    return Status();
+  return wrongInput("rank {} reads other weights than rank 0, from {}",
+                    executor.rank(), files.path())
+      .help("give every rank the same files; what lies on a host's own disk "
+            "may differ from host to host");
+}
+
 /// This rank's part of a state to rank 0, when that asks for it.
 static Status sendPart(Executor &executor, const plan::State &state) {
   Communicator &comm = *executor.comm();

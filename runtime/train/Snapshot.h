@@ -15,6 +15,9 @@ namespace lmc::runtime {
 /// Rank 0's bytes to all ranks.
 Status tellAll(Executor &executor, void *data, int64_t bytes);
 
+/// WrongInput on every rank that reads other tensors than rank 0 does.
+Status compareWithRank0(Executor &executor, const WeightFiles &files);
+
 class Snapshot {
 public:
   /// Which states, and as what type and times what they are stored.

@@ -127,6 +127,7 @@ Status Trainer::setWeights() {
   if (!options.weights.empty()) {
     LMC_ASSIGN_OR_RETURN(WeightFiles weights,
                          WeightFiles::open(options.weights));
+    LMC_RETURN_IF_ERROR(compareWithRank0(executor, weights));
     LMC_RETURN_IF_ERROR(loadParameters(executor, weights));
   }
   return carryCompanions(options.weights);

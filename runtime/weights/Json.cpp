@@ -80,6 +80,9 @@ private:
 
 StatusOr<nlohmann::json> parseJson(std::string_view text,
                                    const std::string &name) {
+  // The parser would take it for the end.
+  if (size_t at = text.find('\0'); at != std::string_view::npos)
+    return corrupt("{} is no valid JSON: byte {} is 0", name, at);
   GuardedBuilder builder;
   bool ok = nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
   if (!ok || !builder.error.empty())

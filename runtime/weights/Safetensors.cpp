@@ -185,6 +185,18 @@ StatusOr<WeightFiles> WeightFiles::openFile(const std::string &file,
   return std::move(weights);
 }
 
+uint64_t WeightFiles::identity() const {
+  constexpr size_t numPlaces = 8, placeBytes = 64;
+  std::string text;
+  for (const auto &[tensor, view] : all) {
+    text += fmt::format("{} {} [{}] ", tensor, view.dtypeName,
+                        fmt::join(view.shape, ","));
+    for (size_t i = 0; i < numPlaces; ++i)
+      text += view.data.substr(view.data.size() / numPlaces * i, placeBytes);
+  }
+  return XXH3_64bits(text.data(), text.size());
+}
+
 StatusOr<std::string> WeightFiles::folderOf(const std::string &path) {
   std::error_code error;
   fs::path folder = path;

@@ -4,6 +4,7 @@ soon, with the reason."""
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -143,8 +144,47 @@ def wrong_call():
                                  f"{took:.1f} s: {log}")
 
 
+def other_weights():
+    """A rank that reads other weights than the rest, or resumes from another
+    checkpoint, as on a host's own disk: all end, and it is named."""
+    folder = Trainings.model("gpt2-1")
+    plan = Trainings.compiled(folder, MESH, micro=1)
+    right = ["--data", folder / "data.bin", "--threads", 1, "--timeout", 3]
+    place = Trainings.scratch / "other-weights"
+    saved = []
+    for seed in (1, 2):
+        saved.append(place / f"seed-{seed}")
+        Trainings.run(Trainings.build / "bin/lmrun", "train", plan,
+                      "--data", folder / "data.bin", "--steps", 2, "--nproc",
+                      RANKS, "--seed", seed, "--checkpoint", saved[-1])
+    victim = 3
+    shutil.copytree(saved[1], place / "moved")
+    own = {"weights": [["--weights", s, "--steps", 2] for s in saved],
+           "resumed": [["--checkpoint", s, "--resume", "--steps", 3]
+                       for s in saved]}
+    for name, (its, other) in own.items():
+        flags = [[*right, *its]] * RANKS
+        flags[victim] = [*right, *other]
+        codes, logs = Launched(
+            f"other-{name}", environments("torchrun", RANKS, free_port()),
+            flags, [plan] * RANKS).finish()
+        said = rf"rank {victim} reads other weights than rank 0, from "
+        if codes[victim] != 2 or 0 in codes or \
+                not all(re.search(said, log) for log in logs):
+            raise Failed(f"{name}: {codes}: {logs[0]} {logs[victim]}")
+    # The same weights at another place are the same.
+    flags = [[*right, *own["weights"][1]]] * RANKS
+    flags[victim] = [*right, "--weights", place / "moved", "--steps", 2]
+    codes, logs = Launched(
+        "other-place", environments("torchrun", RANKS, free_port()), flags,
+        [plan] * RANKS).finish()
+    if codes != [0] * RANKS:
+        raise Failed(f"the same at another place: {codes}: {logs[victim]}")
+
+
 def cases():
     yield "starts/wrong-call", wrong_call
+    yield "starts/other-weights", other_weights
     yield "starts/no-files", no_files
     trials = 80 if Trainings.full else 16
     for transport in ("host", "tcp"):
