@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <fcntl.h>
+#include <fstream>
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/wait.h>
@@ -20,6 +21,10 @@ namespace lmc::runtime {
 static constexpr int64_t graceMs = 1500;
 // Of a rank 0 that has not begun to listen, or does not.
 static constexpr int64_t announceMs = 300;
+// How often the starter looks whether a rank is stopped, and for how much
+// longer than the timeout it must be: ranks that have met are told within a
+// second.
+static constexpr int64_t lookMs = 250, stoppedGraceMs = 1500;
 
 namespace {
 struct Child {
@@ -28,6 +33,8 @@ struct Child {
   bool ended = false;
   int waitStatus = 0;
   std::optional<Status> said;
+  int64_t stoppedAtMs = 0; ///< since when it has been seen stopped; 0: it runs
+  bool endedStopped = false; ///< by us
 };
 } // namespace
 
@@ -68,6 +75,8 @@ static void tell(int pipe, const Status &status) {
 }
 
 static std::string howItEnded(const Child &child) {
+  if (child.endedStopped)
+    return "was stopped (SIGSTOP) before the ranks had met";
   if (WIFSIGNALED(child.waitStatus))
     return fmt::format("was ended by signal {} ({})",
                        WTERMSIG(child.waitStatus),
@@ -167,11 +176,37 @@ static void readLastWords(Child &child) {
     child.said = status;
 }
 
+/// By a signal or a terminal; a debugger's are another state.
+static bool isStopped(pid_t pid) {
+  std::ifstream file(fmt::format("/proc/{}/stat", pid));
+  std::string line;
+  std::getline(file, line);
+  size_t name = line.rfind(')'); // behind which stands the state
+  return name != std::string::npos && line.compare(name, 3, ") T") == 0;
+}
+
+/// Ends what has been stopped for so long.
+static void endStopped(std::vector<Child> &children, int64_t mostMs) {
+  for (Child &child : children) {
+    if (child.ended || child.endedStopped)
+      continue;
+    if (!isStopped(child.pid)) {
+      child.stoppedAtMs = 0;
+    } else if (child.stoppedAtMs == 0) {
+      child.stoppedAtMs = nowMs();
+    } else if (nowMs() - child.stoppedAtMs > mostMs) {
+      child.endedStopped = true;
+      ::kill(child.pid, SIGKILL);
+    }
+  }
+}
+
 /// Waits for all; returns the signal that the user ended the job with, or 0.
 static int waitForAll(const Place &place, std::vector<Child> &children,
-                      std::vector<bool> &killedByUs, const sigset_t &signals) {
+                      std::vector<bool> &killedByUs, const sigset_t &signals,
+                      int64_t timeoutMs) {
   int endedBy = 0;
-  int64_t firstFailure = 0;
+  int64_t firstFailure = 0, lookedMs = nowMs();
   size_t left = children.size();
   while (left > 0) {
     timespec slice = {0, 100'000'000};
@@ -197,6 +232,10 @@ static int waitForAll(const Place &place, std::vector<Child> &children,
             Job::announce(its, failureOf(its.rank, child), announceMs);
         }
       }
+    if (nowMs() - lookedMs > lookMs) {
+      lookedMs = nowMs();
+      endStopped(children, timeoutMs + stoppedGraceMs);
+    }
     if (!firstFailure || nowMs() - firstFailure < graceMs)
       continue;
     for (size_t rank = 0; rank < children.size(); ++rank)
@@ -208,7 +247,7 @@ static int waitForAll(const Place &place, std::vector<Child> &children,
   return endedBy;
 }
 
-Status launch(int ranks, const RankBody &body) {
+Status launch(int ranks, const RankBody &body, int64_t timeoutMs) {
   Place place;
   place.ranks = ranks;
   place.forked = true;
@@ -269,7 +308,7 @@ Status launch(int ranks, const RankBody &body) {
     ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
     return failure;
   }
-  int endedBy = waitForAll(place, children, killedByUs, signals);
+  int endedBy = waitForAll(place, children, killedByUs, signals, timeoutMs);
   for (Child &child : children)
     readLastWords(child);
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);

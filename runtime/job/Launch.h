@@ -5,7 +5,9 @@
 // rank has to say at its end comes through a pipe, so that one message stands
 // for all that say the same. When one rank has ended badly the others have a
 // few seconds to find that out by themselves and say who it was; what is left
-// then (stopped, hung) is killed. No rank outlives the starter.
+// then (stopped, hung) is killed. A rank that is stopped before it has met the
+// others is seen by the starter alone, which ends it. No rank outlives the
+// starter.
 #ifndef LMC_RUNTIME_JOB_LAUNCH_H
 #define LMC_RUNTIME_JOB_LAUNCH_H
 
@@ -19,8 +21,9 @@ using RankBody = std::function<Status(
     const Place &place, const std::function<void(const Status &)> &giveUp)>;
 
 /// To be called before the process has any other thread. Returns the failure
-/// that ended the job, with who said so.
-Status launch(int ranks, const RankBody &body);
+/// that ended the job, with who said so. Ranks that have met notice one that is
+/// stopped (SIGSTOP) for `timeoutMs` themselves.
+Status launch(int ranks, const RankBody &body, int64_t timeoutMs = 30000);
 
 } // namespace lmc::runtime
 

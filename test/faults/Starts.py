@@ -54,29 +54,36 @@ def no_memory():
         raise Failed(f"no thread was lacking: {lacking}")
 
 
-def killed_at_start(transport, trials):
-    """A rank killed at any moment before the first step, whether it had met
-    the others or not: it is named, and nobody waits."""
+def at_start(how, transport, trials):
+    """A rank killed or stopped at any moment before the first step, whether it
+    had met the others or not: it is named, and nobody waits. Whom only the
+    starter can see stopped is given a second longer."""
     folder = Trainings.model("gpt2-1")
     plan = Trainings.compiled(folder, MESH, micro=1)
-    chance = random.Random(f"{Trainings.seed} start {transport}")
+    chance = random.Random(f"{Trainings.seed} start {how} {transport}")
+    hit, most, words = {
+        "kill": (signal.SIGKILL, 1, "is gone|was ended by signal 9"),
+        "stop": (signal.SIGSTOP, 1 + 3.5,
+                 r"is (gone|stopped or out of reach)|was stopped \(SIGSTOP\)")
+    }[how]
     slowest = 0
     for trial in range(trials):
-        training = Training(folder, f"at-start-{transport}-{trial}", plan,
-                            1000000, "--nproc", RANKS, "--comm", transport)
+        training = Training(folder, f"{how}-at-start-{transport}-{trial}",
+                            plan, 1000000, "--nproc", RANKS, "--comm",
+                            transport, "--timeout", 1 if how == "stop" else 30)
         process = training.begin()
         pids = ranks_of(process)
         victim = trial % RANKS
         time.sleep(chance.random() * 0.02)
-        os.kill(pids[victim], signal.SIGKILL)
+        os.kill(pids[victim], hit)
         start = time.monotonic()
         code = wait_for_end(process, pids, 20)
         took = time.monotonic() - start
         slowest = max(slowest, took)
         text = training.log.read_text()
         line = re.search(r"^error: (.*)", text, re.M)
-        if code != 5 or took > 1 + SLACK or not line or not re.match(
-                rf"rank {victim} (is gone|was ended by signal 9)", line[1]):
+        if code != 5 or took > most + SLACK or not line or not re.match(
+                rf"rank {victim} ({words})", line[1]):
             raise Failed(f"trial {trial}, rank {victim}: {code} after "
                          f"{took:.2f} s: {text[-600:]}")
     print(f"{trials} times, the slowest {slowest:.2f} s")
@@ -188,6 +195,8 @@ def cases():
     yield "starts/no-files", no_files
     trials = 80 if Trainings.full else 16
     for transport in ("host", "tcp"):
-        yield (f"starts/killed/{transport}", killed_at_start, transport, trials)
+        yield f"starts/kill/{transport}", at_start, "kill", transport, trials
+        yield (f"starts/stop/{transport}", at_start, "stop", transport,
+               trials // 4)
     yield "starts/no-loopback", no_loopback
     yield "starts/no-memory", no_memory

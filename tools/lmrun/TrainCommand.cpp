@@ -88,7 +88,8 @@ static Status runWhereStarted(const lmc::plan::Plan &plan, TrainFlags &flags) {
     LMC_RETURN_IF_ERROR(checkOutputs(options));
     if (!isDry)
       LMC_RETURN_IF_ERROR(checkMemoryOfAllRanks(plan));
-    return launch(options.ranks, runRank);
+    return launch(options.ranks, runRank,
+                  int64_t(options.timeoutSeconds * 1e3));
   }
   if (flags.nproc->count() > 0)
     return wrongInput("--nproc {} inside a job of {} ranks, of {}",
