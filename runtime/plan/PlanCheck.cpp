@@ -271,6 +271,14 @@ Status Checker::checkLaunch(const plan::Launch &launch) {
     if (!units || *units > (isCuda() ? maxBlocks : maxBytes))
       return corrupt("its grid of {} x {} units is too large", blocks,
                      kernel.columns());
+    // Each row and each unit is there for some byte.
+    int64_t mostBytes = 0;
+    for (const plan::Operand &operand : launch.operands())
+      mostBytes = std::max(mostBytes, operand.slice().bytes());
+    if (rows->maximum > mostBytes || *units > mostBytes)
+      return corrupt("{} rows and {} units are more than the {} bytes of its "
+                     "largest operand",
+                     rows->maximum, *units, mostBytes);
     return Status();
   };
   if (Status status = run(); !status.ok())

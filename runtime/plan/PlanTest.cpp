@@ -225,6 +225,12 @@ TEST(PlanCheck, NamesWhatIsWrong) {
        [&](plan::Plan &p) {
          launch(p)->mutable_rows()->add_terms()->set_symbol(9);
        }},
+      {"1099511627776 rows and 274877906944 units are more than the 32 bytes",
+       [&](plan::Plan &p) {
+         launch(p)->mutable_rows()->set_constant(int64_t(1) << 40);
+       }},
+      {"8 rows and 64 units are more than the 32 bytes",
+       [](plan::Plan &p) { p.mutable_kernels(0)->set_columns(32); }},
       {"names allocation 9",
        [](plan::Plan &p) {
          p.mutable_inputs(0)->mutable_slice()->set_allocation(9);
