@@ -122,6 +122,8 @@ bool emulate(KernelRunner &runner, plan::KernelOp kernel) {
   run.positive = 1.1; // second moments and variances are
   run.microBatch = 1;
   run.rows = run.indexBound; // of a table of rows that a step computes
+  if (auto most = kernel.getMostRows())
+    run.rows = *most;
   // Two tokens have no slot in common.
   run.ascending = kernel.getKind() == "cache_write";
   runner.check(kernel, run);
@@ -167,16 +169,18 @@ int main(int argc, char **argv) {
   auto module = runner.parse((*file)->getBuffer().str());
   if (!module)
     return 1;
-  int count = 0;
-  for (auto kernel : module.getOps<plan::KernelOp>()) {
-    if (kernel.getKind() == plan::kMatmulKind)
-      continue;
-    ++count;
+  SmallVector<plan::KernelOp> kernels;
+  for (auto kernel : module.getOps<plan::KernelOp>())
+    if (kernel.getKind() != plan::kMatmulKind)
+      kernels.push_back(kernel);
+  std::vector<OwningOpRef<plan::KernelOp>> variants;
+  kernels = codegen::withVariants(kernels, variants);
+  for (auto kernel : kernels)
     if (!emulated)
       checker.check(kernel);
     else if (emulate(runner, kernel))
       ++checker.failures;
-  }
+  auto count = int(kernels.size());
   std::printf("%d kernels, %d failures\n", count, checker.failures);
   return checker.failures != 0;
 }
