@@ -90,8 +90,6 @@ LogicalResult PlanWriter::writeMatmul(plan::RunOp op, plan::KernelOp kernel,
   matmul->set_left_transposed(facts->leftTransposed);
   matmul->set_right_transposed(facts->rightTransposed);
   message->set_bytes_moved(moved);
-  if (plan::LinearAttr rows = op.getRowsAttr())
-    return write(op, rows, matmul->mutable_rows());
   matmul->mutable_rows()->set_constant(facts->rows);
   message->set_flops(2 * facts->rows * facts->columns * facts->depth);
   return success();
