@@ -13,7 +13,8 @@
 // narrower than 16 bytes where one of 16 is possible. That is: four single
 // words that lie side by side behind one address register are one vector that
 // was taken apart; and a kernel whose vectors have four elements loads or
-// stores at least one such.
+// stores at least one such. A variant for few rows has at least eight loads of
+// 16 bytes under way before it computes: it is as fast as it reads.
 #include "test/codegen/KernelRunner.h"
 
 #include "dialects/plan/Matmul.h"
@@ -84,6 +85,9 @@ void Checker::checkText(plan::KernelOp kernel, llvm::StringRef ptx, bool wide) {
       return;
     }
   }
+  llvm::StringRef ahead = ptx.take_front(ptx.find("fma.rn"));
+  if (kernel.getMostRows() && ahead.count("ld.global.nc.v4") < 8)
+    fail(kernel, "fewer than 8 loads of 16 bytes precede the first sum");
   if (wide && !hasWide)
     fail(kernel, "no access has 16 bytes, though its vectors have");
 }
