@@ -18,8 +18,7 @@ static std::optional<unsigned> argumentOf(Value value) {
   return argument.getArgNumber();
 }
 
-// Shapes of the product alone. A dim that is counted at run time may be the one
-// dim of rows.
+// Shapes of the product alone.
 static std::optional<MatmulFacts> describeContract(lm::ContractOp op) {
   std::optional<unsigned> left = argumentOf(op.getLhs());
   std::optional<unsigned> right = argumentOf(op.getRhs());
@@ -39,20 +38,13 @@ static std::optional<MatmulFacts> describeContract(lm::ContractOp op) {
   ArrayRef<int64_t> columns = matmul.rightTransposed
                                   ? rhs.drop_back(contracted)
                                   : rhs.drop_front(contracted);
-  for (int64_t size : llvm::concat<const int64_t>(depth, columns))
-    if (size < 1)
-      return std::nullopt;
-  matmul.depth = ShapedType::getNumElements(depth);
-  matmul.columns = ShapedType::getNumElements(columns);
-  if (rows.size() == 1 && ShapedType::isDynamic(rows.front()) &&
-      !matmul.leftTransposed) {
-    matmul.rows = ShapedType::kDynamic;
-    return matmul;
-  }
-  for (int64_t size : rows)
+  // Rows that are counted at run time are dynamic, that is less than one.
+  for (int64_t size : llvm::concat<const int64_t>(rows, depth, columns))
     if (size < 1)
       return std::nullopt;
   matmul.rows = ShapedType::getNumElements(rows);
+  matmul.depth = ShapedType::getNumElements(depth);
+  matmul.columns = ShapedType::getNumElements(columns);
   return matmul;
 }
 

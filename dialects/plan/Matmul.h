@@ -3,7 +3,9 @@
 //     target [M, N] = left [M, K] * right [K, N]  + bias [N]  + addend [M, N]
 //
 // Operands lie as they are, whole and row by row; left may be stored [K, M],
-// right [N, K]. Bias and addend may be absent.
+// right [N, K]. Bias and addend may be absent. M is known: where rows are
+// counted at run time, a row's bits must not depend on how many there are,
+// which no library promises.
 #ifndef LMC_DIALECTS_PLAN_MATMUL_H
 #define LMC_DIALECTS_PLAN_MATMUL_H
 
@@ -30,7 +32,6 @@ struct MatmulFacts {
   std::optional<unsigned> bias, addend;
   bool accumulates = false; // the addend counts from the second micro-batch on
   bool leftTransposed = false, rightTransposed = false;
-  // Rows that are counted at run time are ShapedType::kDynamic.
   int64_t rows = 0, columns = 0, depth = 0;
 };
 

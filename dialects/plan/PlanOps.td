@@ -26,8 +26,8 @@ def Plan_KernelOp : Plan_Op<"kernel",
       contraction    one lm.contract and elementwise work on its result
       scatter        one lm.embedding_grad and elementwise work on its result
       attention, attention_grad, rope   the operation's own
-      matmul         none: one lm.contract whose product the device's library
-                     computes, with at most the sum with one number for each
+      matmul         none: one lm.contract of static rows whose product the
+                     device's library computes, with at most the sum with one number for each
                      column and that with an argument (Matmul.h)
 
     Arguments are the operands that are read, results those that are written.
@@ -37,6 +37,10 @@ def Plan_KernelOp : Plan_Op<"kernel",
     holds an lm.accumulate, then one for `rows` if the leading dim is dynamic,
     then, for each lm.random_uniform without an id, in order, the id and the
     index of its first element in the whole step's tensor.
+
+    `most_rows` makes it a variant for so many rows at most: it computes what
+    the kernel without it does, to the last bit, and takes the same pointers and
+    integers.
 
     ```mlir
     plan.kernel @residual_norm(%x: tensor<1024x384xf32>, ...) -> (...)
@@ -49,7 +53,7 @@ def Plan_KernelOp : Plan_Op<"kernel",
   let arguments = (ins SymbolNameAttr:$sym_name,
       TypeAttrOf<FunctionType>:$function_type, StrAttr:$kind,
       DenseI64ArrayAttr:$tied, OptionalAttr<DictArrayAttr>:$arg_attrs,
-      OptionalAttr<DictArrayAttr>:$res_attrs);
+      OptionalAttr<DictArrayAttr>:$res_attrs, OptionalAttr<I64Attr>:$most_rows);
   let regions = (region SizedRegion<1>:$body);
   let hasCustomAssemblyFormat = 1;
   let hasVerifier = 1;

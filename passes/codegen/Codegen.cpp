@@ -9,6 +9,7 @@
 #include "passes/codegen/Cache.h"
 #include "passes/codegen/Lowering.h"
 #include "passes/codegen/Object.h"
+#include "passes/codegen/cuda/Kernels.h"
 #include "passes/codegen/cuda/Ptx.h"
 
 #include "mlir/Parser/Parser.h"
@@ -37,6 +38,7 @@ FailureOr<KernelFacts> codegen::getKernelFacts(plan::KernelOp kernel,
   facts.takesMicroBatch = codegen::takesMicroBatch(kernel);
   facts.takesRows = codegen::takesRows(kernel);
   facts.randoms = randomsWithoutId(kernel).size();
+  facts.mostRows = kernel.getMostRows().value_or(0);
   if (failed(planKernel(kernel, machine, facts)))
     return failure();
   if (machine.gpu) {
@@ -51,6 +53,25 @@ FailureOr<KernelFacts> codegen::getKernelFacts(plan::KernelOp kernel,
       if (facts.flops == 0 && !facts.takesRows)
         facts.flops = costed.getFlops();
   return facts;
+}
+
+SmallVector<plan::KernelOp>
+codegen::withVariants(ArrayRef<plan::KernelOp> kernels,
+                      std::vector<OwningOpRef<plan::KernelOp>> &made) {
+  SmallVector<plan::KernelOp> all;
+  for (plan::KernelOp kernel : kernels) {
+    all.push_back(kernel);
+    if (kernel.getKind() != "contraction")
+      continue;
+    for (int64_t rows : cuda::fewRowsOf(kernel)) {
+      plan::KernelOp variant = kernel.clone();
+      variant.setSymName((kernel.getSymName() + "_rows_" + Twine(rows)).str());
+      variant.setMostRows(rows);
+      made.emplace_back(variant);
+      all.push_back(variant);
+    }
+  }
+  return all;
 }
 
 namespace {

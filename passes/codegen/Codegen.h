@@ -10,6 +10,8 @@
 
 #include "dialects/plan/Plan.h"
 
+#include "mlir/IR/OwningOpRef.h"
+
 #include <string>
 #include <vector>
 
@@ -22,6 +24,7 @@ struct KernelFacts {
   int64_t rows = 0;   // of the shapes the kernel was built for
   int64_t rowsPerUnit = 1;
   int64_t columns = 1;
+  int64_t mostRows = 0;         // of a variant; 0: any number
   unsigned pointers = 0;        // arguments, then results that are not tied
   bool takesMicroBatch = false; // the body holds lm.accumulate
   bool takesRows = false;       // the leading dim is dynamic
@@ -62,6 +65,13 @@ struct Machine;
 // Facts alone need no code: memory and cost are planned from them.
 mlir::FailureOr<KernelFacts> getKernelFacts(plan::KernelOp kernel,
                                             const Machine &machine);
+
+// For a GPU: the kernels, each followed by those that compute what it does and
+// are faster where its rows are few, from the fewest rows to the most. `made`
+// owns these.
+llvm::SmallVector<plan::KernelOp>
+withVariants(mlir::ArrayRef<plan::KernelOp> kernels,
+             std::vector<mlir::OwningOpRef<plan::KernelOp>> &made);
 
 // Compiles `kernels`; the result's bytes depend neither on the number of
 // threads nor on the cache. Fails with a diagnostic at the kernel.

@@ -52,6 +52,10 @@ FailureOr<plan::Plan> lmc::emit::emitPlan(ModuleOp module,
   if (failed(kernels))
     return failure();
 
+  std::vector<OwningOpRef<plan::KernelOp>> variants;
+  if (options.target == "cuda")
+    *kernels = codegen::withVariants(*kernels, variants);
+
   plan::Plan plan;
   plan.set_compiler_version(LMC_VERSION);
   plan.set_target(options.target);

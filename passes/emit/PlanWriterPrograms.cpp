@@ -90,8 +90,6 @@ LogicalResult PlanWriter::writeMatmul(plan::RunOp op, plan::KernelOp kernel,
   matmul->set_left_transposed(facts->leftTransposed);
   matmul->set_right_transposed(facts->rightTransposed);
   message->set_bytes_moved(moved);
-  if (plan::LinearAttr rows = op.getRowsAttr())
-    return write(op, rows, matmul->mutable_rows());
   matmul->mutable_rows()->set_constant(facts->rows);
   message->set_flops(2 * facts->rows * facts->columns * facts->depth);
   return success();
@@ -170,8 +168,17 @@ LogicalResult PlanWriter::writeInstruction(Operation *op,
 LogicalResult PlanWriter::writePrograms(ArrayRef<plan::KernelOp> kernels,
                                         ArrayRef<codegen::KernelFacts> facts) {
   kernelFacts = facts;
+  int launched = 0; // whose variants follow it
   for (auto [kernel, fact] : llvm::zip(kernels, facts)) {
     plan::KernelOp op = kernel;
+    if (fact.mostRows == 0) {
+      launched = plan.kernels_size();
+    } else {
+      plan::Kernel::Variant *variant =
+          plan.mutable_kernels(launched)->add_variants();
+      variant->set_most_rows(fact.mostRows);
+      variant->set_kernel(plan.kernels_size());
+    }
     kernelIndices[op.getSymName()] = plan.kernels_size();
     plan::Kernel *message = plan.add_kernels();
     message->set_name(op.getSymName().str());

@@ -240,7 +240,7 @@ KernelOp Outliner::buildKernel(const Draft &draft) {
       TypeAttr::get(builder.getFunctionType(inputs, outputs)),
       builder.getStringAttr(draft.kind),
       builder.getDenseI64ArrayAttr(draft.tied),
-      /*arg_attrs=*/nullptr, /*res_attrs=*/nullptr);
+      /*arg_attrs=*/nullptr, /*res_attrs=*/nullptr, /*most_rows=*/nullptr);
   Block *body = builder.createBlock(&kernel.getBody());
   IRMapping mapping;
   for (Value value : draft.arguments)

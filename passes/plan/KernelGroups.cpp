@@ -233,11 +233,13 @@ LogicalResult ProgramKernels::findUnits() {
   return success();
 }
 
-// A product, with no more of its layer than a sum.
+// A product of a known number of rows, with no more of its layer than a sum.
 bool ProgramKernels::mayBeMatmul(const Group &group) const {
   return matmuls && group.kind == Kind::Contraction &&
          llvm::all_of(group.units.front()->ops, [](Operation *op) {
-           return isa<lm::ContractOp, arith::AddFOp>(op);
+           return isa<lm::ContractOp, arith::AddFOp>(op) &&
+                  cast<RankedTensorType>(op->getResult(0).getType())
+                      .hasStaticShape();
          });
 }
 

@@ -15,7 +15,8 @@ def FormKernels : Pass<"plan-form-kernels", "::mlir::ModuleOp"> {
     With `matmuls`, a product takes in no more than a library does: the sum with
     one number for each column, if the layer has it, and one sum with a value
     that is there, such as a gradient so far or the residual. Such a kernel is
-    of kind `matmul`. All other products are kernels as without it.
+    of kind `matmul`. All other products are kernels as without it, among them
+    those whose rows are counted at run time.
 
     Requires: programs (functions with `plan.program`) of lm, arith and math
     operations on tensors of one rank's shape.

@@ -2,6 +2,7 @@
 #include "runtime/exec/Program.h"
 #include "runtime/plan/Linear.h"
 
+#include <limits>
 #include <numeric>
 
 namespace lmc::runtime {
@@ -212,19 +213,25 @@ void Preparer::addLaunch(const plan::Instruction &instruction, Op op) {
   const plan::Launch &launch = instruction.launch();
   const plan::Kernel &kernel = plan.kernels(int(launch.kernel()));
   op.kind = Op::Kind::Launch;
-  op.kernel = context.kernels[launch.kernel()];
   for (const plan::Operand &operand : launch.operands())
     addPointer(operand.slice());
   for (const plan::Linear &integer : launch.integers())
     addInteger(integer);
   int64_t rows = evaluateLinear(launch.rows(), context.values);
-  op.units = (rows + kernel.rows_per_unit() - 1) / kernel.rows_per_unit() *
-             kernel.columns();
+  auto firstVariant = uint32_t(out.variants.size());
+  auto addVariant = [&](int64_t mostRows, uint32_t number) {
+    const plan::Kernel &one = plan.kernels(int(number));
+    out.variants.push_back({mostRows, context.kernels[number],
+                            one.rows_per_unit(), one.columns()});
+  };
+  for (const plan::Kernel::Variant &variant : kernel.variants())
+    addVariant(variant.most_rows(), variant.kernel());
+  addVariant(std::numeric_limits<int64_t>::max(), launch.kernel());
+  out.setGrid(op, firstVariant, rows);
   if (!isFixed(launch.rows())) {
     Patch patch =
         makePatch(Patch::Target::Units, out.ops.size(), launch.rows());
-    patch.rowsPerUnit = kernel.rows_per_unit();
-    patch.columns = kernel.columns();
+    patch.firstVariant = firstVariant;
     out.patches.push_back(patch);
   }
   // Waking other threads costs some microseconds: as long as one thread needs
@@ -348,6 +355,17 @@ StatusOr<PreparedProgram> prepareProgram(const plan::Program &program,
   return Preparer(program, context).run();
 }
 
+const Variant &PreparedProgram::setGrid(Op &op, uint32_t firstVariant,
+                                        int64_t rows) const {
+  const Variant *variant = &variants[firstVariant];
+  while (rows > variant->mostRows)
+    ++variant;
+  op.kernel = variant->kernel;
+  op.units = (rows + variant->rowsPerUnit - 1) / variant->rowsPerUnit *
+             variant->columns;
+  return *variant;
+}
+
 void PreparedProgram::patch(const std::vector<int64_t> &values) {
   bool same = patched;
   for (size_t i = 0; i < symbols.size(); ++i) {
@@ -369,15 +387,16 @@ void PreparedProgram::patch(const std::vector<int64_t> &values) {
     case Patch::Target::Integer:
       integers[patch.index] = value;
       break;
-    case Patch::Target::Units:
-      ops[patch.index].units =
-          (value + patch.rowsPerUnit - 1) / patch.rowsPerUnit * patch.columns;
+    case Patch::Target::Units: {
+      Op &op = ops[patch.index];
+      const Variant &variant = setGrid(op, patch.firstVariant, value);
       // A small part of a block of rows: what it is multiplied with is read
       // once.
-      if (ops[patch.index].parts != Parts::One)
-        ops[patch.index].parts =
-            value * 16 <= patch.rowsPerUnit ? Parts::OnePerThread : Parts::Many;
+      if (op.parts != Parts::One)
+        op.parts = value * 16 <= variant.rowsPerUnit ? Parts::OnePerThread
+                                                     : Parts::Many;
       break;
+    }
     }
   }
 }

@@ -52,8 +52,14 @@ struct Patch {
   uint32_t index = 0;        ///< into pointers, integers or ops
   std::byte *base = nullptr; ///< Pointer: the allocation
   int64_t constant = 0;      ///< with this rank's coordinates folded in
-  int64_t rowsPerUnit = 1, columns = 1; ///< Units
+  uint32_t firstVariant = 0; ///< Units
   uint32_t firstTerm = 0, numTerms = 0;
+};
+/// A kernel for so many rows at most, and its grid.
+struct Variant {
+  int64_t mostRows;
+  KernelHandle kernel;
+  int64_t rowsPerUnit, columns;
 };
 struct PatchTerm {
   uint32_t symbol = 0;
@@ -87,6 +93,9 @@ struct PreparedProgram {
   std::vector<CollectiveCall> collectives;
   std::vector<Patch> patches;
   std::vector<PatchTerm> terms;
+  /// Of one launch behind another, each with rising rows; its last one takes
+  /// any number.
+  std::vector<Variant> variants;
   /// The symbols that patches read, and their values when they were computed.
   std::vector<uint32_t> symbols;
   std::vector<int64_t> patchedFor;
@@ -94,6 +103,8 @@ struct PreparedProgram {
 
   /// Brings the patched entries up to date with `values`, one per symbol.
   void patch(const std::vector<int64_t> &values);
+  /// The kernel and the grid for so many rows; returns what was chosen.
+  const Variant &setGrid(Op &op, uint32_t firstVariant, int64_t rows) const;
 };
 
 /// What preparing needs to know of the rank.

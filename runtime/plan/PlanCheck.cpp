@@ -231,12 +231,34 @@ Status Checker::checkKernels() {
                      "allowed",
                      kernel.name(), kernel.stack_bytes(), maxStackBytes);
     LMC_RETURN_IF_ERROR(checkBlock(kernel));
+    LMC_RETURN_IF_ERROR(checkVariants(kernel));
   }
   for (const plan::Code &code : plan.code()) {
     if (code.object().empty())
       return corrupt("the code for {} is empty", code.target_cpu());
     if (isCuda())
       LMC_RETURN_IF_ERROR(checkDeviceCode(code));
+  }
+  return Status();
+}
+
+Status Checker::checkVariants(const plan::Kernel &kernel) {
+  int64_t fewer = 0;
+  for (const plan::Kernel::Variant &variant : kernel.variants()) {
+    if (variant.kernel() >= uint32_t(plan.kernels_size()))
+      return corrupt("kernel {} has variant {} of {} kernels", kernel.name(),
+                     variant.kernel(), plan.kernels_size());
+    const plan::Kernel &other = plan.kernels(int(variant.kernel()));
+    if (variant.most_rows() <= fewer || variant.most_rows() > maxSymbol)
+      return corrupt("kernel {} has a variant for {} rows behind one for {}",
+                     kernel.name(), variant.most_rows(), fewer);
+    fewer = variant.most_rows();
+    if (other.operands() != kernel.operands() ||
+        other.integers() != kernel.integers() || other.variants_size() > 0)
+      return corrupt("kernel {} of {} operands and {} integers has a variant "
+                     "of {} and {}, with {} variants of its own",
+                     kernel.name(), kernel.operands(), kernel.integers(),
+                     other.operands(), other.integers(), other.variants_size());
   }
   return Status();
 }
@@ -265,21 +287,27 @@ Status Checker::checkLaunch(const plan::Launch &launch) {
     if (!rows || rows->minimum < 0 || rows->maximum > maxBytes)
       return corrupt("its rows are negative, too many, or name an unknown "
                      "symbol");
-    int64_t blocks =
-        (rows->maximum + kernel.rows_per_unit() - 1) / kernel.rows_per_unit();
-    auto units = checkedMultiply(blocks, kernel.columns());
-    if (!units || *units > (isCuda() ? maxBlocks : maxBytes))
-      return corrupt("its grid of {} x {} units is too large", blocks,
-                     kernel.columns());
     // Each row and each unit is there for some byte.
     int64_t mostBytes = 0;
     for (const plan::Operand &operand : launch.operands())
       mostBytes = std::max(mostBytes, operand.slice().bytes());
-    if (rows->maximum > mostBytes || *units > mostBytes)
-      return corrupt("{} rows and {} units are more than the {} bytes of its "
-                     "largest operand",
-                     rows->maximum, *units, mostBytes);
-    return Status();
+    auto checkGrid = [&](const plan::Kernel &one, int64_t most) -> Status {
+      int64_t blocks = (most + one.rows_per_unit() - 1) / one.rows_per_unit();
+      auto units = checkedMultiply(blocks, one.columns());
+      if (!units || *units > (isCuda() ? maxBlocks : maxBytes))
+        return corrupt("its grid of {} x {} units is too large", blocks,
+                       one.columns());
+      if (most > mostBytes || *units > mostBytes)
+        return corrupt("{} rows and {} units are more than the {} bytes of its "
+                       "largest operand",
+                       most, *units, mostBytes);
+      return Status();
+    };
+    for (const plan::Kernel::Variant &variant : kernel.variants())
+      LMC_RETURN_IF_ERROR(
+          checkGrid(plan.kernels(int(variant.kernel())),
+                    std::min(rows->maximum, variant.most_rows())));
+    return checkGrid(kernel, rows->maximum);
   };
   if (Status status = run(); !status.ok())
     return std::move(status).prepend("kernel " + kernel.name());

@@ -39,6 +39,7 @@ private:
   Status checkKernels();
   bool isCuda() const { return plan.target() == "cuda"; }
   Status checkBlock(const plan::Kernel &kernel);
+  Status checkVariants(const plan::Kernel &kernel);
   Status checkDeviceCode(const plan::Code &code);
   Status checkAlignment(const plan::Launch &launch);
   Status checkLaunch(const plan::Launch &launch);

@@ -401,6 +401,52 @@ TEST(PlanCheck, DeviceKernels) {
           [](auto &p) { p.set_target("cpu"); });
 }
 
+TEST(CheckPlan, VariantsAreLaunchedAlike) {
+  auto variants = [] {
+    plan::Plan p = smallPlan();
+    for (const char *name : {"one", "four"}) {
+      *p.add_kernels() = p.kernels(0);
+      p.mutable_kernels(p.kernels_size() - 1)->set_name(name);
+    }
+    for (int64_t number : {1, 2}) {
+      auto *variant = p.mutable_kernels(0)->add_variants();
+      variant->set_most_rows(number * number);
+      variant->set_kernel(uint32_t(number));
+    }
+    return p;
+  };
+  EXPECT_TRUE(checkPlan(variants()).ok()) << checkPlan(variants()).toString();
+  auto refused = [&](const char *part, auto change) {
+    plan::Plan p = variants();
+    change(p);
+    EXPECT_NE(checkPlan(p).toString().find(part), std::string::npos)
+        << checkPlan(p).toString();
+  };
+  refused("kernel k has variant 3 of 3 kernels", [](auto &p) {
+    p.mutable_kernels(0)->mutable_variants(1)->set_kernel(3);
+  });
+  for (int64_t rows : {1, 0, -4})
+    refused("behind one for 1", [=](auto &p) {
+      p.mutable_kernels(0)->mutable_variants(1)->set_most_rows(rows);
+    });
+  refused("has a variant of 3 and 1, with 0 variants",
+          [](auto &p) { p.mutable_kernels(2)->set_operands(3); });
+  refused("has a variant of 2 and 0, with 0 variants",
+          [](auto &p) { p.mutable_kernels(1)->set_integers(0); });
+  refused("has a variant of 2 and 1, with 1 variants", [](auto &p) {
+    *p.mutable_kernels(1)->add_variants() = p.kernels(0).variants(0);
+  });
+  // As many rows as the variant may have.
+  refused("grid of 8192 x 1099511627776 units is too large", [](auto &p) {
+    p.mutable_kernels(2)->set_rows_per_unit(1);
+    p.mutable_kernels(2)->set_columns(int64_t(1) << 40);
+    p.mutable_kernels(0)->mutable_variants(1)->set_most_rows(8192);
+    auto *launch =
+        p.mutable_programs(0)->mutable_instructions(0)->mutable_launch();
+    launch->mutable_rows()->set_constant(1 << 20);
+  });
+}
+
 /// Two stages: the first sends 32 bytes to the second, and both meet in a sum.
 static plan::Plan twoStages() {
   plan::Plan p;

@@ -177,6 +177,9 @@ void bindToHost(llvm::Module &module, const codegen::KernelFacts &facts) {
     if (!function)
       continue;
     function->setLinkage(llvm::GlobalValue::InternalLinkage);
+    // As the instructions are: a place of the code where threads meet stays
+    // one.
+    function->setConvergent();
     builder.SetInsertPoint(
         llvm::BasicBlock::Create(module.getContext(), "", function));
     llvm::Value *hook = builder.CreateLoad(
@@ -188,6 +191,7 @@ void bindToHost(llvm::Module &module, const codegen::KernelFacts &facts) {
     llvm::CallInst *call =
         builder.CreateCall(function->getFunctionType(), hook, arguments);
     call->setTailCallKind(llvm::CallInst::TCK_MustTail);
+    call->setConvergent();
     function->getReturnType()->isVoidTy() ? builder.CreateRetVoid()
                                           : builder.CreateRet(call);
   }

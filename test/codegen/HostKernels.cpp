@@ -36,6 +36,9 @@ int main(int argc, char **argv) {
   for (auto kernel : module.getOps<plan::KernelOp>())
     if (kernel.getKind() != plan::kMatmulKind)
       kernels.push_back(kernel);
+  // Those that a plan for a GPU has.
+  std::vector<OwningOpRef<plan::KernelOp>> variants;
+  kernels = codegen::withVariants(kernels, variants);
   codegen::CodegenOptions options;
   options.targetCpu = "x86-64-v3";
   auto compiled = codegen::compileKernels(kernels, options);

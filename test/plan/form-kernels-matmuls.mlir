@@ -80,13 +80,18 @@ module @wanted_twice {
 
 // -----
 
-// Tokens are counted at run time: the library's rows.
+// Tokens are counted at run time: no library's, and the whole layer.
 // CHECK-LABEL: module @tokens
-// CHECK: kind = "matmul"
+// CHECK: plan.kernel
+// CHECK-SAME: kind = "contraction"
+// CHECK-NEXT: lm.contract
+// CHECK: math.exp
+// CHECK-NOT: plan.kernel
 module @tokens attributes {lm.sizes = {tokens = 16 : i64}} {
   func.func @f(%x: tensor<?x8xf32> {lm.input = "x", lm.size = "tokens"}, %w: tensor<8x6xf32> {lm.state = @w})
       -> (tensor<?x6xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
-    %y = lm.linear %x, %w : (tensor<?x8xf32>, tensor<8x6xf32>) -> tensor<?x6xf32>
+    %h = lm.linear %x, %w : (tensor<?x8xf32>, tensor<8x6xf32>) -> tensor<?x6xf32>
+    %y = lm.silu %h : tensor<?x6xf32>
     return %y : tensor<?x6xf32>
   }
 }

@@ -11,6 +11,9 @@ namespace lmc::codegen::cuda {
   mlir::LogicalResult plan##Name(plan::KernelOp kernel, KernelFacts &facts);   \
   mlir::LogicalResult emit##Name(EmitContext &context);
 
+// The most rows of each variant of a contraction, rising.
+llvm::ArrayRef<int64_t> fewRowsOf(plan::KernelOp kernel);
+
 LMC_BLOCK_KERNEL_KIND(Contraction)
 LMC_BLOCK_KERNEL_KIND(Attention)
 LMC_BLOCK_KERNEL_KIND(AttentionGrad)
