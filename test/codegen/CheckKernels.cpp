@@ -121,15 +121,8 @@ bool emulate(KernelRunner &runner, plan::KernelOp kernel) {
   SCOPED_TRACE(kernel.getSymName().str());
   const auto &result = testing::UnitTest::GetInstance()->ad_hoc_test_result();
   int before = result.total_part_count();
-  RunOptions run;
+  RunOptions run = optionsForAnyKernel(kernel);
   run.targetCpu = kEmulatedGpu;
-  run.positive = 1.1; // second moments and variances are
-  run.microBatch = 1;
-  run.rows = run.indexBound; // of a table of rows that a step computes
-  if (auto most = kernel.getMostRows())
-    run.rows = *most;
-  // Two tokens have no slot in common.
-  run.ascending = kernel.getKind() == "cache_write";
   runner.check(kernel, run);
   return result.total_part_count() > before;
 }

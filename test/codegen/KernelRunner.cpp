@@ -208,15 +208,20 @@ Runnable makeRunnable(plan::KernelOp kernel, const std::string &targetCpu) {
 
 } // namespace
 
-Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
-  Runnable runnable = makeRunnable(kernel, options.targetCpu);
-  const codegen::KernelFacts &facts = runnable.facts;
-  const auto &run = runnable.run;
-  if (!run)
-    return {};
+namespace {
 
-  std::mt19937 random(options.seed);
+// A kernel's call: what it is given, and what it has to give.
+struct Call {
   std::vector<Array> arguments;
+  std::vector<Tensor> expected; // results
+  std::vector<int64_t> integers;
+  int64_t units = 0;
+};
+
+Call makeCall(plan::KernelOp kernel, const codegen::KernelFacts &facts,
+              const RunOptions &options) {
+  Call call;
+  std::mt19937 random(options.seed);
   std::vector<Tensor> tensors;
   for (auto [number, type] :
        llvm::enumerate(kernel.getFunctionType().getInputs())) {
@@ -244,24 +249,90 @@ Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
       }
     }
     tensors.push_back(toTensor(array, tensor, options.rows));
-    arguments.push_back(std::move(array));
+    call.arguments.push_back(std::move(array));
   }
-  std::vector<Tensor> expected = interpret(kernel, tensors, options.microBatch);
-
-  std::vector<int64_t> integers;
+  call.expected = interpret(kernel, tensors, options.microBatch);
   if (facts.takesMicroBatch)
-    integers.push_back(options.microBatch);
+    call.integers.push_back(options.microBatch);
   if (facts.takesRows)
-    integers.push_back(options.rows);
+    call.integers.push_back(options.rows);
   kernel.getBody().walk([&](lm::Drawing random) {
     if (!random.draws() || random.getId())
       return;
-    integers.push_back(kGivenRandomId);
-    integers.push_back(firstNumber(random, options.microBatch));
+    call.integers.push_back(kGivenRandomId);
+    call.integers.push_back(firstNumber(random, options.microBatch));
   });
   int64_t rows = facts.takesRows ? options.rows : facts.rows;
-  int64_t units =
+  call.units =
       (rows + facts.rowsPerUnit - 1) / facts.rowsPerUnit * facts.columns;
+  return call;
+}
+
+} // namespace
+
+RunOptions test::optionsForAnyKernel(plan::KernelOp kernel) {
+  RunOptions run;
+  run.positive = 1.1; // second moments and variances are
+  run.microBatch = 1;
+  run.rows = run.indexBound; // of a table of rows that a step computes
+  if (auto most = kernel.getMostRows())
+    run.rows = *most;
+  // Two tokens have no slot in common.
+  run.ascending = kernel.getKind() == "cache_write";
+  // Single numbers are such as betas: what divides by 1 - beta amplifies its
+  // rounding without bound where that is near 0.
+  for (auto [number, type] :
+       llvm::enumerate(kernel.getFunctionType().getInputs())) {
+    auto tensor = cast<RankedTensorType>(type);
+    if (tensor.getElementType().isF32() && tensor.hasStaticShape() &&
+        tensor.getNumElements() == 1)
+      run.given[number] = 0.75;
+  }
+  return run;
+}
+
+void test::describeCase(plan::KernelOp kernel,
+                        const codegen::KernelFacts &facts, DeviceCase &out) {
+  RunOptions options = optionsForAnyKernel(kernel);
+  Call call = makeCall(kernel, facts, options);
+  out.set_name(kernel.getSymName().str());
+  out.set_kind(kernel.getKind().str());
+  out.set_symbol(facts.symbol);
+  out.set_threads(facts.threads);
+  out.set_shared_bytes(facts.sharedBytes);
+  out.set_units(call.units);
+  out.set_tolerance(options.tolerance);
+  for (int64_t integer : call.integers)
+    out.add_integers(integer);
+  for (Array &array : call.arguments) {
+    DeviceOperand *operand = out.add_operands();
+    operand->set_given(array.data(), array.size);
+    operand->set_is_float(array.isFloat);
+  }
+  for (auto [index, type, tied] : llvm::enumerate(
+           kernel.getFunctionType().getResults(), kernel.getTied())) {
+    DeviceOperand *operand =
+        tied >= 0 ? out.mutable_operands(int(tied)) : out.add_operands();
+    const std::vector<double> &data = call.expected[index].data;
+    if (tied < 0)
+      operand->set_given(std::string(data.size() * 4, kPattern));
+    operand->set_is_float(
+        cast<RankedTensorType>(type).getElementType().isF32());
+    operand->mutable_expected()->Assign(data.begin(), data.end());
+  }
+}
+
+Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
+  Runnable runnable = makeRunnable(kernel, options.targetCpu);
+  const codegen::KernelFacts &facts = runnable.facts;
+  const auto &run = runnable.run;
+  if (!run)
+    return {};
+  Call call = makeCall(kernel, facts, options);
+  std::vector<Array> &arguments = call.arguments;
+  const std::vector<Tensor> &expected = call.expected;
+  const std::vector<int64_t> &integers = call.integers;
+  int64_t units = call.units;
 
   Bytes first;
   for (int64_t parts : {1, 2, 7}) {

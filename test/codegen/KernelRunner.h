@@ -5,6 +5,7 @@
 #include "test/codegen/Reference.h"
 
 #include "passes/codegen/Codegen.h"
+#include "test/device/DeviceCases.pb.h"
 
 #include "mlir/IR/BuiltinOps.h"
 
@@ -48,6 +49,13 @@ struct RunOptions {
   unsigned seed = 1;
   std::map<unsigned, double> given; // all elements of these float arguments
 };
+
+// Of whatever kernel of a model.
+RunOptions optionsForAnyKernel(plan::KernelOp kernel);
+
+// The same for a device: what `kernel` is given then, and what it has to give.
+void describeCase(plan::KernelOp kernel, const codegen::KernelFacts &facts,
+                  DeviceCase &out);
 
 // Outputs of one run, as bytes per result, for comparison bit by bit.
 using Bytes = std::vector<std::vector<char>>;
