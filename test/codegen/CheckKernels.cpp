@@ -17,7 +17,6 @@
 // 16 bytes under way before it computes: it is as fast as it reads.
 #include "test/codegen/KernelRunner.h"
 
-#include "dialects/plan/Matmul.h"
 #include "passes/codegen/cuda/Ptx.h"
 
 #include "llvm/Support/MemoryBuffer.h"
@@ -166,10 +165,7 @@ int main(int argc, char **argv) {
   auto module = runner.parse((*file)->getBuffer().str());
   if (!module)
     return 1;
-  SmallVector<plan::KernelOp> kernels;
-  for (auto kernel : module.getOps<plan::KernelOp>())
-    if (kernel.getKind() != plan::kMatmulKind)
-      kernels.push_back(kernel);
+  SmallVector<plan::KernelOp> kernels = kernelsOf(module);
   std::vector<OwningOpRef<plan::KernelOp>> variants;
   kernels = codegen::withVariants(kernels, variants);
   for (auto kernel : kernels)

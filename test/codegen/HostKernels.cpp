@@ -8,8 +8,6 @@
 //     columns
 #include "test/codegen/KernelRunner.h"
 
-#include "dialects/plan/Matmul.h"
-
 #include "llvm/Support/MemoryBuffer.h"
 
 #include <cstdio>
@@ -32,10 +30,7 @@ int main(int argc, char **argv) {
   auto module = runner.parse((*file)->getBuffer().str());
   if (!module)
     return 1;
-  SmallVector<plan::KernelOp> kernels;
-  for (auto kernel : module.getOps<plan::KernelOp>())
-    if (kernel.getKind() != plan::kMatmulKind)
-      kernels.push_back(kernel);
+  SmallVector<plan::KernelOp> kernels = test::kernelsOf(module);
   // Those that a plan for a GPU has.
   std::vector<OwningOpRef<plan::KernelOp>> variants;
   kernels = codegen::withVariants(kernels, variants);

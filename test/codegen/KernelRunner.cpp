@@ -1,6 +1,7 @@
 // Compiles kernels from text, runs them and compares; see KernelRunner.h.
 #include "test/codegen/KernelRunner.h"
 
+#include "dialects/plan/Matmul.h"
 #include "test/codegen/BlockEmulator.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
@@ -269,6 +270,14 @@ Call makeCall(plan::KernelOp kernel, const codegen::KernelFacts &facts,
 }
 
 } // namespace
+
+SmallVector<plan::KernelOp> test::kernelsOf(ModuleOp module) {
+  SmallVector<plan::KernelOp> kernels;
+  for (auto kernel : module.getOps<plan::KernelOp>())
+    if (kernel.getKind() != plan::kMatmulKind)
+      kernels.push_back(kernel);
+  return kernels;
+}
 
 RunOptions test::optionsForAnyKernel(plan::KernelOp kernel) {
   RunOptions run;

@@ -50,6 +50,9 @@ struct RunOptions {
   std::map<unsigned, double> given; // all elements of these float arguments
 };
 
+// All of a module but those that a library computes.
+llvm::SmallVector<plan::KernelOp> kernelsOf(mlir::ModuleOp module);
+
 // Of whatever kernel of a model.
 RunOptions optionsForAnyKernel(plan::KernelOp kernel);
 

@@ -30,11 +30,6 @@ namespace {
 constexpr char kPattern = 0x5a;
 constexpr int64_t kGuard = 256;
 
-// Where an operand lies in the one block that a device has for all cases.
-struct Place {
-  int64_t offset = 0, bytes = 0;
-};
-
 struct Tally {
   int cases = 0, failures = 0;
   double worst = 0; // error over what is allowed
@@ -61,9 +56,10 @@ private:
   const test::DeviceCases &cases;
   bool computes;
   std::vector<KernelHandle> handles;
-  std::vector<std::vector<Place>> places; // of each case's operands
-  std::vector<int64_t> begins;            // of each case, and the end
-  std::map<std::string, Tally> tallies;   // by kind
+  // Where each case's operands lie in the one block for all.
+  std::vector<std::vector<int64_t>> places;
+  std::vector<int64_t> begins;          // of each case, and the end
+  std::map<std::string, Tally> tallies; // by kind
 };
 
 // As little aligned as a plan allows: a micro-batch's part of an input.
@@ -71,11 +67,11 @@ void Checker::place() {
   int64_t at = 0;
   for (const test::DeviceCase &one : cases.cases()) {
     begins.push_back(at);
-    std::vector<Place> operands;
+    std::vector<int64_t> operands;
     for (const test::DeviceOperand &operand : one.operands()) {
       auto bytes = int64_t(operand.given().size());
       at += std::gcd(bytes, int64_t(16)) % 16;
-      operands.push_back({at, bytes});
+      operands.push_back(at);
       at = (at + bytes + kGuard + 63) / 64 * 64;
     }
     places.push_back(operands);
@@ -88,8 +84,7 @@ void Checker::fill(size_t number) {
                           kPattern);
   const test::DeviceCase &one = cases.cases(int(number));
   for (int i = 0; i < one.operands_size(); ++i)
-    std::memcpy(bytes.data() + places[number][size_t(i)].offset -
-                    begins[number],
+    std::memcpy(bytes.data() + places[number][size_t(i)] - begins[number],
                 one.operands(i).given().data(), one.operands(i).given().size());
   device->write(device->base(0) + begins[number], bytes.data(),
                 int64_t(bytes.size()));
@@ -98,8 +93,8 @@ void Checker::fill(size_t number) {
 Status Checker::launch(size_t number, bool recorded) {
   const test::DeviceCase &one = cases.cases(int(number));
   std::vector<void *> pointers;
-  for (const Place &place : places[number])
-    pointers.push_back(device->base(0) + place.offset);
+  for (int64_t place : places[number])
+    pointers.push_back(device->base(0) + place);
   if (recorded)
     LMC_RETURN_IF_ERROR(device->beginRecording());
   device->launch(handles[number], pointers.data(), one.integers().data(),
@@ -108,7 +103,7 @@ Status Checker::launch(size_t number, bool recorded) {
     LMC_ASSIGN_OR_RETURN(std::unique_ptr<Recording> recording,
                          device->endRecording());
     device->replay(*recording);
-    return device->synchronize();
+    return device->synchronize(); // before the recording is gone
   }
   return device->synchronize();
 }
@@ -127,7 +122,7 @@ std::string Checker::compare(size_t number, const std::vector<char> &bytes,
   std::vector<bool> isOperand(bytes.size());
   for (int i = 0; i < one.operands_size(); ++i) {
     const test::DeviceOperand &operand = one.operands(i);
-    auto begin = size_t(places[number][size_t(i)].offset - begins[number]);
+    auto begin = size_t(places[number][size_t(i)] - begins[number]);
     std::fill_n(isOperand.begin() + ptrdiff_t(begin), operand.given().size(),
                 true);
     const char *found = bytes.data() + begin;

@@ -9,8 +9,6 @@
 // library computes are check-device's own.
 #include "test/codegen/KernelRunner.h"
 
-#include "dialects/plan/Matmul.h"
-
 #include "llvm/Support/MemoryBuffer.h"
 
 #include <gtest/gtest.h>
@@ -39,9 +37,7 @@ int main(int argc, char **argv) {
     ModuleOp module = runner.parse((*file)->getBuffer().str());
     if (!module)
       return 1;
-    for (auto kernel : module.getOps<plan::KernelOp>())
-      if (kernel.getKind() != plan::kMatmulKind)
-        kernels.push_back(kernel);
+    kernels.append(test::kernelsOf(module));
   }
   std::vector<OwningOpRef<plan::KernelOp>> variants;
   if (isGpu)
