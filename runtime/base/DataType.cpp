@@ -26,14 +26,6 @@ const DataTypeInfo *lookUpDataType(std::string_view name) {
   return nullptr;
 }
 
-uint16_t floatToBf16(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  if ((bits & 0x7fffffffu) > 0x7f800000u)
-    return uint16_t((bits >> 16) | 0x40u);
-  return uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
-
 float f16ToFloat(uint16_t bits) {
   int exponent = (bits >> 10) & 31;
   int mantissa = bits & 1023;

@@ -39,7 +39,13 @@ inline float bf16ToFloat(uint16_t bits) {
   return value;
 }
 /// Rounds to nearest, ties to even; NaN stays NaN.
-uint16_t floatToBf16(float value);
+inline uint16_t floatToBf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint32_t nan = (bits >> 16) | 0x40u;
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  return uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+}
 float f16ToFloat(uint16_t bits);
 uint16_t floatToF16(float value);
 

@@ -7,7 +7,8 @@
 //   rank 2   c0 c1 c2            S2 = a2+b2+c2 into its p2
 //
 // Nobody reads piece r of rank r's buffer before its second offer, so the sum
-// may take its place. Own pieces are read where the caller has them.
+// may take its place. Own pieces are read where the caller has them. Sums that
+// pay for a loan are formed in the caller's target, and lent from there.
 #include "runtime/comm/Reduce.h"
 #include "runtime/comm/host/HostCommunicator.h"
 
@@ -115,8 +116,16 @@ Status HostCommunicator::allReduceShared(Group &group,
           (m == group.me ? mine
                          : memory->buffer(group.ranks[m], group.taken[m])) +
           begin * size;
+    const bool lendsSums = lends && count * size / members >= lentBytes;
+    std::byte *sums = (lendsSums ? out : buffer) + begin * size;
     reduceInOrder(call.dtype, call.reduction, group.sources.data(),
-                  group.sources.size(), end - begin, buffer + begin * size);
+                  group.sources.size(), end - begin, sums);
+    if (lendsSums) {
+      releaseAll(group);
+      memory->lend(group.ranks, sums, signature);
+      LMC_RETURN_IF_ERROR(borrowPieces(group, signature, out, count, size));
+      continue;
+    }
     memory->offer(group.ranks, own, signature, 0);
     std::memcpy(out + begin * size, buffer + begin * size,
                 size_t((end - begin) * size));
@@ -131,25 +140,41 @@ Status HostCommunicator::allReduceShared(Group &group,
       memory->release(peer, theirs);
     }
   }
+  return memory->awaitBorrowers();
+}
+
+/// Reads every other member's piece of `elements` where it lends it.
+Status HostCommunicator::borrowPieces(Group &group, uint32_t signature,
+                                      std::byte *target, int64_t elements,
+                                      int64_t elementBytes) {
+  const size_t members = group.ranks.size();
+  auto first = [&](size_t m) {
+    return elements * int64_t(m) / int64_t(members) * elementBytes;
+  };
+  for (size_t step = 1; step < members; ++step) {
+    // Not all from the same one at the same time.
+    const size_t m = (group.me + step) % members;
+    LMC_RETURN_IF_ERROR(memory->borrow(
+        group.ranks[m], signature, target + first(m), first(m + 1) - first(m)));
+  }
   return Status();
 }
 
 /// An AllGather whose pieces are read where the callers have them.
-Status HostCommunicator::gatherLent(Group &group, uint32_t signature,
-                                    const std::byte *source, std::byte *target,
-                                    int64_t pieceBytes) {
+Status HostCommunicator::gatherLent(Group &group, const CollectiveCall &call,
+                                    const std::byte *source,
+                                    std::byte *target) {
+  const int64_t size = elementBytes(call);
+  const int64_t bytes = call.elements * size;
+  const int64_t piece = bytes / int64_t(group.ranks.size());
+  const uint32_t signature = signatureOf(call, group.ranks.size());
   memory->lend(group.ranks, source, signature);
-  std::byte *mine = target + int64_t(group.me) * pieceBytes;
+  std::byte *mine = target + int64_t(group.me) * piece;
   // Before others read it: now it is in this core's caches alone.
   if (mine != source)
-    copyBytes(mine, source, size_t(pieceBytes),
-              pieceBytes * int64_t(group.ranks.size()) > streamedBytes);
-  for (size_t step = 1; step < group.ranks.size(); ++step) {
-    size_t m = (group.me + step) % group.ranks.size();
-    LMC_RETURN_IF_ERROR(memory->borrow(group.ranks[m], signature,
-                                       target + int64_t(m) * pieceBytes,
-                                       pieceBytes));
-  }
+    copyBytes(mine, source, size_t(piece), bytes > streamedBytes);
+  LMC_RETURN_IF_ERROR(
+      borrowPieces(group, signature, target, call.elements, size));
   return memory->awaitBorrowers();
 }
 
@@ -166,7 +191,7 @@ Status HostCommunicator::exchangeShared(Group &group,
   const bool gathers = call.kind == CollectiveKind::AllGather;
   const bool streams = call.elements * size > streamedBytes;
   if (lends && gathers && piece * size >= lentBytes)
-    return gatherLent(group, signature, source, target, piece * size);
+    return gatherLent(group, call, source, target);
   const int64_t perChunk =
       gathers ? gatherBytes / size : SharedMemory::bufferBytes / size / members;
   for (int64_t done = 0; done < piece; done += perChunk) {

@@ -7,8 +7,9 @@
 //                  chunks into its own buffer and offers that; everyone copies
 //                  the pieces. A small one: everyone sums everything.
 //   ReduceScatter  everyone offers one piece per member; member r sums.
-//   AllGather, AllToAll, Broadcast   offered, copied out. Pieces of a gather
-//                  that pay for it are lent instead, and read where they lie.
+//   AllGather, AllToAll, Broadcast   offered, copied out.
+// Pieces of a gather and of an AllReduce's sums that pay for it are lent
+// instead, and read where they lie.
 // Where members are on several hosts the same pieces go as messages.
 //
 // Sums are formed on the rank's thread by reduceInOrder, so the bits are those
@@ -74,8 +75,10 @@ private:
                          const std::byte *source, std::byte *target);
   Status exchangeShared(Group &group, const CollectiveCall &call,
                         const std::byte *source, std::byte *target);
-  Status gatherLent(Group &group, uint32_t signature, const std::byte *source,
-                    std::byte *target, int64_t pieceBytes);
+  Status gatherLent(Group &group, const CollectiveCall &call,
+                    const std::byte *source, std::byte *target);
+  Status borrowPieces(Group &group, uint32_t signature, std::byte *target,
+                      int64_t elements, int64_t elementBytes);
   Status broadcastShared(Group &group, const CollectiveCall &call,
                          const std::byte *source, std::byte *target);
   Status takeAll(Group &group, uint32_t signature);
