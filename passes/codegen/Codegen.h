@@ -62,6 +62,9 @@ struct CodegenOptions {
 
 struct Machine;
 
+// Every kind that a kernel may have.
+llvm::SmallVector<llvm::StringRef> kernelKinds();
+
 // Facts alone need no code: memory and cost are planned from them.
 mlir::FailureOr<KernelFacts> getKernelFacts(plan::KernelOp kernel,
                                             const Machine &machine);

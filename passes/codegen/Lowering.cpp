@@ -24,80 +24,69 @@
 #include "mlir/Target/LLVMIR/Dialect/LLVMIR/LLVMToLLVMIRTranslation.h"
 #include "mlir/Target/LLVMIR/Export.h"
 #include "mlir/Transforms/GreedyPatternRewriteDriver.h"
+#include "llvm/ADT/StringExtras.h"
 #include "llvm/IR/Module.h"
 
 using namespace mlir;
 using namespace lmc;
 using namespace lmc::codegen;
 
+namespace {
+struct KernelKind {
+  StringRef name;
+  decltype(&planRow) plan;
+  decltype(&emitRow) emit;
+  // On a GPU, where the nests differ too much to be shared.
+  decltype(&cuda::planContraction) planBlock = nullptr;
+  decltype(&emitRow) emitBlock = nullptr;
+};
+} // namespace
+
+static const KernelKind kinds[] = {
+    {"flat", planRow, emitRow},
+    {"row", planRow, emitRow},
+    {"column_reduce", planColumnReduce, emitColumnReduce},
+    {"contraction", planContraction, emitContraction, cuda::planContraction,
+     cuda::emitContraction},
+    {"scatter", planScatter, emitScatter},
+    {"attention", planAttention, emitAttention, cuda::planAttention,
+     cuda::emitAttention},
+    {"attention_grad", planAttentionGrad, emitAttentionGrad,
+     cuda::planAttentionGrad, cuda::emitAttentionGrad},
+    {"rope", planRope, emitRope},
+    {"cache_write", planCacheWrite, emitCacheWrite},
+    {"paged_attention", planPagedAttention, emitPagedAttention,
+     cuda::planPagedAttention, cuda::emitPagedAttention},
+};
+
+SmallVector<StringRef> codegen::kernelKinds() {
+  return llvm::map_to_vector(kinds,
+                             [](const KernelKind &kind) { return kind.name; });
+}
+
+static const KernelKind *lookUpKind(plan::KernelOp kernel) {
+  const auto *kind = llvm::find_if(kinds, [&](const KernelKind &kind) {
+    return kind.name == kernel.getKind();
+  });
+  return kind == std::end(kinds) ? nullptr : kind;
+}
+
 LogicalResult codegen::planKernel(plan::KernelOp kernel, const Machine &machine,
                                   KernelFacts &facts) {
-  StringRef kind = kernel.getKind();
-  // Nests that differ too much to be shared.
-  if (machine.gpu) {
-    if (kind == "contraction")
-      return cuda::planContraction(kernel, facts);
-    if (kind == "attention")
-      return cuda::planAttention(kernel, facts);
-    if (kind == "attention_grad")
-      return cuda::planAttentionGrad(kernel, facts);
-    if (kind == "paged_attention")
-      return cuda::planPagedAttention(kernel, facts);
-  }
-  if (kind == "flat" || kind == "row")
-    return planRow(kernel, machine, facts);
-  if (kind == "column_reduce")
-    return planColumnReduce(kernel, machine, facts);
-  if (kind == "contraction")
-    return planContraction(kernel, machine, facts);
-  if (kind == "scatter")
-    return planScatter(kernel, machine, facts);
-  if (kind == "attention")
-    return planAttention(kernel, machine, facts);
-  if (kind == "attention_grad")
-    return planAttentionGrad(kernel, machine, facts);
-  if (kind == "rope")
-    return planRope(kernel, machine, facts);
-  if (kind == "cache_write")
-    return planCacheWrite(kernel, machine, facts);
-  if (kind == "paged_attention")
-    return planPagedAttention(kernel, machine, facts);
-  return kernel.emitOpError()
-         << "has kind '" << kind
-         << "', but there are emitters for flat, row, column_reduce, "
-            "contraction, scatter, attention, attention_grad, rope, "
-            "cache_write and paged_attention";
+  const KernelKind *kind = lookUpKind(kernel);
+  if (!kind)
+    return kernel.emitOpError() << "has kind '" << kernel.getKind()
+                                << "', but there are emitters for "
+                                << llvm::join(kernelKinds(), ", ");
+  if (machine.gpu && kind->planBlock)
+    return kind->planBlock(kernel, facts);
+  return kind->plan(kernel, machine, facts);
 }
 
 LogicalResult codegen::emitKernel(EmitContext &context) {
-  StringRef kind = context.kernel.getKind();
-  if (context.block) {
-    if (kind == "contraction")
-      return cuda::emitContraction(context);
-    if (kind == "attention")
-      return cuda::emitAttention(context);
-    if (kind == "attention_grad")
-      return cuda::emitAttentionGrad(context);
-    if (kind == "paged_attention")
-      return cuda::emitPagedAttention(context);
-  }
-  if (kind == "flat" || kind == "row")
-    return emitRow(context);
-  if (kind == "column_reduce")
-    return emitColumnReduce(context);
-  if (kind == "contraction")
-    return emitContraction(context);
-  if (kind == "scatter")
-    return emitScatter(context);
-  if (kind == "attention")
-    return emitAttention(context);
-  if (kind == "attention_grad")
-    return emitAttentionGrad(context);
-  if (kind == "cache_write")
-    return emitCacheWrite(context);
-  if (kind == "paged_attention")
-    return emitPagedAttention(context);
-  return emitRope(context);
+  const KernelKind *kind = lookUpKind(context.kernel); // planned before
+  return context.block && kind->emitBlock ? kind->emitBlock(context)
+                                          : kind->emit(context);
 }
 
 Share EmitContext::overThreads() {

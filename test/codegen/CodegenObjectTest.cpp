@@ -5,6 +5,8 @@
 #include "mlir/IR/Diagnostics.h"
 #include <gtest/gtest.h>
 
+#include <regex>
+
 using namespace lmc;
 using namespace lmc::test;
 
@@ -103,6 +105,11 @@ plan.kernel @k(%x: tensor<8xf32>) -> tensor<8xf32>
             message(power, "sm_80").find("no expansion of llvm.pow"));
   EXPECT_NE(std::string::npos,
             message(power, "sm_70").find("no code for 'sm_70'"));
+  std::string woven = std::regex_replace(power, std::regex("flat"), "woven");
+  for (const char *cpu : {"native", "sm_80"})
+    EXPECT_NE(std::string::npos, message(woven, cpu)
+                                     .find("has kind 'woven', but there are "
+                                           "emitters for flat, row, column_"));
   std::string tied = R"(
 plan.kernel @k(%x: tensor<9000xf32>, %s: tensor<f32>) -> (tensor<9000xf32>, tensor<f32>)
     attributes {kind = "flat", tied = array<i64: -1, 1>} {

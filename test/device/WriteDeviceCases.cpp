@@ -4,6 +4,7 @@
 // lmc compile MODEL --compile-to=kernels > kernels.mlir
 // write-device-cases x86-64-v3 cpu.cases kernels.mlir...
 // write-device-cases sm_90 gpu.cases kernels.mlir...
+// write-device-cases --kinds    prints the kinds of kernels that there are
 //
 // For a GPU kernels come with their variants for few rows; products that a
 // library computes are check-device's own.
@@ -21,8 +22,14 @@ using namespace lmc;
 
 int main(int argc, char **argv) {
   testing::InitGoogleTest();
+  if (argc == 2 && llvm::StringRef(argv[1]) == "--kinds") {
+    for (llvm::StringRef kind : codegen::kernelKinds())
+      std::printf("%s\n", kind.str().c_str());
+    return 0;
+  }
   if (argc < 4) {
-    std::fprintf(stderr, "usage: write-device-cases TARGET OUT FILE...\n");
+    std::fprintf(stderr, "usage: write-device-cases TARGET OUT FILE..., or "
+                         "write-device-cases --kinds\n");
     return 2;
   }
   bool isGpu = llvm::StringRef(argv[1]).starts_with("sm_");
