@@ -7,8 +7,12 @@
 //   rank 2   c0 c1 c2            S2 = a2+b2+c2 into its p2
 //
 // Nobody reads piece r of rank r's buffer before its second offer, so the sum
-// may take its place. Own pieces are read where the caller has them. Sums that
-// pay for a loan are formed in the caller's target, and lent from there.
+// may take its place. Own pieces are read where the caller has them.
+//
+// Where pieces are lent, a member reads the others' where they have them, sums
+// into its target, and lends that. It takes a wait more, but lines that another
+// core has written come several times as fast through the kernel's copy as by
+// loads, where the cores share no cache.
 #include "runtime/comm/Reduce.h"
 #include "runtime/comm/host/HostCommunicator.h"
 
@@ -33,6 +37,11 @@ static constexpr int64_t streamedBytes = 4 << 20;
 // Pieces of this size and more, in bytes, are worth a call of the kernel and
 // the wait for their readers.
 static constexpr int64_t lentBytes = 64 << 10;
+
+// What is lent is walked through in blocks and chunks of this size: what one
+// member has read or summed is in the cache that cores share when others read.
+static constexpr int64_t lentBlockBytes = 1 << 20;
+static constexpr int64_t lentChunkBytes = 4 << 20;
 
 /// A copy whose stores go past the caches, if it `streams`.
 static void copyBytes(std::byte *to, const std::byte *from, size_t bytes,
@@ -75,15 +84,21 @@ void HostCommunicator::releaseAll(Group &group) {
       memory->release(group.ranks[m], group.taken[m]);
 }
 
+/// The first element of a member's piece of `count`.
+static int64_t firstOf(int64_t count, int64_t member, size_t members) {
+  return count * member / int64_t(members);
+}
+
 Status HostCommunicator::allReduceShared(Group &group,
                                          const CollectiveCall &call,
                                          const std::byte *source,
                                          std::byte *target) {
   const int64_t size = elementBytes(call);
-  const int64_t members = int64_t(group.ranks.size());
-  const int64_t me = int64_t(group.me);
-  const uint32_t signature = signatureOf(call, group.ranks.size());
+  const size_t members = group.ranks.size();
+  const uint32_t signature = signatureOf(call, members);
   const uint32_t readers = uint32_t(members - 1);
+  if (lends && call.elements * size / int64_t(members) >= lentBytes)
+    return allReduceLent(group, call, source, target);
   const int64_t perChunk = SharedMemory::bufferBytes / size;
   for (int64_t done = 0; done < call.elements; done += perChunk) {
     const int64_t count = std::min(perChunk, call.elements - done);
@@ -91,90 +106,163 @@ Status HostCommunicator::allReduceShared(Group &group,
     std::byte *out = target + done * size;
     LMC_ASSIGN_OR_RETURN(int own, memory->acquire());
     std::byte *buffer = memory->buffer(rank(), own);
-    if (count * size * members <= onePhaseBytes) {
+    auto sumInto = [&](int64_t begin, int64_t end, std::byte *sums) {
+      for (size_t m = 0; m < members; ++m)
+        group.sources[m] =
+            (m == group.me ? mine
+                           : memory->buffer(group.ranks[m], group.taken[m])) +
+            begin * size;
+      reduceInOrder(call.dtype, call.reduction, group.sources.data(), members,
+                    end - begin, sums);
+    };
+    if (count * size * int64_t(members) <= onePhaseBytes) {
       std::memcpy(buffer, mine, size_t(count * size));
       memory->offer(group.ranks, own, signature, readers);
       LMC_RETURN_IF_ERROR(takeAll(group, signature));
-      for (size_t m = 0; m < group.ranks.size(); ++m)
-        group.sources[m] = m == group.me
-                               ? mine
-                               : memory->buffer(group.ranks[m], group.taken[m]);
-      reduceInOrder(call.dtype, call.reduction, group.sources.data(),
-                    group.sources.size(), count, out);
+      sumInto(0, count, out);
       releaseAll(group);
       continue;
     }
-    auto first = [&](int64_t m) { return count * m / members; };
-    const int64_t begin = first(me), end = first(me + 1);
+    const int64_t begin = firstOf(count, int64_t(group.me), members);
+    const int64_t end = firstOf(count, int64_t(group.me) + 1, members);
     std::memcpy(buffer, mine, size_t(begin * size));
     std::memcpy(buffer + end * size, mine + end * size,
                 size_t((count - end) * size));
     memory->offer(group.ranks, own, signature, readers);
     LMC_RETURN_IF_ERROR(takeAll(group, signature));
-    for (size_t m = 0; m < group.ranks.size(); ++m)
-      group.sources[m] =
-          (m == group.me ? mine
-                         : memory->buffer(group.ranks[m], group.taken[m])) +
-          begin * size;
-    const bool lendsSums = lends && count * size / members >= lentBytes;
-    std::byte *sums = (lendsSums ? out : buffer) + begin * size;
-    reduceInOrder(call.dtype, call.reduction, group.sources.data(),
-                  group.sources.size(), end - begin, sums);
-    if (lendsSums) {
-      releaseAll(group);
-      memory->lend(group.ranks, sums, signature);
-      LMC_RETURN_IF_ERROR(borrowPieces(group, signature, out, count, size));
-      continue;
-    }
+    sumInto(begin, end, buffer + begin * size);
     memory->offer(group.ranks, own, signature, 0);
     std::memcpy(out + begin * size, buffer + begin * size,
                 size_t((end - begin) * size));
-    for (int64_t step = 1; step < members; ++step) {
+    for (size_t step = 1; step < members; ++step) {
       // Not all from the same one at the same time.
-      int64_t m = (me + step) % members;
-      int peer = group.ranks[size_t(m)];
+      const size_t m = (group.me + step) % members;
+      const int peer = group.ranks[m];
       LMC_ASSIGN_OR_RETURN(int theirs, memory->take(peer, signature));
-      std::memcpy(out + first(m) * size,
-                  memory->buffer(peer, theirs) + first(m) * size,
-                  size_t((first(m + 1) - first(m)) * size));
+      const int64_t from = firstOf(count, int64_t(m), members);
+      const int64_t to = firstOf(count, int64_t(m) + 1, members);
+      std::memcpy(out + from * size, memory->buffer(peer, theirs) + from * size,
+                  size_t((to - from) * size));
       memory->release(peer, theirs);
     }
-  }
-  return memory->awaitBorrowers();
-}
-
-/// Reads every other member's piece of `elements` where it lends it.
-Status HostCommunicator::borrowPieces(Group &group, uint32_t signature,
-                                      std::byte *target, int64_t elements,
-                                      int64_t elementBytes) {
-  const size_t members = group.ranks.size();
-  auto first = [&](size_t m) {
-    return elements * int64_t(m) / int64_t(members) * elementBytes;
-  };
-  for (size_t step = 1; step < members; ++step) {
-    // Not all from the same one at the same time.
-    const size_t m = (group.me + step) % members;
-    LMC_RETURN_IF_ERROR(memory->borrow(
-        group.ranks[m], signature, target + first(m), first(m + 1) - first(m)));
   }
   return Status();
 }
 
-/// An AllGather whose pieces are read where the callers have them.
+/// Lends `source`, and learns where the others lend theirs.
+Status HostCommunicator::swapLoans(Group &group, uint32_t signature,
+                                   const std::byte *source) {
+  memory->lend(group.ranks, source, signature);
+  for (size_t m = 0; m < group.ranks.size(); ++m) {
+    if (m == group.me)
+      continue;
+    LMC_ASSIGN_OR_RETURN(group.lent[m],
+                         memory->borrow(group.ranks[m], signature));
+  }
+  return Status();
+}
+
+void HostCommunicator::giveBackAll(Group &group) {
+  for (size_t m = 0; m < group.ranks.size(); ++m)
+    if (m != group.me)
+      memory->giveBack(group.ranks[m]);
+}
+
+/// Sums elements [begin, end) of what all members lend.
+Status HostCommunicator::sumLent(Group &group, const CollectiveCall &call,
+                                 const std::byte *source, int64_t begin,
+                                 int64_t end, std::byte *target) {
+  const int64_t size = elementBytes(call);
+  const size_t members = group.ranks.size();
+  LMC_ASSIGN_OR_RETURN(int scratch, memory->acquire());
+  const int64_t perBlock =
+      SharedMemory::bufferBytes / int64_t(members - 1) / size;
+  for (int64_t done = begin; done < end; done += perBlock) {
+    const int64_t count = std::min(perBlock, end - done);
+    std::byte *free = memory->buffer(rank(), scratch);
+    for (size_t m = 0; m < members; ++m) {
+      group.sources[m] = m == group.me ? source + done * size : free;
+      if (m == group.me)
+        continue;
+      LMC_RETURN_IF_ERROR(memory->read(group.ranks[m],
+                                       group.lent[m] + uint64_t(done * size),
+                                       free, count * size));
+      free += count * size;
+    }
+    reduceInOrder(call.dtype, call.reduction, group.sources.data(), members,
+                  count, target + (done - begin) * size);
+  }
+  return Status();
+}
+
+/// In place, too: a sum that is lent was formed from what all members had.
+Status HostCommunicator::allReduceLent(Group &group, const CollectiveCall &call,
+                                       const std::byte *source,
+                                       std::byte *target) {
+  const int64_t size = elementBytes(call);
+  const size_t members = group.ranks.size();
+  const uint32_t signature = signatureOf(call, members);
+  LMC_RETURN_IF_ERROR(swapLoans(group, signature, source));
+  const int64_t perChunk = lentChunkBytes / size;
+  for (int64_t done = 0; done < call.elements; done += perChunk) {
+    const int64_t count = std::min(perChunk, call.elements - done);
+    auto first = [&](size_t m) {
+      return done + firstOf(count, int64_t(m), members);
+    };
+    LMC_RETURN_IF_ERROR(sumLent(group, call, source, first(group.me),
+                                first(group.me + 1),
+                                target + first(group.me) * size));
+    memory->lend(group.ranks, target, signature);
+    for (size_t step = 1; step < members; ++step) {
+      const size_t m = (group.me + step) % members;
+      const int peer = group.ranks[m];
+      const int64_t begin = first(m) * size, end = first(m + 1) * size;
+      LMC_ASSIGN_OR_RETURN(uint64_t theirs, memory->borrow(peer, signature));
+      LMC_RETURN_IF_ERROR(memory->read(peer, theirs + uint64_t(begin),
+                                       target + begin, end - begin));
+      memory->giveBack(peer);
+    }
+  }
+  giveBackAll(group);
+  return memory->awaitBorrowers();
+}
+
+Status HostCommunicator::reduceScatterLent(Group &group,
+                                           const CollectiveCall &call,
+                                           const std::byte *source,
+                                           std::byte *target) {
+  const size_t members = group.ranks.size();
+  const int64_t piece = call.elements / int64_t(members);
+  const int64_t begin = int64_t(group.me) * piece;
+  LMC_RETURN_IF_ERROR(swapLoans(group, signatureOf(call, members), source));
+  LMC_RETURN_IF_ERROR(
+      sumLent(group, call, source, begin, begin + piece, target));
+  giveBackAll(group);
+  return memory->awaitBorrowers();
+}
+
 Status HostCommunicator::gatherLent(Group &group, const CollectiveCall &call,
                                     const std::byte *source,
                                     std::byte *target) {
-  const int64_t size = elementBytes(call);
-  const int64_t bytes = call.elements * size;
-  const int64_t piece = bytes / int64_t(group.ranks.size());
-  const uint32_t signature = signatureOf(call, group.ranks.size());
-  memory->lend(group.ranks, source, signature);
+  const size_t members = group.ranks.size();
+  const int64_t bytes = call.elements * elementBytes(call);
+  const int64_t piece = bytes / int64_t(members);
+  const uint32_t signature = signatureOf(call, members);
   std::byte *mine = target + int64_t(group.me) * piece;
-  // Before others read it: now it is in this core's caches alone.
-  if (mine != source)
-    copyBytes(mine, source, size_t(piece), bytes > streamedBytes);
-  LMC_RETURN_IF_ERROR(
-      borrowPieces(group, signature, target, call.elements, size));
+  LMC_RETURN_IF_ERROR(swapLoans(group, signature, source));
+  for (int64_t done = 0; done < piece; done += lentBlockBytes) {
+    const int64_t count = std::min(lentBlockBytes, piece - done);
+    if (mine != source)
+      copyBytes(mine + done, source + done, size_t(count),
+                bytes > streamedBytes);
+    for (size_t step = 1; step < members; ++step) {
+      const size_t m = (group.me + step) % members;
+      LMC_RETURN_IF_ERROR(
+          memory->read(group.ranks[m], group.lent[m] + uint64_t(done),
+                       target + int64_t(m) * piece + done, count));
+    }
+  }
+  giveBackAll(group);
   return memory->awaitBorrowers();
 }
 
@@ -190,8 +278,11 @@ Status HostCommunicator::exchangeShared(Group &group,
   const uint32_t signature = signatureOf(call, group.ranks.size());
   const bool gathers = call.kind == CollectiveKind::AllGather;
   const bool streams = call.elements * size > streamedBytes;
-  if (lends && gathers && piece * size >= lentBytes)
+  if (lends && piece * size >= lentBytes && gathers)
     return gatherLent(group, call, source, target);
+  if (lends && piece * size >= lentBytes &&
+      call.kind == CollectiveKind::ReduceScatter)
+    return reduceScatterLent(group, call, source, target);
   const int64_t perChunk =
       gathers ? gatherBytes / size : SharedMemory::bufferBytes / size / members;
   for (int64_t done = 0; done < piece; done += perChunk) {

@@ -78,6 +78,7 @@ StatusOr<int> HostCommunicator::openGroup(const std::vector<int> &ranks,
       group.shared = false;
   group.sources.resize(ranks.size());
   group.taken.resize(ranks.size());
+  group.lent.resize(ranks.size());
   for (Pieces *pieces : {&group.out, &group.in, &group.back})
     pieces->resize(ranks.size());
   if (!group.shared)

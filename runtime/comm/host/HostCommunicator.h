@@ -8,8 +8,8 @@
 //                  the pieces. A small one: everyone sums everything.
 //   ReduceScatter  everyone offers one piece per member; member r sums.
 //   AllGather, AllToAll, Broadcast   offered, copied out.
-// Pieces of a gather and of an AllReduce's sums that pay for it are lent
-// instead, and read where they lie.
+// What of AllReduce, ReduceScatter and AllGather pays for it is lent instead,
+// and read where it lies.
 // Where members are on several hosts the same pieces go as messages.
 //
 // Sums are formed on the rank's thread by reduceInOrder, so the bits are those
@@ -64,8 +64,9 @@ private:
     bool shared;                    ///< all members share memory
     std::vector<std::byte> staging; ///< one piece per member; not shared
     std::vector<const std::byte *> sources;
-    std::vector<int> taken; ///< the buffer that each member offered
-    Pieces out, in, back;   ///< of a call; kept, so that none allocates
+    std::vector<int> taken;     ///< the buffer that each member offered
+    std::vector<uint64_t> lent; ///< the address that each member lent
+    Pieces out, in, back;       ///< of a call; kept, so that none allocates
   };
   HostCommunicator(Job &job, Options options)
       : job(job), options(std::move(options)) {}
@@ -73,12 +74,19 @@ private:
   // HostCollectives.cpp
   Status allReduceShared(Group &group, const CollectiveCall &call,
                          const std::byte *source, std::byte *target);
+  Status allReduceLent(Group &group, const CollectiveCall &call,
+                       const std::byte *source, std::byte *target);
+  Status swapLoans(Group &group, uint32_t signature, const std::byte *source);
+  void giveBackAll(Group &group);
+  Status sumLent(Group &group, const CollectiveCall &call,
+                 const std::byte *source, int64_t begin, int64_t end,
+                 std::byte *target);
   Status exchangeShared(Group &group, const CollectiveCall &call,
                         const std::byte *source, std::byte *target);
+  Status reduceScatterLent(Group &group, const CollectiveCall &call,
+                           const std::byte *source, std::byte *target);
   Status gatherLent(Group &group, const CollectiveCall &call,
                     const std::byte *source, std::byte *target);
-  Status borrowPieces(Group &group, uint32_t signature, std::byte *target,
-                      int64_t elements, int64_t elementBytes);
   Status broadcastShared(Group &group, const CollectiveCall &call,
                          const std::byte *source, std::byte *target);
   Status takeAll(Group &group, uint32_t signature);

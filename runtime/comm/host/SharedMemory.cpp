@@ -14,7 +14,8 @@
 namespace lmc::runtime {
 
 static constexpr uint64_t segmentMagic = 0x3147455343'4d4c01; // and a version
-// Two per buffer; a loan comes when the call before has ended, with one each.
+// Two per buffer, when the call before has ended; or what a call lends: its
+// source, and sums of two chunks.
 static constexpr uint32_t offersUnderWay = 4;
 static constexpr size_t pageBytes = 4096;
 static constexpr size_t blockHeader = 64; // holds the block's `busy`
@@ -181,8 +182,8 @@ std::byte *SharedMemory::buffer(int rank, int index) const {
          size_t(2 - index) * size_t(bufferBytes);
 }
 
-bool SharedMemory::read(int peer, uint64_t address, void *to,
-                        size_t bytes) const {
+bool SharedMemory::tryRead(int peer, uint64_t address, void *to,
+                           size_t bytes) const {
   for (size_t done = 0; done < bytes;) {
     iovec here = {static_cast<std::byte *>(to) + done, bytes - done};
     iovec there = {reinterpret_cast<void *>(address + done), bytes - done};
@@ -199,7 +200,7 @@ bool SharedMemory::readsPeers() const {
   for (int peer = 0; peer < ranks; ++peer) {
     uint64_t magic = 0;
     if (peer != me && segments[size_t(peer)].base &&
-        !(read(peer, head(peer).address, &magic, sizeof magic) &&
+        !(tryRead(peer, head(peer).address, &magic, sizeof magic) &&
           magic == segmentMagic))
       return false;
   }
@@ -267,19 +268,21 @@ StatusOr<int> SharedMemory::take(int peer, uint32_t signature) {
   return int(offer.buffer);
 }
 
-Status SharedMemory::borrow(int peer, uint32_t signature, std::byte *to,
-                            int64_t bytes) {
+StatusOr<uint64_t> SharedMemory::borrow(int peer, uint32_t signature) {
   LMC_ASSIGN_OR_RETURN(Offer offer, takeNext(peer, signature, /*isLoan=*/true));
-  if (!read(peer, offer.address, to, size_t(bytes))) {
-    int error = errno;
-    if (job.awaitVerdict(500)) // it knows better why a peer has ended
-      return job.verdict();
-    return makeError(ErrorKind::PeerFailed,
-                     "rank {} cannot read {} bytes that rank {} lends: {}", me,
-                     bytes, peer, std::strerror(error));
-  }
-  release(peer, lent);
-  return Status();
+  return offer.address;
+}
+
+Status SharedMemory::read(int peer, uint64_t address, std::byte *to,
+                          int64_t bytes) {
+  if (tryRead(peer, address, to, size_t(bytes)))
+    return Status();
+  int error = errno;
+  if (job.awaitVerdict(500)) // it knows better why a peer has ended
+    return job.verdict();
+  return makeError(ErrorKind::PeerFailed,
+                   "rank {} cannot read {} bytes that rank {} lends: {}", me,
+                   bytes, peer, std::strerror(error));
 }
 
 void SharedMemory::release(int peer, int buffer) {

@@ -64,11 +64,13 @@ public:
   /// The buffer that `peer` offers next. A Bug when it means another call.
   StatusOr<int> take(int peer, uint32_t signature);
   void release(int peer, int buffer);
-  /// Offers memory of this rank's own, one loan at a time.
+  /// Offers memory of this rank's own until the others have given it back.
   void lend(const std::vector<int> &members, const std::byte *from,
             uint32_t signature);
-  /// Copies what `peer` lends next, and releases it.
-  Status borrow(int peer, uint32_t signature, std::byte *to, int64_t bytes);
+  /// The address of what `peer` lends next, in `peer`; to be given back.
+  StatusOr<uint64_t> borrow(int peer, uint32_t signature);
+  Status read(int peer, uint64_t address, std::byte *to, int64_t bytes);
+  void giveBack(int peer) { release(peer, lent); }
   /// Returns when everybody has read what was lent.
   Status awaitBorrowers() { return awaitReleases(lent); }
 
@@ -121,7 +123,7 @@ private:
                uint32_t releases);
   StatusOr<Offer> takeNext(int peer, uint32_t signature, bool isLoan);
   Status awaitReleases(int buffer);
-  bool read(int peer, uint64_t address, void *to, size_t bytes) const;
+  bool tryRead(int peer, uint64_t address, void *to, size_t bytes) const;
   StatusOr<Block> freeBlock(int64_t bytes);
   Queue &queueOf(int peer, uint64_t channel);
   bool fetchNotes(int peer);
