@@ -35,6 +35,8 @@ StatusOr<MappedFile> MappedFile::open(const std::string &path) {
   MappedFile file;
   file.name = path;
   file.size = size_t(info.st_size);
+  file.identity = {int64_t(info.st_ino), info.st_size, info.st_mtim.tv_sec,
+                   info.st_mtim.tv_nsec};
   if (file.size > 0) {
     void *address = ::mmap(nullptr, file.size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (address == MAP_FAILED) {
@@ -50,7 +52,8 @@ StatusOr<MappedFile> MappedFile::open(const std::string &path) {
 }
 
 MappedFile::MappedFile(MappedFile &&other) noexcept
-    : name(std::move(other.name)), data(other.data), size(other.size) {
+    : name(std::move(other.name)), data(other.data), size(other.size),
+      identity(other.identity) {
   other.data = nullptr;
   other.size = 0;
 }
@@ -59,6 +62,7 @@ MappedFile &MappedFile::operator=(MappedFile &&other) noexcept {
   std::swap(name, other.name);
   std::swap(data, other.data);
   std::swap(size, other.size);
+  std::swap(identity, other.identity);
   return *this;
 }
 

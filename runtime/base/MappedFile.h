@@ -4,6 +4,8 @@
 
 #include "runtime/base/Status.h"
 
+#include <array>
+
 namespace lmc::runtime {
 
 class MappedFile {
@@ -16,6 +18,10 @@ public:
 
   std::string_view bytes() const { return {data, size}; }
   const std::string &path() const { return name; }
+  /// The same for every host that sees the same file, another one, nearly
+  /// always, for a copy: of its inode, size and last change.
+  using Mark = std::array<int64_t, 4>;
+  const Mark &mark() const { return identity; }
 
   /// Gives back the pages of [offset, offset + bytes), which are read again
   /// when touched; keeps resident memory low while a large file is walked.
@@ -31,6 +37,7 @@ private:
   std::string name;
   const char *data = nullptr;
   size_t size = 0;
+  Mark identity = {};
 };
 
 /// Writes a whole file beside `path`, flushes it to the disk and renames it

@@ -346,13 +346,16 @@ void Job::loop() {
     (void)stream.flush();
     // The server, if it lives, speaks first.
     if (now - lastAck > options.timeoutMs + 300) {
-      concludeWithoutServer(
+      Status status =
           makeError(ErrorKind::PeerFailed,
                     "rank 0 is stopped or out of reach: no sign of life "
                     "for {:.1f} s",
                     double(options.timeoutMs) / 1e3)
               .help("--timeout SECONDS changes how long a rank may be "
-                    "silent"));
+                    "silent");
+      sendFailure(status); // should it go on
+      (void)stream.flush();
+      concludeWithoutServer(std::move(status));
       break;
     }
   }

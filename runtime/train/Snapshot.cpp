@@ -23,9 +23,24 @@ Status tellAll(Executor &executor, void *data, int64_t bytes) {
 }
 
 Status compareWithRank0(Executor &executor, const WeightFiles &files) {
-  uint64_t own = executor.comm() ? files.identity() : 0, first = own;
+  Communicator *comm = executor.comm();
+  if (!comm)
+    return Status();
+  const uint64_t own = files.mark();
+  uint64_t first = own;
   LMC_RETURN_IF_ERROR(tellAll(executor, &first, sizeof first));
-  if (own == first)
+  uint8_t isOther = own != first;
+  auto *answer = reinterpret_cast<std::byte *>(&isOther);
+  if (comm->rank() != 0)
+    LMC_RETURN_IF_ERROR(comm->send(0, askChannel, answer, 1));
+  bool someOther = isOther;
+  for (int rank = 1; rank < comm->numRanks() && comm->rank() == 0; ++rank) {
+    LMC_RETURN_IF_ERROR(comm->receive(rank, askChannel, answer, 1));
+    someOther = someOther || isOther;
+  }
+  uint64_t sum = someOther ? files.checksum() : 0, sumOfFirst = sum;
+  LMC_RETURN_IF_ERROR(tellAll(executor, &sumOfFirst, sizeof sumOfFirst));
+  if (!someOther || sum == sumOfFirst)
     return Status();
   return wrongInput("rank {} reads other weights than rank 0, from {}",
                     executor.rank(), files.path())

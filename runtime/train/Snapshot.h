@@ -15,7 +15,8 @@ namespace lmc::runtime {
 /// Rank 0's bytes to all ranks.
 Status tellAll(Executor &executor, void *data, int64_t bytes);
 
-/// WrongInput on every rank that reads other tensors than rank 0 does.
+/// WrongInput on every rank that reads other tensors than rank 0 does. Files of
+/// their own, as on a host's own disk, are read as a whole for it.
 Status compareWithRank0(Executor &executor, const WeightFiles &files);
 
 class Snapshot {

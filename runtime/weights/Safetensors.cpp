@@ -185,15 +185,19 @@ StatusOr<WeightFiles> WeightFiles::openFile(const std::string &file,
   return std::move(weights);
 }
 
-uint64_t WeightFiles::identity() const {
-  constexpr size_t numPlaces = 8, placeBytes = 64;
+uint64_t WeightFiles::mark() const {
+  std::vector<MappedFile::Mark> marks;
+  for (const MappedFile &file : files)
+    marks.push_back(file.mark());
+  return XXH3_64bits(marks.data(), marks.size() * sizeof marks[0]);
+}
+
+uint64_t WeightFiles::checksum() const {
   std::string text;
-  for (const auto &[tensor, view] : all) {
-    text += fmt::format("{} {} [{}] ", tensor, view.dtypeName,
-                        fmt::join(view.shape, ","));
-    for (size_t i = 0; i < numPlaces; ++i)
-      text += view.data.substr(view.data.size() / numPlaces * i, placeBytes);
-  }
+  for (const auto &[tensor, view] : all)
+    text += fmt::format("{} {} [{}] {:016x} ", tensor, view.dtypeName,
+                        fmt::join(view.shape, ","),
+                        XXH3_64bits(view.data.data(), view.data.size()));
   return XXH3_64bits(text.data(), text.size());
 }
 

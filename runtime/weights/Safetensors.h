@@ -54,10 +54,10 @@ public:
   const TensorView *find(const std::string &name) const;
   const TensorMap &tensors() const { return all; }
   const std::string &path() const { return name; }
-  /// The same for the same tensors, from their names, types, shapes and some
-  /// bytes of each: other weights of a model differ nearly everywhere, and
-  /// reading all of large ones would take longer than a start may.
-  uint64_t identity() const;
+  /// The same for the same files (MappedFile::mark).
+  uint64_t mark() const;
+  /// Of every tensor's name, type, shape and bytes, which are all read.
+  uint64_t checksum() const;
   /// Where the files lie.
   std::string folder() const;
 

@@ -344,6 +344,31 @@ def launched(launcher):
         raise Failed(f"losses {local.losses()}, of threads {expected}")
 
 
+def rank_0_goes_on():
+    """Rank 0, stopped until the others have ended, says what they said."""
+    folder = Trainings.model("gpt2-1")
+    plan = Trainings.compiled(folder, MESH, micro=1)
+    metrics = Trainings.scratch / "goes-on.jsonl"
+    flags = ["--data", folder / "data.bin", "--steps", 100000, "--timeout", 1,
+             "--metrics", metrics]
+    job = Launched("goes-on", environments("torchrun", RANKS, free_port()),
+                   [flags] * RANKS, [plan] * RANKS)
+    first, *others = job.processes
+    while not metrics.exists() or metrics.stat().st_size < 1000:
+        if first.poll() is not None:
+            raise Failed(f"rank 0 ended with {first.returncode}")
+        time.sleep(0.02)
+    first.send_signal(signal.SIGSTOP)
+    for other in others:
+        other.wait(timeout=60)
+    first.send_signal(signal.SIGCONT)
+    codes, logs = job.finish()
+    said = r"^error: .*rank 0 is stopped or out of reach: no sign of life for 1"
+    if codes != [5] * RANKS or \
+            not all(re.search(said, log, re.M) for log in logs):
+        raise Failed(f"{codes}: {logs[0]} {logs[1]}")
+
+
 def wrong_environment():
     """Exit status 2, and the variable."""
     folder = Trainings.model("gpt2-1")
@@ -535,6 +560,7 @@ def cases():
     yield "starter-killed", starter_killed
     for launcher in ("torchrun", "mpirun", "slurm"):
         yield f"launched-by/{launcher}", launched, launcher
+    yield "rank-0-goes-on", rank_0_goes_on
     yield "launched-by/wrong-environment", wrong_environment
     yield "launched-by/too-many", too_many
     yield "taken-rank", taken_rank

@@ -153,7 +153,8 @@ def wrong_call():
 
 def other_weights():
     """A rank that reads other weights than the rest, or resumes from another
-    checkpoint, as on a host's own disk: all end, and it is named."""
+    checkpoint or one with a bit turned, as on a host's own disk: all end, and
+    it is named."""
     folder = Trainings.model("gpt2-1")
     plan = Trainings.compiled(folder, MESH, micro=1)
     right = ["--data", folder / "data.bin", "--threads", 1, "--timeout", 3]
@@ -166,10 +167,23 @@ def other_weights():
                       RANKS, "--seed", seed, "--checkpoint", saved[-1])
     victim = 3
     shutil.copytree(saved[1], place / "moved")
-    own = {"weights": [["--weights", s, "--steps", 2] for s in saved],
-           "resumed": [["--checkpoint", s, "--resume", "--steps", 3]
-                       for s in saved]}
-    for name, (its, other) in own.items():
+    for name in ("model", "optimizer"):
+        turned = place / f"turned-{name}"
+        shutil.copytree(saved[0], turned)
+        file = turned / "step_2" / f"{name}.safetensors"
+        content = bytearray(file.read_bytes())
+        content[len(content) * 2 // 3 + 5] ^= 1
+        file.write_bytes(content)
+        saved.append(turned)
+    # Without a manifest its weights are what they are.
+    (place / "turned-model" / "step_2" / "manifest.json").rename(
+        place / "manifest.json")
+    read = [["--weights", s, "--steps", 2] for s in saved]
+    resumed = [["--checkpoint", s, "--resume", "--steps", 3] for s in saved]
+    for name, its, other in (
+            ("weights", read[0], read[1]), ("resumed", resumed[0], resumed[1]),
+            ("a-bit-of-weights", read[0], read[2]),
+            ("a-bit-of-moments", resumed[0], resumed[3])):
         flags = [[*right, *its]] * RANKS
         flags[victim] = [*right, *other]
         codes, logs = Launched(
@@ -180,7 +194,7 @@ def other_weights():
                 not all(re.search(said, log) for log in logs):
             raise Failed(f"{name}: {codes}: {logs[0]} {logs[victim]}")
     # The same weights at another place are the same.
-    flags = [[*right, *own["weights"][1]]] * RANKS
+    flags = [[*right, *read[1]]] * RANKS
     flags[victim] = [*right, "--weights", place / "moved", "--steps", 2]
     codes, logs = Launched(
         "other-place", environments("torchrun", RANKS, free_port()), flags,

@@ -282,7 +282,8 @@ Status SharedMemory::read(int peer, uint64_t address, std::byte *to,
     return job.verdict();
   return makeError(ErrorKind::PeerFailed,
                    "rank {} cannot read {} bytes that rank {} lends: {}", me,
-                   bytes, peer, std::strerror(error));
+                   bytes, peer, std::strerror(error))
+      .help("--comm tcp does without reading others' memory");
 }
 
 void SharedMemory::release(int peer, int buffer) {
