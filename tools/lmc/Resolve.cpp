@@ -65,7 +65,7 @@ int lmc::resolveBatch(const CompileSettings &settings, Resolved &resolved) {
   if (!global)
     global = (micro ? micro : 1) * dataRanks;
   if (!micro)
-    micro = std::max<int64_t>(1, global / dataRanks);
+    micro = global % dataRanks == 0 ? global / dataRanks : 1;
   if (int64_t unit = micro * dataRanks; global % unit != 0) {
     int64_t below = global / unit * unit;
     return printError(
