@@ -29,8 +29,8 @@ static std::string identityOf(const TokenData &data) {
   int64_t step = data.size() <= mostRead ? 1 : data.size() / numSamples;
   for (int64_t i = 0; i < data.size(); i += step)
     samples.push_back(data.token(i));
-  return fmt::format("{} tokens in {} document{}, {:016x}", data.size(),
-                     data.numDocuments(), data.numDocuments() == 1 ? "" : "s",
+  return fmt::format("{} tokens in {} documents, {:016x}", data.size(),
+                     data.numDocuments(),
                      XXH3_64bits(samples.data(), samples.size() * 4));
 }
 
