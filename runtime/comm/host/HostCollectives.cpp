@@ -10,9 +10,9 @@
 // may take its place. Own pieces are read where the caller has them.
 //
 // Where pieces are lent, a member reads the others' where they have them, sums
-// into its target, and lends that. It takes a wait more, but lines that another
-// core has written come several times as fast through the kernel's copy as by
-// loads, where the cores share no cache.
+// into its target, and lends that. It takes a wait more, but what a core that
+// is far away has written comes several times as fast by the kernel's copy as
+// by loads (RATIONALE.md).
 #include "runtime/comm/Reduce.h"
 #include "runtime/comm/host/HostCommunicator.h"
 
