@@ -35,8 +35,8 @@ StatusOr<MappedFile> MappedFile::open(const std::string &path) {
   MappedFile file;
   file.name = path;
   file.size = size_t(info.st_size);
-  file.identity = {int64_t(info.st_ino), info.st_size, info.st_mtim.tv_sec,
-                   info.st_mtim.tv_nsec};
+  file.identity = {int64_t(info.st_ino), info.st_size, info.st_ctim.tv_sec,
+                   info.st_ctim.tv_nsec};
   if (file.size > 0) {
     void *address = ::mmap(nullptr, file.size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (address == MAP_FAILED) {

@@ -18,8 +18,8 @@ public:
 
   std::string_view bytes() const { return {data, size}; }
   const std::string &path() const { return name; }
-  /// The same for every host that sees the same file, another one, nearly
-  /// always, for a copy: of its inode, size and last change.
+  /// The same for every host that sees the same file, another one for a copy,
+  /// whose ctime no tool keeps: of its inode, size and ctime.
   using Mark = std::array<int64_t, 4>;
   const Mark &mark() const { return identity; }
 
