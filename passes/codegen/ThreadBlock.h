@@ -9,13 +9,12 @@
 // shares serves the CPU, too.
 //
 // Threads meet at barriers. A barrier inside a branch or a loop that threads
-// leave at different times is an error that test/codegen/BlockEmulator.h finds.
+// leave at different times is an error that runtime/device/cuda/ptx finds.
 // Sums over threads have one shape: halves of a warp are folded, then warps are
 // added in order, so equal inputs give equal bits.
 //
-// The four functions behind this (thread, barrier, shuffle, shared) are
-// declared here and defined by whoever takes the module on: cuda/Ptx.cpp as
-// instructions, the emulator as calls.
+// The five functions behind this (thread, unit, barrier, shuffle, shared) are
+// declared here and defined as instructions by cuda/Ptx.cpp.
 #ifndef LMC_PASSES_CODEGEN_THREADBLOCK_H
 #define LMC_PASSES_CODEGEN_THREADBLOCK_H
 

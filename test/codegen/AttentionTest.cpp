@@ -118,7 +118,8 @@ protected:
 };
 
 INSTANTIATE_TEST_SUITE_P(Levels, AttentionTest,
-                         testing::Values("native", "x86-64-v3", kEmulatedGpu),
+                         testing::Values("native", "x86-64-v3",
+                                         kInterpretedGpu),
                          [](const auto &info) {
                            return levelName(info.param);
                          });

@@ -2,8 +2,9 @@
 // without one; but for those that a library computes.
 //
 // lmc compile MODEL --compile-to=kernels > kernels.mlir
-// check-kernels --emulate kernels.mlir
-//     runs each in BlockEmulator and compares it with plain loops
+// check-kernels --interpret kernels.mlir
+//     runs the PTX of each (runtime/device/cuda/ptx) and compares it with plain
+//     loops
 // check-kernels --ptx=sm_80 [--assemble] kernels.mlir
 //     compiles each to PTX and reads it; with ptxas, also what that says
 //
@@ -116,12 +117,12 @@ void Checker::check(plan::KernelOp kernel) {
 }
 
 // Whether the kernel fails; why was printed.
-bool emulate(KernelRunner &runner, plan::KernelOp kernel) {
+bool interpretFails(KernelRunner &runner, plan::KernelOp kernel) {
   SCOPED_TRACE(kernel.getSymName().str());
   const auto &result = testing::UnitTest::GetInstance()->ad_hoc_test_result();
   int before = result.total_part_count();
   RunOptions run = optionsForAnyKernel(kernel);
-  run.targetCpu = kEmulatedGpu;
+  run.targetCpu = kInterpretedGpu;
   runner.check(kernel, run);
   return result.total_part_count() > before;
 }
@@ -130,12 +131,12 @@ bool emulate(KernelRunner &runner, plan::KernelOp kernel) {
 
 int main(int argc, char **argv) {
   Checker checker;
-  bool emulated = false, assembled = false;
+  bool interpreted = false, assembled = false;
   const char *path = nullptr;
   for (int i = 1; i < argc; ++i) {
     llvm::StringRef argument = argv[i];
-    if (argument == "--emulate")
-      emulated = true;
+    if (argument == "--interpret")
+      interpreted = true;
     else if (argument == "--assemble")
       assembled = true;
     else if (argument.consume_front("--ptx="))
@@ -143,8 +144,8 @@ int main(int argc, char **argv) {
     else
       path = argv[i];
   }
-  if (!path || emulated == !checker.gpu.empty()) {
-    std::fprintf(stderr, "usage: check-kernels --emulate FILE, or "
+  if (!path || interpreted == !checker.gpu.empty()) {
+    std::fprintf(stderr, "usage: check-kernels --interpret FILE, or "
                          "check-kernels --ptx=sm_80 [--assemble] FILE\n");
     return 2;
   }
@@ -169,9 +170,9 @@ int main(int argc, char **argv) {
   std::vector<OwningOpRef<plan::KernelOp>> variants;
   kernels = codegen::withVariants(kernels, variants);
   for (auto kernel : kernels)
-    if (!emulated)
+    if (!interpreted)
       checker.check(kernel);
-    else if (emulate(runner, kernel))
+    else if (interpretFails(runner, kernel))
       ++checker.failures;
   auto count = int(kernels.size());
   std::printf("%d kernels, %d failures\n", count, checker.failures);

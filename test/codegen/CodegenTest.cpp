@@ -38,7 +38,8 @@ protected:
 };
 
 INSTANTIATE_TEST_SUITE_P(Levels, CodegenTest,
-                         testing::Values("native", "x86-64-v3", kEmulatedGpu),
+                         testing::Values("native", "x86-64-v3",
+                                         kInterpretedGpu),
                          [](const auto &info) {
                            return levelName(info.param);
                          });

@@ -45,7 +45,7 @@ protected:
     auto kernels = codegen::withVariants({tiles}, made);
     ASSERT_GT(kernels.size(), 1u);
     RunOptions run;
-    run.targetCpu = kEmulatedGpu;
+    run.targetCpu = kInterpretedGpu;
     run.rows = 67;
     Bytes many = runner.check(tiles, run);
     ASSERT_FALSE(many.empty());
@@ -103,7 +103,7 @@ TEST_F(FewRowsTest, KnownRowsHaveNoVariants) {
   ASSERT_TRUE(mlir::succeeded(facts));
   EXPECT_EQ(facts->columns, 3);
   RunOptions run;
-  run.targetCpu = kEmulatedGpu;
+  run.targetCpu = kInterpretedGpu;
   runner.check(kernel, run);
 }
 

@@ -2,7 +2,7 @@
 #include "test/codegen/KernelRunner.h"
 
 #include "dialects/plan/Matmul.h"
-#include "test/codegen/BlockEmulator.h"
+#include "runtime/device/cuda/ptx/Interpreter.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Func/IR/FuncOps.h"
@@ -175,41 +175,78 @@ Bytes KernelRunner::check(const std::string &text, const RunOptions &options) {
 
 namespace {
 
+// Where a kernel's operands lie, and how many bytes each has.
+struct Operands {
+  std::vector<void *> pointers;
+  std::vector<size_t> sizes;
+  void add(Array &array) {
+    pointers.push_back(array.data());
+    sizes.push_back(array.size);
+  }
+};
+
 // A kernel that can be run, and what its plan says of it.
 struct Runnable {
   codegen::KernelFacts facts;
-  std::function<void(void *const *, const int64_t *, int64_t, int64_t)> run;
+  // Runs the units [begin, end).
+  std::function<void(const Operands &, const int64_t *integers, int64_t begin,
+                     int64_t end)>
+      run;
 };
 
-Runnable makeRunnable(plan::KernelOp kernel, const std::string &targetCpu) {
-  if (targetCpu == kEmulatedGpu) {
-    auto emulated = std::make_shared<EmulatedKernel>(kernel);
-    if (!emulated->isLoaded())
-      return {};
-    return {emulated->facts,
-            [emulated](auto... arguments) { emulated->run(arguments...); }};
+Runnable interpreted(const codegen::KernelFacts &facts,
+                     const std::string &text) {
+  std::string error;
+  std::shared_ptr<ptx::Module> module = ptx::Module::parse(text, error);
+  if (!module) {
+    ADD_FAILURE() << error;
+    return {};
   }
+  auto run = [module, facts](const Operands &operands, const int64_t *integers,
+                             int64_t begin, int64_t end) {
+    ptx::Memory memory;
+    ptx::Launch launch = {module->find(facts.symbol),  uint32_t(begin),
+                          uint32_t(end - begin),       facts.threads,
+                          uint32_t(facts.sharedBytes), {}};
+    for (auto [pointer, size] : llvm::zip(operands.pointers, operands.sizes)) {
+      auto address = reinterpret_cast<uintptr_t>(pointer);
+      memory.add(address, static_cast<char *>(pointer), size);
+      launch.parameters.push_back(address);
+    }
+    for (unsigned i = 0; i < facts.integers(); ++i)
+      launch.parameters.push_back(uint64_t(integers[i]));
+    launch.parameters.push_back(uint64_t(end));
+    EXPECT_EQ("", ptx::run(*module, launch, memory));
+  };
+  return {facts, run};
+}
+
+Runnable makeRunnable(plan::KernelOp kernel, const std::string &targetCpu) {
   codegen::CodegenOptions codegenOptions;
   codegenOptions.targetCpu = targetCpu;
   codegenOptions.threads = 1;
+  codegenOptions.assemble = false;
   auto compiled = codegen::compileKernels({kernel}, codegenOptions);
   if (failed(compiled)) {
     ADD_FAILURE() << "does not compile: " << kernel.getSymName().str();
     return {};
   }
+  const codegen::KernelFacts &facts = compiled->kernels[0];
+  if (targetCpu == kInterpretedGpu)
+    return interpreted(facts, compiled->object);
   auto object = std::make_shared<LoadedObject>(compiled->object);
-  auto *run = object->find(compiled->kernels[0].symbol);
-  if (!run) {
-    ADD_FAILURE() << "no symbol " << compiled->kernels[0].symbol;
+  auto *function = object->find(facts.symbol);
+  if (!function) {
+    ADD_FAILURE() << "no symbol " << facts.symbol;
     return {};
   }
-  return {compiled->kernels[0],
-          [object, run](auto... arguments) { run(arguments...); }};
+  auto run = [object, function](const Operands &operands,
+                                const int64_t *integers, int64_t begin,
+                                int64_t end) {
+    function(operands.pointers.data(), integers, begin, end);
+  };
+  return {facts, run};
 }
-
-} // namespace
-
-namespace {
 
 // A kernel's call: what it is given, and what it has to give.
 struct Call {
@@ -351,9 +388,9 @@ Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
       std::memcpy(inputs.back().data(), array.data(), array.size);
     }
     std::vector<Array> outputs;
-    std::vector<void *> pointers;
+    Operands operands;
     for (Array &array : inputs)
-      pointers.push_back(array.data());
+      operands.add(array);
     ArrayRef<int64_t> tied = kernel.getTied();
     outputs.reserve(tied.size());
     std::vector<Array *> results;
@@ -366,13 +403,13 @@ Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
       }
       outputs.emplace_back(elementsOf(tensor, options.rows),
                            tensor.getElementType().isF32());
-      pointers.push_back(outputs.back().data());
+      operands.add(outputs.back());
       results.push_back(&outputs.back());
     }
-    EXPECT_EQ(pointers.size(), facts.pointers);
+    EXPECT_EQ(operands.pointers.size(), facts.pointers);
     // From the last part to the first: units are independent.
     for (int64_t part = parts; part-- > 0;)
-      run(pointers.data(), integers.data(), units * part / parts,
+      run(operands, integers.data(), units * part / parts,
           units * (part + 1) / parts);
     for (Array &array : inputs)
       EXPECT_TRUE(array.guardIntact()) << "wrote past an argument";

@@ -28,8 +28,8 @@ private:
   void *handle = nullptr;
 };
 
-// A target: a GPU's kernels, run by BlockEmulator.
-inline constexpr const char *kEmulatedGpu = "emulated-gpu";
+// A target: PTX, which runtime/device/cuda/ptx interprets.
+inline constexpr const char *kInterpretedGpu = "sm_80";
 
 // The end of a test's name.
 inline std::string levelName(const std::string &target) {
@@ -37,7 +37,7 @@ inline std::string levelName(const std::string &target) {
 }
 
 struct RunOptions {
-  std::string targetCpu = "native"; // or kEmulatedGpu
+  std::string targetCpu = "native"; // or kInterpretedGpu
   int64_t microBatch = 0;
   int64_t rows = 0;        // of a dynamic leading dim
   int64_t indexBound = 16; // i32 arguments lie in [indexLow, indexBound)

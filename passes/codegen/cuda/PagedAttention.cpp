@@ -133,7 +133,8 @@ void PagedBlock::emitScores(Value key0) {
     Value row =
         clampIndex(b, b.add(b.mul(page, size), b.rem(safe, size)), s.rows);
     Value offset = b.add(b.mul(row, s.rowStride()), groupOffset);
-    b.store(offset, b.at(offsets, j, i64));
+    b.ifThen(b.equal(block.lane(), b.i64(0)),
+             [&] { b.store(offset, b.at(offsets, j, i64)); });
     Value key = b.atF32(pointer(1), offset);
     b.forLoop(b.i64(0), b.i64(s.r), 1, [&](Value head) {
       Value score = b.select(isSeen, emitScore(head, key),

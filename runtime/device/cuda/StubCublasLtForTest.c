@@ -270,41 +270,51 @@ static float at(const float *matrix, const struct Layout *layout, int transposed
   uint64_t r = transposed ? column : row, c = transposed ? row : column;
   return matrix[r + c * (uint64_t)layout->stride];
 }
+// As the sums read it: the rows of each column side by side.
+static float *pack(const float *matrix, const struct Layout *layout,
+                   int transposed, uint64_t rows, uint64_t columns,
+                   int compute) {
+  float *packed = malloc((rows * columns + 1) * sizeof *packed);
+  for (uint64_t column = 0; column < columns; ++column)
+    for (uint64_t row = 0; row < rows; ++row)
+      packed[column * rows + row] =
+          rounded(at(matrix, layout, transposed, row, column), compute);
+  return packed;
+}
 static void multiply(const void *context) {
   const struct Call *call = context;
   const struct Product *product = &call->product;
-  uint64_t m = call->sizes.m, parts = (uint64_t)call->algorithm.splitK;
-  for (uint64_t j = 0; j < call->sizes.n; ++j)
+  uint64_t m = call->sizes.m, n = call->sizes.n, k = call->sizes.k,
+           parts = (uint64_t)call->algorithm.splitK;
+  float *a = pack(call->pa, &call->a, product->transA, m, k, product->compute),
+        *b = pack(call->pb, &call->b, product->transB, k, n, product->compute),
+        *sums = malloc((m * n + 1) * parts * sizeof *sums);
+  for (uint64_t part = 0; part < parts; ++part)
+    for (uint64_t j = 0; j < n; ++j) {
+      float *sum = sums + (part * n + j) * m;
+      memset(sum, 0, m * sizeof *sum);
+      for (uint64_t l = part * k / parts; l < (part + 1) * k / parts; ++l)
+        for (uint64_t i = 0; i < m; ++i)
+          sum[i] += a[l * m + i] * b[j * k + l];
+    }
+  // The library's scratch is anybody's.
+  if (parts > 1)
+    memcpy(call->workspace, sums, m * n * parts * sizeof *sums);
+  else if (call->workspace)
+    call->workspace[0] = sums[0];
+  for (uint64_t j = 0; j < n; ++j)
     for (uint64_t i = 0; i < m; ++i) {
-      for (uint64_t part = 0; part < parts; ++part) {
-        float sum = 0;
-        for (uint64_t l = part * call->sizes.k / parts;
-             l < (part + 1) * call->sizes.k / parts; ++l)
-          sum += rounded(at(call->pa, &call->a, product->transA, i, l),
-                         product->compute) *
-                 rounded(at(call->pb, &call->b, product->transB, l, j),
-                         product->compute);
-        if (parts > 1)
-          call->workspace[(part * call->sizes.n + j) * m + i] = sum;
-        else if (call->workspace) // the library's scratch is anybody's
-          call->workspace[0] = sum;
-        if (parts == 1)
-          call->pd[i + j * (uint64_t)call->d.stride] =
-              call->alpha * sum +
-              (call->beta != 0 ? call->beta * at(call->pc, &call->c, 0, i, j)
-                               : 0) +
-              (product->bias ? product->bias[i] : 0);
-      }
-      if (parts == 1)
-        continue;
       float sum = 0;
       for (uint64_t part = 0; part < parts; ++part)
-        sum += call->workspace[(part * call->sizes.n + j) * m + i];
+        sum += sums[(part * n + j) * m + i];
       call->pd[i + j * (uint64_t)call->d.stride] =
           call->alpha * sum +
           (call->beta != 0 ? call->beta * at(call->pc, &call->c, 0, i, j) : 0) +
           (product->bias ? product->bias[i] : 0);
     }
+  free(a);
+  free(b);
+  free(sums);
 }
 
 int cublasLtMatmul(uint64_t *handle, struct Product *product,

@@ -1,8 +1,9 @@
 // A double of libcuda.so.1 for tests of what is called, with what and in which
 // order, with no GPU. Memory is the host's, but its addresses are altered so
 // that whoever touches them without the driver crashes. A module is PTX of any
-// content; a launch computes nothing, unless LMC_STUB_CUDA_KERNELS names what
-// host-kernels (test/codegen) made of the same kernels for this processor.
+// content and a launch computes nothing, unless LMC_STUB_CUDA_INTERPRET is set:
+// then kernels run from their PTX, and one that does what it must not is told on
+// stderr and fails the next wait, as on a GPU.
 //
 // Every call that matters is a line of the file that LMC_STUB_CUDA_LOG names:
 //   load, function NAME, function_load NAME, shared NAME BYTES, alloc BYTES,
@@ -18,7 +19,8 @@
 //
 // The double of cuBLASLt submits its products here. Only tests link or load it: it lies in a folder of its own of the build,
 // which no installed program searches.
-#include <dlfcn.h>
+#include "runtime/device/cuda/StubKernelsForTest.h"
+
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -53,6 +55,9 @@ static int fails(const char *name) {
 static void *real(uint64_t address) {
   return (void *)(uintptr_t)(address & ~deviceBit);
 }
+
+static int interprets(void) { return getenv("LMC_STUB_CUDA_INTERPRET") != NULL; }
+static int fault; // what each wait says from then on
 
 static int init(unsigned flags) { return fails("cuInit") ? 100 : 0; }
 static int errorName(int error, const char **name) {
@@ -99,9 +104,13 @@ static int allocate(uint64_t *address, size_t bytes) {
     return noMemory;
   memset(memory, 0xff, bytes); // the driver's is not zero either
   *address = (uint64_t)(uintptr_t)memory | deviceBit;
+  lmcStubAllocated(*address, memory, bytes);
   return 0;
 }
-static int release_(uint64_t address) { return free(real(address)), 0; }
+static int release_(uint64_t address) {
+  lmcStubFreed(address);
+  return free(real(address)), 0;
+}
 static int allocateHost(void **address, size_t bytes, unsigned flags) {
   record("alloc_host %zu\n", bytes);
   *address = aligned_alloc(256, (bytes + 255) / 256 * 256);
@@ -229,7 +238,7 @@ static int synchronize(void *stream) {
   record("sync\n");
   if (refuseInCapture())
     return notInCapture;
-  return fails("cuStreamSynchronize") ? 700 : 0;
+  return fails("cuStreamSynchronize") ? 700 : fault;
 }
 static int copy(uint64_t target, uint64_t source, size_t bytes, void *stream) {
   // Host memory changes between a capture and its replays.
@@ -247,7 +256,11 @@ static int fill(uint64_t target, unsigned char value, size_t bytes,
           .isSet = 1, .value = value, .target = target, .bytes = bytes},
       "memset %" PRIx64 " %zu", target, bytes);
 }
-static int load(const char **module, const char *image, unsigned options,
+struct Module {
+  char *text;
+  const void *kernels; // NULL: they compute nothing
+};
+static int load(struct Module **module, const char *image, unsigned options,
                 int *names, void **values) {
   record("load\n");
   if (fails("cuModuleLoadDataEx")) {
@@ -257,76 +270,51 @@ static int load(const char **module, const char *image, unsigned options,
   if (image[0] == 0x7f)
     return snprintf(values[0], (size_t)values[1], "the stub takes no cubin"),
            invalidImage;
-  return *module = strdup(image), 0;
+  struct Module made = {strdup(image), NULL};
+  if (interprets() && !(made.kernels = lmcStubLoadKernels(image)))
+    return invalidImage;
+  *module = malloc(sizeof **module);
+  return **module = made, 0;
 }
-static int unload(char *module) { return free(module), 0; }
+static int unload(struct Module *module) {
+  return free(module->text), free(module), 0;
+}
 
-// A kernel for this processor, and how its grid is there.
-struct HostKernel {
-  void (*function)(void *const *, const int64_t *, int64_t, int64_t);
-  int pointers, integers, rowsInteger; // -1: the rows are fixed
-  int64_t rows, rowsPerUnit, columns;
-};
+enum { mostParameters = 64 };
 struct Function {
   char name[1000];
-  int parameters, isLoaded;
-  struct HostKernel host;
+  unsigned parameters;
+  int isLoaded;
+  const void *kernels;
 };
-struct HostCall {
-  struct HostKernel kernel;
-  _Alignas(64) void *pointers[64];
-  _Alignas(64) int64_t integers[64];
+struct Launch {
+  const struct Function *function;
+  unsigned blocks, threads, sharedBytes;
+  uint64_t parameters[mostParameters];
 };
-
-// Beside the shared object stands a line for each kernel.
-static int findHostKernel(const char *name, struct HostKernel *kernel) {
-  const char *path = getenv("LMC_STUB_CUDA_KERNELS");
-  if (!path)
-    return 0;
-  char table[4000], found[1000];
-  snprintf(table, sizeof table, "%s.txt", path);
-  FILE *file = fopen(table, "r");
-  char *whole = realpath(path, NULL);
-  void *object = whole ? dlopen(whole, RTLD_NOW) : NULL;
-  int status = notFound;
-  while (file && object &&
-         fscanf(file,
-                "%999s %d %d %d %" SCNd64 " %" SCNd64 " %" SCNd64 "\n", found,
-                &kernel->pointers, &kernel->integers, &kernel->rowsInteger,
-                &kernel->rows, &kernel->rowsPerUnit, &kernel->columns) == 7)
-    if (!strcmp(found, name)) {
-      *(void **)&kernel->function = dlsym(object, name);
-      status = kernel->function && kernel->pointers <= 64 ? 0 : notFound;
-      break;
-    }
-  free(whole);
-  if (file)
-    fclose(file);
-  return status;
+static void runKernel(const void *context) {
+  const struct Launch *launch = context;
+  if (!fault)
+    fault = lmcStubRunKernel(launch->function->kernels, launch->function->name,
+                             launch->blocks, launch->threads,
+                             launch->sharedBytes, launch->parameters,
+                             launch->function->parameters);
 }
-static void callHostKernel(const void *context) {
-  const struct HostCall *call = context;
-  const struct HostKernel *kernel = &call->kernel;
-  int64_t rows = kernel->rowsInteger >= 0 ? call->integers[kernel->rowsInteger]
-                                          : kernel->rows;
-  kernel->function(call->pointers, call->integers, 0,
-                   (rows + kernel->rowsPerUnit - 1) / kernel->rowsPerUnit *
-                       kernel->columns);
-}
-static int function(struct Function **found, const char *module,
+static int function(struct Function **found, const struct Module *module,
                     const char *name) {
   record("function %s\n", name);
   char entry[1100];
   snprintf(entry, sizeof entry, ".entry %s(", name);
-  const char *at = strstr(module, entry);
+  const char *at = strstr(module->text, entry);
   if (!at)
     return notFound;
   struct Function *made = calloc(1, sizeof *made); // as long as the process
   snprintf(made->name, sizeof made->name, "%s", name);
+  made->kernels = module->kernels;
   const char *end = strchr(at, ')');
   for (; (at = strstr(at, ".param")) && at < end; at += 6)
     ++made->parameters;
-  return *found = made, findHostKernel(name, &made->host);
+  return *found = made, made->parameters <= mostParameters ? 0 : notFound;
 }
 static int loadFunction(struct Function *f) {
   f->isLoaded = 1;
@@ -341,21 +329,18 @@ static int launch(struct Function *f, unsigned x, unsigned y, unsigned z,
   char line[20000];
   int at = snprintf(line, sizeof line, "launch %s %u %u %u", f->name, x * y * z,
                     threads * b * c, shared);
-  for (int i = 0; i < f->parameters; ++i)
+  struct Launch call = {f, x * y * z, threads * b * c, shared};
+  for (unsigned i = 0; i < f->parameters; ++i) {
+    call.parameters[i] = *(uint64_t *)parameters[i];
     at += snprintf(line + at, sizeof line - (size_t)at, " %" PRIx64,
-                   *(uint64_t *)parameters[i]);
+                   call.parameters[i]);
+  }
   if (!f->isLoaded && refuseInCapture())
     return notInCapture;
   struct Node node = {0};
-  struct HostCall call = {f->host};
-  if (f->host.function) {
-    for (int i = 0; i < f->host.pointers; ++i)
-      call.pointers[i] = real(*(uint64_t *)parameters[i]);
-    for (int i = 0; i < f->host.integers; ++i)
-      call.integers[i] = *(int64_t *)parameters[f->host.pointers + i];
+  if (f->kernels)
     node = (struct Node){
-        .work = callHostKernel, .context = &call, .bytes = sizeof call};
-  }
+        .work = runKernel, .context = &call, .bytes = sizeof call};
   submit(node, "%s", line);
   return fails("cuLaunchKernel") ? 1 : 0;
 }
