@@ -13,7 +13,9 @@
 // What a stream is asked for while it is captured gives no line; a launch of
 // the graph gives that of each node then, behind "graph". As the driver, the
 // double refuses what may not be called in a capture, and it never takes a
-// cubin. Its clock goes on by one millisecond with each launch, copy or memset.
+// cubin. Nothing is done before somebody waits: whoever writes to pinned memory
+// that a copy has yet to read, or reads what has not arrived, sees other bytes.
+// Its clock goes on by one millisecond with each launch, copy or memset.
 // LMC_STUB_CUDA_FAIL names a call that fails; LMC_STUB_CUDA_DEVICES is how many
 // GPUs there are (1).
 //
@@ -95,6 +97,7 @@ static int memoryInfo(size_t *freeBytes, size_t *total) {
   return 0;
 }
 static int refuseInCapture(void);
+static void finish(void);
 static int allocate(uint64_t *address, size_t bytes) {
   record("alloc %zu\n", bytes);
   if (refuseInCapture())
@@ -108,15 +111,37 @@ static int allocate(uint64_t *address, size_t bytes) {
   return 0;
 }
 static int release_(uint64_t address) {
+  finish();
   lmcStubFreed(address);
   return free(real(address)), 0;
 }
-static int allocateHost(void **address, size_t bytes, unsigned flags) {
-  record("alloc_host %zu\n", bytes);
-  *address = aligned_alloc(256, (bytes + 255) / 256 * 256);
+// Pinned memory; what lies elsewhere on the host is copied while one waits.
+static struct Pinned {
+  char *begin, *end;
+} pinned[64];
+static int isPinned(const void *address) {
+  for (int i = 0; i < 64; ++i)
+    if ((char *)address >= pinned[i].begin && (char *)address < pinned[i].end)
+      return 1;
   return 0;
 }
-static int releaseHost(void *address) { return free(address), 0; }
+static int allocateHost(void **address, size_t bytes, unsigned flags) {
+  record("alloc_host %zu\n", bytes);
+  for (int i = 0; i < 64; ++i)
+    if (!pinned[i].begin) {
+      pinned[i].begin = aligned_alloc(256, (bytes + 255) / 256 * 256);
+      pinned[i].end = pinned[i].begin + bytes;
+      return *address = pinned[i].begin, 0;
+    }
+  return noMemory;
+}
+static int releaseHost(void *address) {
+  finish();
+  for (int i = 0; i < 64; ++i)
+    if (pinned[i].begin == address)
+      pinned[i].begin = pinned[i].end = NULL;
+  return free(address), 0;
+}
 static int createStream(void **stream, unsigned flags) {
   return *stream = (void *)2, 0;
 }
@@ -138,9 +163,9 @@ struct Graph {
 };
 static struct Graph *capturing;
 static int now; // ms
+enum { notReady = -1 }; // an event's time
 
-static void execute(const struct Node *node) {
-  record("%s\n", node->line);
+static void perform(const struct Node *node) {
   if (node->isCopy)
     memcpy(real(node->target), real(node->source), node->bytes);
   if (node->isSet)
@@ -152,6 +177,41 @@ static void execute(const struct Node *node) {
   else
     ++now;
 }
+
+// With a context and a line of its own.
+static struct Node *keep(const struct Node *node) {
+  struct Node *kept = malloc(sizeof *kept);
+  *kept = *node;
+  kept->line = strdup(node->line);
+  if (kept->work)
+    kept->context = memcpy(aligned_alloc(64, (node->bytes + 63) / 64 * 64),
+                           node->context, node->bytes);
+  kept->next = NULL;
+  return kept;
+}
+
+// What the stream has yet to do.
+static struct Node *waiting, **waitingEnd = &waiting;
+static void enqueue(const struct Node *node) {
+  record("%s\n", node->line);
+  if (node->event)
+    *node->event = notReady;
+  *waitingEnd = keep(node);
+  waitingEnd = &(*waitingEnd)->next;
+}
+static void finish(void) {
+  while (waiting) {
+    struct Node *node = waiting;
+    perform(node);
+    waiting = node->next;
+    free(node->line);
+    if (node->work)
+      free((void *)node->context);
+    free(node);
+  }
+  waitingEnd = &waiting;
+}
+
 static int submit(struct Node node, const char *format, ...) {
   char line[20000];
   va_list arguments;
@@ -160,16 +220,9 @@ static int submit(struct Node node, const char *format, ...) {
   va_end(arguments);
   node.line = line;
   if (!capturing)
-    return execute(&node), 0;
-  struct Node *kept = malloc(sizeof *kept); // as long as the process
-  *kept = node;
-  kept->line = strdup(line);
-  if (kept->work)
-    kept->context = memcpy(aligned_alloc(64, (node.bytes + 63) / 64 * 64),
-                           node.context, node.bytes);
-  kept->next = NULL;
-  *capturing->end = kept;
-  capturing->end = &kept->next;
+    return enqueue(&node), 0;
+  *capturing->end = keep(&node); // as long as the process
+  capturing->end = &(*capturing->end)->next;
   return ++capturing->nodes, 0;
 }
 static int refuseInCapture(void) {
@@ -211,7 +264,7 @@ static int launchGraph(struct Graph *exec, void *stream) {
   if (capturing || fails("cuGraphLaunch"))
     return invalidValue;
   for (struct Node *node = exec->first; node; node = node->next)
-    execute(node);
+    enqueue(node);
   return 0;
 }
 static int destroyGraph(struct Graph *graph) { return 0; }
@@ -220,17 +273,17 @@ static int createEvent(int **event, unsigned flags) {
   if (refuseInCapture())
     return notInCapture;
   *event = malloc(sizeof **event);
-  return **event = -1, 0;
+  return **event = notReady, 0;
 }
-static int destroyEvent(int *event) { return free(event), 0; }
+static int destroyEvent(int *event) { return finish(), free(event), 0; }
 static int recordEvent(int *event, void *stream, unsigned flags) {
   if (flags != (capturing != NULL))
     return invalidValue;
   return submit((struct Node){.event = event}, "event %p", (void *)event);
 }
 static int elapsed(float *milliseconds, int *from, int *to) {
-  if (*from < 0 || *to < 0)
-    return invalidValue;
+  if (*from == notReady || *to == notReady)
+    return 600;
   return *milliseconds = (float)(*to - *from), 0;
 }
 
@@ -238,19 +291,28 @@ static int synchronize(void *stream) {
   record("sync\n");
   if (refuseInCapture())
     return notInCapture;
+  finish();
   return fails("cuStreamSynchronize") ? 700 : fault;
 }
 static int copy(uint64_t target, uint64_t source, size_t bytes, void *stream) {
+  if (bytes == 0)
+    return invalidValue; // as a graph's node is
+  int isOnDevice = (target & source & deviceBit) != 0;
   // Host memory changes between a capture and its replays.
-  if (!(target & source & deviceBit) && refuseInCapture())
+  if (!isOnDevice && refuseInCapture())
     return notInCapture;
-  return submit(
+  int result = submit(
       (struct Node){
           .isCopy = 1, .target = target, .source = source, .bytes = bytes},
       "copy %" PRIx64 " %" PRIx64 " %zu", target, source, bytes);
+  if (!isOnDevice && !isPinned(real(target & deviceBit ? source : target)))
+    finish();
+  return result;
 }
 static int fill(uint64_t target, unsigned char value, size_t bytes,
                 void *stream) {
+  if (bytes == 0)
+    return invalidValue;
   return submit(
       (struct Node){
           .isSet = 1, .value = value, .target = target, .bytes = bytes},
@@ -277,13 +339,14 @@ static int load(struct Module **module, const char *image, unsigned options,
   return **module = made, 0;
 }
 static int unload(struct Module *module) {
+  finish();
   return free(module->text), free(module), 0;
 }
 
 enum { mostParameters = 64 };
 struct Function {
   char name[1000];
-  unsigned parameters;
+  unsigned parameters, mostShared;
   int isLoaded;
   const void *kernels;
 };
@@ -311,6 +374,7 @@ static int function(struct Function **found, const struct Module *module,
   struct Function *made = calloc(1, sizeof *made); // as long as the process
   snprintf(made->name, sizeof made->name, "%s", name);
   made->kernels = module->kernels;
+  made->mostShared = 48 << 10;
   const char *end = strchr(at, ')');
   for (; (at = strstr(at, ".param")) && at < end; at += 6)
     ++made->parameters;
@@ -321,7 +385,10 @@ static int loadFunction(struct Function *f) {
   return record("function_load %s\n", f->name), 0;
 }
 static int setAttribute(struct Function *f, int wanted, int value) {
-  return record("shared %s %d\n", f->name, value), wanted == 8 ? 0 : 1;
+  record("shared %s %d\n", f->name, value);
+  if (wanted != 8 || value > 227 << 10) // of sm_90
+    return invalidValue;
+  return f->mostShared = (unsigned)value, 0;
 }
 static int launch(struct Function *f, unsigned x, unsigned y, unsigned z,
                   unsigned threads, unsigned b, unsigned c, unsigned shared,
@@ -335,6 +402,8 @@ static int launch(struct Function *f, unsigned x, unsigned y, unsigned z,
     at += snprintf(line + at, sizeof line - (size_t)at, " %" PRIx64,
                    call.parameters[i]);
   }
+  if (x == 0 || threads == 0 || threads > 1024 || shared > f->mostShared)
+    return invalidValue;
   if (!f->isLoaded && refuseInCapture())
     return notInCapture;
   struct Node node = {0};
