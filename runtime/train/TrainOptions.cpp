@@ -110,8 +110,14 @@ Status checkSetting(const plan::Plan &plan, const std::string &name,
 Status checkSettings(const plan::Plan &plan, const TrainOptions &options) {
   for (const auto &[name, value] : options.scalars)
     LMC_RETURN_IF_ERROR(checkSetting(plan, name, value));
-  if (options.decay == Decay::Constant)
+  if (options.decay == Decay::Constant) {
+    for (const char *flag : {"--decay-steps", "--min-lr"})
+      if (options.given.count(flag))
+        return wrongInput("{} is of a decay, and the learning rate is constant",
+                          flag)
+            .help("--decay cosine or --decay linear with it, or no {}", flag);
     return Status();
+  }
   if (options.decaySteps > 0 && options.decaySteps <= options.warmupSteps)
     return wrongInput("the decay ends at step {}, within the warm-up of {} "
                       "steps",

@@ -18,10 +18,12 @@
 #include "tools/FlagRanges.h"
 #include "tools/lmrun/Commands.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <functional>
+#include <optional>
 
 using namespace lmc::runtime;
 namespace plan = lmc::plan;
@@ -31,7 +33,8 @@ namespace {
 struct BenchFlags {
   SessionOptions session;
   int steps = 20, warmup = 2;
-  int64_t tokens = 1, context = 64;
+  int64_t tokens = 1;
+  std::optional<int64_t> context; ///< none: as contextOf says
   bool json = false, kernels = false;
   Trace *trace = nullptr; ///< null: none
 };
@@ -188,15 +191,22 @@ static double readParameters(Executor &executor, int64_t &bytes) {
   return secondsSince(start);
 }
 
+/// Of the plan's positions 64, or as many as all steps leave.
+static int64_t contextOf(const BenchFlags &flags, int64_t maxLength) {
+  int64_t left = maxLength - (flags.steps + flags.warmup) * flags.tokens;
+  return flags.context.value_or(std::clamp<int64_t>(left, 0, 64));
+}
+
 static Status benchInference(Executor &executor, const BenchFlags &flags,
                              Result &result) {
   LMC_ASSIGN_OR_RETURN(StepModel model, StepModel::create(executor));
-  int64_t last = flags.context + (flags.steps + flags.warmup) * flags.tokens;
+  int64_t context = contextOf(flags, model.maxLength());
+  int64_t last = context + (flags.steps + flags.warmup) * flags.tokens;
   if (flags.tokens > model.maxTokens() || last > model.maxLength())
     return wrongInput("{} tokens in each of {} steps from position {} on do "
                       "not fit a plan of {} tokens per step and {} per "
                       "sequence",
-                      flags.tokens, flags.steps + flags.warmup, flags.context,
+                      flags.tokens, flags.steps + flags.warmup, context,
                       model.maxTokens(), model.maxLength())
         .help("give fewer --steps or --tokens, or a smaller --context");
   result.tokensPerStep = double(flags.tokens);
@@ -208,7 +218,7 @@ static Status benchInference(Executor &executor, const BenchFlags &flags,
     double read = readParameters(executor, result.readBytes);
     if (i >= flags.warmup)
       result.reads.push_back(read);
-    int64_t first = flags.context + i * flags.tokens;
+    int64_t first = context + i * flags.tokens;
     model.begin();
     for (int64_t t = 0; t < flags.tokens; ++t)
       model.add(row, first + t,
@@ -305,9 +315,9 @@ CommandBody addBenchCommand(CLI::App &app) {
       ->capture_default_str();
   command
       ->add_option("--context", flags->context,
-                   "Inference: tokens that are in the cache before the first")
-      ->check(lmc::count)
-      ->capture_default_str();
+                   "Inference: tokens that are in the cache before the first "
+                   "(64, or as many as the plan has room for)")
+      ->check(lmc::count);
   addSessionOptions(*command, flags->session);
   command->add_flag("--kernels", flags->kernels,
                     "A line for each kernel, not for each kind");
