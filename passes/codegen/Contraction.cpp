@@ -257,7 +257,11 @@ void ProductEmitter::emitStrip(Value m, Value column, int64_t run,
     totals = sumsOf(b.i64(0), k);
   for (int64_t v = 0; v < run; ++v)
     b.store(totals[v], b.atF32(sums, v * b.lanes));
-  b.forLoop(b.i64(0), b.i64(run * b.lanes), tileColumns, [&](Value offset) {
+  // A strip is wider than a tile where registers are short.
+  Value end = b.i64(run * b.lanes);
+  if (masked)
+    end = b.min(b.sub(b.i64(product.n), column), end);
+  b.forLoop(b.i64(0), end, tileColumns, [&](Value offset) {
     emitEpilogue(1, m, b.add(column, offset), b.atF32(sums, offset));
   });
 }

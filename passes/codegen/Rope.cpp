@@ -3,7 +3,7 @@
 //
 // Layout `half` turns (i, i + r/2): two vectors with the same table entries.
 // Layout `interleaved` turns (2i, 2i + 1): one vector, its neighbours swapped,
-// and each table entry doubled.
+// and each table entry doubled; where a vector is one element, as `half` does.
 #include "passes/codegen/Emitter.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
@@ -82,7 +82,7 @@ private:
   LoopBuilder &b;
   Type f32;
 
-  void emitHalves(Value from, Value to, Value table);
+  void emitApart(Value from, Value to, Value table);
   void emitPairs(Value from, Value to, Value table);
   void copy(Value from, Value to, int64_t begin, int64_t end);
   // Vectors over [begin, end), the last one masked.
@@ -102,19 +102,26 @@ void RopeEmitter::overVectors(int64_t begin, int64_t end,
   });
 }
 
-void RopeEmitter::emitHalves(Value from, Value to, Value table) {
+// Pairs whose elements are of two vectors.
+void RopeEmitter::emitApart(Value from, Value to, Value table) {
   int64_t half = shape.rotated / 2;
+  bool interleaved = shape.op.getLayout() == "interleaved";
   bool inverse = shape.op.getInverse();
   overVectors(0, half, [&](Value i, Value mask) {
+    Value first = interleaved ? b.mul(i, 2) : i;
+    int64_t distance = interleaved ? 1 : half;
+    auto second = [&](Value base) {
+      return b.atF32(b.atF32(base, first), distance);
+    };
     Value cosine = b.loadVector(b.atF32(table, i), f32, mask);
     Value sine = b.loadVector(b.atF32(b.atF32(table, i), half), f32, mask);
-    Value x = b.loadVector(b.atF32(from, i), f32, mask);
-    Value y = b.loadVector(b.atF32(b.atF32(from, i), half), f32, mask);
+    Value x = b.loadVector(b.atF32(from, first), f32, mask);
+    Value y = b.loadVector(second(from), f32, mask);
     Value s = inverse ? negate(sine) : sine;
     Value turnedX = b.fma(negate(s), y, b.mulf(cosine, x));
     Value turnedY = b.fma(s, x, b.mulf(cosine, y));
-    b.store(turnedX, b.atF32(to, i), mask);
-    b.store(turnedY, b.atF32(b.atF32(to, i), half), mask);
+    b.store(turnedX, b.atF32(to, first), mask);
+    b.store(turnedY, second(to), mask);
   });
 }
 
@@ -182,10 +189,10 @@ void RopeEmitter::emit() {
       Value from = b.atF32(input, offset), to = b.atF32(output, offset);
       b.forLoop(b.i64(0), b.i64(turned), shape.width, [&](Value slot) {
         Value slotFrom = b.atF32(from, slot), slotTo = b.atF32(to, slot);
-        if (shape.op.getLayout() == "interleaved")
+        if (shape.op.getLayout() == "interleaved" && b.lanes > 1)
           emitPairs(slotFrom, slotTo, table);
         else
-          emitHalves(slotFrom, slotTo, table);
+          emitApart(slotFrom, slotTo, table);
         if (!inPlace)
           copy(slotFrom, slotTo, shape.rotated, shape.width);
       });

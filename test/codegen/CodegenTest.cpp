@@ -397,17 +397,31 @@ plan.kernel @k(%b: tensor<$1x$0xf32>, %bias: tensor<$0xf32>, %a: tensor<?x$1xf32
   };
   replace("tensor<$1x$0xf32>", "tensor<$0x$1xf32>");
   replace("%b [0]", "%b [1]");
+  // Widths that end a strip, a tile and a vector of either level, and do not.
   for (const std::string &text : {normal, transposed})
-    for (auto [n, k] : {std::pair{100, 912}, {48, 64}, {50, 33}}) {
+    for (auto [n, k] : {std::pair{100, 912},
+                        {48, 64},
+                        {50, 33},
+                        {64, 40},
+                        {1024, 17},
+                        {8, 9}}) {
       RunOptions run = options();
       run.rows = 37;
       Bytes many = runner.check(fill(text, {n, k}), run);
-      for (int64_t rows : {1, 3, 9}) {
+      for (int64_t rows : {1, 2, 5, 9}) {
         run.rows = rows;
         Bytes few = runner.check(fill(text, {n, k}), run);
         ASSERT_FALSE(few.empty());
         many[0].resize(std::max(many[0].size(), few[0].size()));
         EXPECT_TRUE(std::equal(few[0].begin(), few[0].end(), many[0].begin()))
+            << rows << " rows of " << n << " x " << k;
+        if (rows != 1 && rows != 5)
+          continue;
+        // Known to the compiler.
+        std::string known = fill(text, {n, k});
+        for (size_t at; (at = known.find('?')) != std::string::npos;)
+          known.replace(at, 1, std::to_string(rows));
+        EXPECT_EQ(few, runner.check(known, run))
             << rows << " rows of " << n << " x " << k;
       }
     }
@@ -462,8 +476,12 @@ TEST_P(CodegenTest, Rope) {
   for (const char *layout : {"half", "interleaved"})
     for (int64_t inverse : {0, 1})
       for (int64_t tied : {-1, 0})
-        for (auto [width, rotated] :
-             {std::pair{64, 64}, {64, 32}, {24, 20}, {8, 8}}) {
+        for (auto [width, rotated] : {std::pair{64, 64},
+                                      {64, 32},
+                                      {24, 20},
+                                      {8, 8},
+                                      {21, 10},
+                                      {3, 2}}) {
           std::string text = kRope;
           text.replace(text.find("$5"), 2, inverse ? "true" : "false");
           text.replace(text.find("@\""), 1, layout);
