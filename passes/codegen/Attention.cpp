@@ -252,9 +252,13 @@ void AttentionEmitter::packTurned(Value target, Value key0, int64_t slot) {
   });
 }
 
-// A sample's segments begin anywhere, and end where the next sample's do.
-Value AttentionEmitter::segmentsOneByOne(Value key) {
+// Of keys that are some vectors behind the first. A sample's segments begin at
+// a multiple of a vector if all samples' do, and end where the next sample's
+// do: keys past the end take what is there, and are hidden.
+Value AttentionEmitter::segmentsInBlock(Value key) {
   Type i32 = b.builder.getI32Type();
+  if (s.t % b.lanes == 0)
+    return b.loadVector(b.at(segments, b.min(key, s.t - b.lanes), i32), i32);
   Value vector = b.zeros(b.vectorOf(i32));
   for (int64_t lane = 0; lane < b.lanes; ++lane) {
     Value at = b.min(b.add(key, lane), s.t - 1);
@@ -284,7 +288,7 @@ Value AttentionEmitter::visible(Value query, Value key) {
                      compare(arith::CmpIPredicate::sgt, keys, b.splat(oldest)));
   }
   if (segments) {
-    Value ofKeys = context.block ? segmentsOneByOne(key) : [&] {
+    Value ofKeys = context.block ? segmentsInBlock(key) : [&] {
       Value there = b.laneMask(b.sub(b.i64(s.t), key));
       return b.loadVector(b.at(segments, key, i32), i32, there);
     }();

@@ -95,7 +95,7 @@ protected:
 
   // Which of `lanes` keys from `key` on a query sees.
   mlir::Value visible(mlir::Value query, mlir::Value key);
-  mlir::Value segmentsOneByOne(mlir::Value key);
+  mlir::Value segmentsInBlock(mlir::Value key);
   mlir::Value exp(mlir::Value x);
   // The first query that sees a key of the block from `key0` on, and one past
   // the last; queries are aligned to `step`.

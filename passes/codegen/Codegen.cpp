@@ -140,14 +140,17 @@ std::string symbolOf(StringRef text) {
 LogicalResult assembleCached(const Cache &cache, const Target &target,
                              CompiledKernels &result, std::string &error) {
   std::string assembler = cuda::findAssembler();
-  if (assembler.empty() || cache.find(result.object, result.cubin))
+  if (assembler.empty())
+    return success();
+  std::string key = result.object + cuda::assemblerVersion(assembler);
+  if (cache.find(key, result.cubin))
     return success();
   auto cubin = cuda::assemble(assembler, result.object, target,
                               /*verbose=*/false, error);
   if (failed(cubin))
     return failure();
   result.cubin = std::move(*cubin);
-  cache.insert(result.object, result.cubin);
+  cache.insert(key, result.cubin);
   return success();
 }
 

@@ -234,6 +234,18 @@ lmc::codegen::linkObjects(const std::vector<std::string> &objects,
     error = "cannot create a temporary file to link to: " + code.message();
     return failure();
   }
+  // lld writes through a mapping, which on a full disk ends by a signal.
+  size_t bytes = 64 << 10;
+  for (const std::string &object : objects)
+    bytes += 2 * object.size();
+  if (auto space = llvm::sys::fs::disk_space(output);
+      space && space->available < bytes) {
+    error = "there is no room for the kernels beside " + output.str().str() +
+            ": " + std::to_string(bytes) + " bytes are wanted, " +
+            std::to_string(space->available) + " are free";
+    llvm::sys::fs::remove(output);
+    return failure();
+  }
   std::vector<const char *> arguments{"ld.lld",
                                       "-shared",
                                       "--no-undefined",

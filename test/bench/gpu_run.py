@@ -13,7 +13,7 @@ conformance runtime-device-test on the GPU, and every kernel and product of two
 goldens     logits, generation with the cache, gradients, losses and norms of 20
             AdamW steps, of nine models of odd sizes in three families
 cpu         20 losses with dropout and 50 of gpt-mini within 1e-4 of the CPU's,
-            gpt-mini's greedy text
+            gpt-mini's texts, greedy and drawn
 bitwise     a second run, and a resumed one, to the last bit; a text alone and
             beside others
 memory      what nvidia-smi reports against the plan and a stated context
@@ -76,10 +76,17 @@ def call(*command, limit=None, **settings):
     return ran.stdout
 
 
-def generate(lmrun, plan, weights, *others):
+def generate(lmrun, plan, weights, *others, temperature=0):
     prompts = [f"--prompt={prompt}" for prompt in ("A pass ", *others)]
     return call(lmrun, "generate", plan, "--weights", weights, *prompts,
-                "--max-tokens", 64, "--temperature", 0, limit=120)
+                "--max-tokens", 64, "--temperature", temperature, "--seed", 1,
+                limit=120)
+
+
+def texts(lmrun, plan, weights):
+    """Greedily, and drawn: of the whole distribution at each token."""
+    return generate(lmrun, plan, weights) + generate(lmrun, plan, weights,
+                                                     temperature=1)
 
 
 class Run:
@@ -208,8 +215,8 @@ class Run:
         return f"{len(steps)} losses within {worst:.1e}"
 
     def same_text(self):
-        said = generate(here / "bin/lmrun", here / "mini-infer.plan",
-                        here / "mini-weights")
+        said = texts(here / "bin/lmrun", here / "mini-infer.plan",
+                     here / "mini-weights")
         if said != (here / "mini.txt").read_text():
             raise Failed(f"another text than the CPU's: {said!r}")
         return f"{len(said)} bytes"
@@ -217,11 +224,13 @@ class Run:
     def crowded(self):
         # Steps of 1, of 4 and of more than 16 rows, by the prompts' lengths.
         others = ["The ", "An operation that has one result ", "x"]
-        alone = generate(here / "bin/lmrun", here / "mini-infer.plan",
-                         here / "mini-weights")
+
+        def drawn(*others):
+            return generate(here / "bin/lmrun", here / "mini-infer.plan",
+                            here / "mini-weights", *others, temperature=1)
+        alone = drawn()
         for count in range(1, len(others) + 1):
-            among = generate(here / "bin/lmrun", here / "mini-infer.plan",
-                             here / "mini-weights", *others[:count])
+            among = drawn(*others[:count])
             text = alone.rstrip("\n")
             if not among.startswith(f"--- 1 ---\n{text}\n"):
                 raise Failed(f"beside {count} others another text than alone: "
@@ -419,7 +428,7 @@ def run(options):
     find_cublaslt()
     self = Run(options.seconds)
     # Without a GPU nothing of what follows means anything.
-    listed = self.lmrun("devices")
+    listed = call(here / "bin/lmrun", "devices", limit=60)
     gpu = re.search(r"^cuda +(.*)", listed, re.M)
     if self.is_cuda and (not gpu or gpu[1].startswith("none")):
         print(f"error: {gpu[1] if gpu else listed}\n  help: run where there is "
@@ -438,7 +447,7 @@ def run(options):
             self.part(f"{golden.name} {body.__name__}", body, golden)
     self.part("dropout, losses like the CPU's", self.dropout)
     self.part("gpt-mini, losses like the CPU's", self.like_cpu)
-    self.part("gpt-mini, greedy text like the CPU's", self.same_text)
+    self.part("gpt-mini, texts like the CPU's", self.same_text)
     self.part("gpt-mini, a text beside others", self.crowded)
     self.part("gpt-mini, a second run, bitwise", self.twice)
     self.part("gpt-mini, resumed at 20, bitwise", self.resumed)

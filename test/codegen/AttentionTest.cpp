@@ -28,6 +28,7 @@ const AttentionCase kAttentionCases[] = {
     {1, 200, 1, 1, 128, false, false, 70}, {1, 1, 1, 1, 64, true, false, 0},
     {1, 300, 1, 4, 64, true, false, 0},    {1, 37, 2, 1, 6, true, false, 0},
     {1, 70, 1, 1, 200, true, false, 0},    {1, 35, 1, 1, 260, false, false, 9},
+    {3, 68, 1, 1, 16, true, true, 0},      {1, 72, 2, 1, 16, false, true, 0},
 };
 
 const AttentionCase kDropoutCases[] = {

@@ -194,16 +194,44 @@ struct Runnable {
       run;
 };
 
-Runnable interpreted(const codegen::KernelFacts &facts,
-                     const std::string &text) {
+// Whether nearly all that the kernel touches lies in rows that 16 bytes divide.
+bool hasWideRows(plan::KernelOp kernel) {
+  double all = 0, wide = 0;
+  for (TypeRange types : {TypeRange(kernel.getArgumentTypes()),
+                          TypeRange(kernel.getResultTypes())})
+    for (Type type : types) {
+      auto tensor = cast<RankedTensorType>(type);
+      double bytes = 4;
+      for (int64_t size : tensor.getShape())
+        bytes *= ShapedType::isDynamic(size) ? 16 : double(size);
+      all += bytes;
+      if (tensor.getRank() > 0 && tensor.getShape().back() % 4 == 0)
+        wide += bytes;
+    }
+  return wide > 0.95 * all;
+}
+
+// The part of the bytes that has to be accessed 16 at once.
+double leastWide(plan::KernelOp kernel) {
+  if (!hasWideRows(kernel))
+    return 0;
+  // Indices and single numbers are little beside rows in what has products.
+  bool isProduct = kernel.getKind() == "contraction" ||
+                   kernel.getKind().starts_with("attention");
+  return isProduct ? 0.85 : 0.45;
+}
+
+Runnable interpreted(const codegen::KernelFacts &facts, const std::string &text,
+                     double leastWide) {
   std::string error;
   std::shared_ptr<ptx::Module> module = ptx::Module::parse(text, error);
   if (!module) {
     ADD_FAILURE() << error;
     return {};
   }
-  auto run = [module, facts](const Operands &operands, const int64_t *integers,
-                             int64_t begin, int64_t end) {
+  auto run = [module, facts, leastWide](const Operands &operands,
+                                        const int64_t *integers, int64_t begin,
+                                        int64_t end) {
     ptx::Memory memory;
     ptx::Launch launch = {module->find(facts.symbol),  uint32_t(begin),
                           uint32_t(end - begin),       facts.threads,
@@ -217,13 +245,16 @@ Runnable interpreted(const codegen::KernelFacts &facts,
       launch.parameters.push_back(uint64_t(integers[i]));
     launch.parameters.push_back(uint64_t(end));
     EXPECT_EQ("", ptx::run(*module, launch, memory));
+    EXPECT_GE(double(memory.wideBytes),
+              leastWide * double(memory.accessedBytes))
+        << "too few bytes are accessed 16 at once";
   };
   return {facts, run};
 }
 
-Runnable makeRunnable(plan::KernelOp kernel, const std::string &targetCpu) {
+Runnable makeRunnable(plan::KernelOp kernel, const RunOptions &options) {
   codegen::CodegenOptions codegenOptions;
-  codegenOptions.targetCpu = targetCpu;
+  codegenOptions.targetCpu = options.targetCpu;
   codegenOptions.threads = 1;
   codegenOptions.assemble = false;
   auto compiled = codegen::compileKernels({kernel}, codegenOptions);
@@ -232,8 +263,9 @@ Runnable makeRunnable(plan::KernelOp kernel, const std::string &targetCpu) {
     return {};
   }
   const codegen::KernelFacts &facts = compiled->kernels[0];
-  if (targetCpu == kInterpretedGpu)
-    return interpreted(facts, compiled->object);
+  if (options.targetCpu == kInterpretedGpu)
+    return interpreted(facts, compiled->object,
+                       options.wide ? leastWide(kernel) : 0);
   auto object = std::make_shared<LoadedObject>(compiled->object);
   auto *function = object->find(facts.symbol);
   if (!function) {
@@ -318,6 +350,7 @@ SmallVector<plan::KernelOp> test::kernelsOf(ModuleOp module) {
 
 RunOptions test::optionsForAnyKernel(plan::KernelOp kernel) {
   RunOptions run;
+  run.wide = true;
   run.positive = 1.1; // second moments and variances are
   run.microBatch = 1;
   run.rows = run.indexBound; // of a table of rows that a step computes
@@ -369,7 +402,7 @@ void test::describeCase(plan::KernelOp kernel,
 }
 
 Bytes KernelRunner::check(plan::KernelOp kernel, const RunOptions &options) {
-  Runnable runnable = makeRunnable(kernel, options.targetCpu);
+  Runnable runnable = makeRunnable(kernel, options);
   const codegen::KernelFacts &facts = runnable.facts;
   const auto &run = runnable.run;
   if (!run)

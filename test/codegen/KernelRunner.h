@@ -47,6 +47,7 @@ struct RunOptions {
   double tolerance = 2e-5; // relative to the largest of the reference
   double positive = 0;     // added to every float argument
   unsigned seed = 1;
+  bool wide = false; // on a GPU, most bytes are accessed 16 at once
   std::map<unsigned, double> given; // all elements of these float arguments
 };
 

@@ -164,7 +164,12 @@ int dump(ModuleOp module, const CompileSettings &settings, Phase phase,
     return printError("cannot write " + path.str().str() + ": " +
                       error.message());
   module->print(stream);
-  return kDone;
+  stream.close();
+  if (!stream.has_error())
+    return kDone;
+  std::string reason = stream.error().message();
+  stream.clear_error(); // or the stream's end would abort
+  return printError("cannot write " + path.str().str() + ": " + reason);
 }
 
 int printModule(ModuleOp module) {
@@ -204,7 +209,7 @@ int resolveTarget(const CompileSettings &settings, emit::EmitOptions &options) {
     return printError("--target: " + settings.target + " not in {cpu,cuda}",
                       "--target=cpu, --target=cuda:sm_80 or "
                       "--target=cuda:sm_90");
-  if (architecture.empty())
+  if (target == "cuda")
     architecture = "sm_80";
   if (architecture != "sm_80" && architecture != "sm_90")
     return printError("there is no code for '" + architecture.str() + "'",

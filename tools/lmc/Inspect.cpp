@@ -150,9 +150,16 @@ Json describe(const plan::Plan &plan) {
                          {"bytes_moved", bytesMoved}});
   }
   Json code = Json::array();
-  for (const plan::Code &object : plan.code())
-    code.push_back({{"target_cpu", object.target_cpu()},
-                    {"bytes", object.object().size()}});
+  for (const plan::Code &one : plan.code()) {
+    bool isElf = one.object().rfind("\x7f"
+                                    "ELF",
+                                    0) == 0;
+    code.push_back({{"target_cpu", one.target_cpu()},
+                    {"format", !isElf                    ? "PTX"
+                               : plan.target() == "cuda" ? "cubin"
+                                                         : "ELF"},
+                    {"bytes", one.object().size()}});
+  }
   return {{"compiler_version", plan.compiler_version()},
           {"mode", plan.mode()},
           {"target", plan.target()},
@@ -213,7 +220,8 @@ void print(const Json &d, const plan::Plan &plan) {
              shorten(parameters["elements"]), parameters["tensors"].dump(),
              shorten(parameters["trainable"]));
   for (const Json &code : d["code"])
-    fmt::print("code         {} for {}\n", bytesText(code["bytes"]),
+    fmt::print("code         {} of {} for {}\n", bytesText(code["bytes"]),
+               code["format"].get<std::string>(),
                code["target_cpu"].get<std::string>());
 
   fmt::print("\npeak memory per rank  {} ({} bytes)\n",

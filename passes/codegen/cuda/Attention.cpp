@@ -56,23 +56,30 @@ void AttentionBlock::load(Value target, Value base, int64_t stride,
 Values AttentionBlock::multiply(Value left, Value right, int64_t rightStride,
                                 int64_t depth, Values sums) {
   int64_t vectors = sums.size() / tiles.p;
-  return b.forLoop(
-      b.i64(0), b.i64(depth), 1, sums, [&](Value step, ValueRange carried) {
-        Values next(carried.begin(), carried.end()), columns;
-        Value at = b.add(b.mul(step, tiles.stride()), row);
-        Value rows = b.loadVector(b.atF32(left, at), f32);
-        at = b.atF32(right, b.add(b.mul(step, rightStride), column));
-        for (int64_t v = 0; v < vectors; ++v)
-          columns.push_back(b.loadVector(b.atF32(at, v * tiles.n), f32));
-        for (int64_t i = 0; i < tiles.p; ++i) {
-          Value element =
-              b.splat(b.builder.create<vector::ExtractOp>(b.loc, rows, i));
-          for (int64_t v = 0; v < vectors; ++v)
-            next[i * vectors + v] =
-                b.fma(element, columns[v], next[i * vectors + v]);
-        }
-        return next;
-      });
+  auto step = [&](Value at, Values &next) {
+    Value rows =
+        b.loadVector(b.atF32(left, b.add(b.mul(at, tiles.stride()), row)), f32);
+    Value from = b.atF32(right, b.add(b.mul(at, rightStride), column));
+    Values columns;
+    for (int64_t v = 0; v < vectors; ++v)
+      columns.push_back(b.loadVector(b.atF32(from, v * tiles.n), f32));
+    for (int64_t i = 0; i < tiles.p; ++i) {
+      Value element =
+          b.splat(b.builder.create<vector::ExtractOp>(b.loc, rows, i));
+      for (int64_t v = 0; v < vectors; ++v)
+        next[i * vectors + v] =
+            b.fma(element, columns[v], next[i * vectors + v]);
+    }
+  };
+  // Several at once, as the assembler does not (Ptx.cpp).
+  int64_t together = lanesDividing({depth});
+  return b.forLoop(b.i64(0), b.i64(depth), together, sums,
+                   [&](Value at, ValueRange carried) {
+                     Values next(carried.begin(), carried.end());
+                     for (int64_t i = 0; i < together; ++i)
+                       step(b.add(at, i), next);
+                     return next;
+                   });
 }
 
 Value AttentionBlock::reduceRow(Value value, bool isMax) {

@@ -4,7 +4,10 @@
 // end writes .rn on both, which the assembler leaves as they are.
 #include "passes/codegen/cuda/Ptx.h"
 
+#include "llvm/Analysis/LoopInfo.h"
+#include "llvm/IR/Dominators.h"
 #include "llvm/IR/IRBuilder.h"
+#include "llvm/IR/IntrinsicInst.h"
 #include "llvm/IR/IntrinsicsNVPTX.h"
 #include "llvm/IR/LegacyPassManager.h"
 #include "llvm/IR/Module.h"
@@ -136,6 +139,27 @@ const llvm::Function *findUnknownMath(const llvm::Module &module) {
   return nullptr;
 }
 
+// A loop of so many products or more has enough to do side by side. The
+// assembler would unroll it all the same, and spill what it has then.
+constexpr unsigned kEnoughProducts = 16;
+
+void keepLoops(llvm::Function &kernel) {
+  llvm::DominatorTree dominators(kernel);
+  llvm::LoopInfo loops(dominators);
+  for (llvm::Loop *loop : loops.getLoopsInPreorder()) {
+    unsigned products = 0;
+    for (llvm::BasicBlock *block : loop->blocks())
+      for (llvm::Instruction &one : *block)
+        if (auto *call = llvm::dyn_cast<llvm::IntrinsicInst>(&one);
+            call && call->getIntrinsicID() == llvm::Intrinsic::fma) {
+          auto *vector = llvm::dyn_cast<llvm::FixedVectorType>(one.getType());
+          products += vector ? vector->getNumElements() : 1;
+        }
+    if (products >= kEnoughProducts)
+      loop->setLoopAlreadyUnrolled();
+  }
+}
+
 void annotate(llvm::Function &kernel, const char *name, unsigned value) {
   llvm::LLVMContext &context = kernel.getContext();
   auto *number = llvm::ConstantAsMetadata::get(
@@ -183,6 +207,7 @@ cuda::compileToPtx(llvm::Module &module, const std::string &symbol,
   inliner.add(llvm::createAlwaysInlinerLegacyPass());
   inliner.run(module);
   optimize(module, *machine);
+  keepLoops(*kernel);
 
   llvm::SmallVector<char, 0> bytes;
   llvm::raw_svector_ostream stream(bytes);
@@ -221,20 +246,46 @@ std::string cuda::findAssembler() {
   return {};
 }
 
+// Its exit status; `said` takes what it writes.
+static int execute(const std::string &program,
+                   llvm::ArrayRef<llvm::StringRef> arguments,
+                   std::string &said) {
+  llvm::SmallString<128> path;
+  if (std::error_code code =
+          llvm::sys::fs::createTemporaryFile("lmc", "log", path)) {
+    said = "cannot create a temporary file: " + code.message();
+    return -1;
+  }
+  llvm::FileRemover remove(path);
+  std::string launchError;
+  int status = llvm::sys::ExecuteAndWait(
+      program, arguments, std::nullopt,
+      {llvm::StringRef(), path.str(), path.str()}, 0, 0, &launchError);
+  if (auto text = llvm::MemoryBuffer::getFile(path))
+    said = (*text)->getBuffer().str();
+  said += launchError;
+  return status;
+}
+
+std::string cuda::assemblerVersion(const std::string &assembler) {
+  std::string said;
+  execute(assembler, {assembler, "--version"}, said);
+  return said;
+}
+
 FailureOr<std::string> cuda::assemble(const std::string &assembler,
                                       const std::string &ptx,
                                       const Target &target, bool verbose,
                                       std::string &messages) {
-  llvm::SmallString<128> input, output, said;
+  llvm::SmallString<128> input, output;
   for (auto [path, suffix] :
-       {std::pair{&input, "ptx"}, std::pair{&output, "cubin"},
-        std::pair{&said, "log"}})
+       {std::pair{&input, "ptx"}, std::pair{&output, "cubin"}})
     if (std::error_code code =
             llvm::sys::fs::createTemporaryFile("lmc", suffix, *path)) {
       messages = "cannot create a temporary file: " + code.message();
       return failure();
     }
-  llvm::FileRemover removeInput(input), removeOutput(output), removeSaid(said);
+  llvm::FileRemover removeInput(input), removeOutput(output);
   {
     std::error_code code;
     llvm::raw_fd_ostream stream(input, code);
@@ -244,16 +295,16 @@ FailureOr<std::string> cuda::assemble(const std::string &assembler,
                                                input,     "-o",    output};
   if (verbose)
     arguments.push_back("-v");
-  std::string launchError;
-  int status = llvm::sys::ExecuteAndWait(
-      assembler, arguments, std::nullopt,
-      {llvm::StringRef(), said.str(), said.str()}, 0, 0, &launchError);
-  if (auto text = llvm::MemoryBuffer::getFile(said))
-    messages = (*text)->getBuffer().str();
+  int status = execute(assembler, arguments, messages);
   auto cubin = llvm::MemoryBuffer::getFile(output, /*IsText=*/false,
                                            /*RequiresNullTerminator=*/false);
   if (status != 0 || !cubin) {
-    messages = assembler + " failed: " + messages + launchError;
+    messages = assembler + " failed: " + messages;
+    return failure();
+  }
+  if (!(*cubin)->getBuffer().starts_with("\x7f"
+                                         "ELF")) {
+    messages = assembler + " wrote no cubin: " + messages;
     return failure();
   }
   return (*cubin)->getBuffer().str();

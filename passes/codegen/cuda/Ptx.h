@@ -22,6 +22,8 @@ std::string joinPtx(const std::vector<std::string> &kernels);
 // The assembler, from PATH or the toolkit that CUDA_HOME names; empty if there
 // is none.
 std::string findAssembler();
+// What it says of itself: another one writes other code.
+std::string assemblerVersion(const std::string &assembler);
 // A cubin. `messages` takes what the assembler says, registers and spills with
 // `verbose`.
 mlir::FailureOr<std::string> assemble(const std::string &assembler,

@@ -38,7 +38,8 @@ static StatusOr<GpuFacts> describe(const Driver &driver, int ordinal) {
   int major = 0, minor = 0;
   for (auto [attribute, value] :
        {std::pair(cuda::computeCapabilityMajor, &major),
-        std::pair(cuda::computeCapabilityMinor, &minor)})
+        std::pair(cuda::computeCapabilityMinor, &minor),
+        std::pair(cuda::maxSharedBytesOfBlock, &facts.mostSharedBytes)})
     LMC_RETURN_IF_ERROR(
         driver.check(driver.cuDeviceGetAttribute(value, attribute, device),
                      "cuDeviceGetAttribute"));
@@ -183,6 +184,13 @@ CudaDevice::loadKernels(const std::vector<CodeObject> &code,
       return corrupt("the plan's code lacks the kernel {}", request.symbol);
     LMC_RETURN_IF_ERROR(
         driver.check(driver.cuFuncLoad(kernel.function), request.symbol));
+    if (request.sharedBytes > facts.mostSharedBytes)
+      return makeError(ErrorKind::DoesNotFit,
+                       "the kernel {} shares {} in a block; {} has {}",
+                       request.symbol, formatBytes(double(request.sharedBytes)),
+                       facts.name, formatBytes(facts.mostSharedBytes))
+          .help("a GPU with more, such as A100 or H100, or a model with "
+                "smaller attention heads");
     if (request.sharedBytes > sharedBytesForAll)
       LMC_RETURN_IF_ERROR(
           driver.check(driver.cuFuncSetAttribute(kernel.function,

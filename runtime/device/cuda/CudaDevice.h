@@ -28,6 +28,7 @@ struct GpuFacts {
   std::string name;
   int capability = 0; ///< 90: sm_90
   int64_t memoryBytes = 0;
+  int mostSharedBytes = 0; ///< of a kernel's block
 };
 
 class CudaDevice final : public Device {

@@ -25,7 +25,8 @@ using GraphExec = struct GraphExecTag *;
 
 constexpr Result outOfMemory = 2, noDevice = 100;
 constexpr int computeCapabilityMajor = 75, computeCapabilityMinor = 76;
-constexpr int maxDynamicSharedBytes = 8; ///< attribute of a function
+constexpr int maxSharedBytesOfBlock = 97; ///< attribute of a device
+constexpr int maxDynamicSharedBytes = 8;  ///< attribute of a function
 constexpr int jitErrorLogBuffer = 5, jitErrorLogBufferBytes = 6;
 constexpr unsigned nonBlockingStream = 1;
 constexpr int captureOfThisThread = 1;

@@ -16,6 +16,7 @@
 // cubin. Nothing is done before somebody waits: whoever writes to pinned memory
 // that a copy has yet to read, or reads what has not arrived, sees other bytes.
 // Its clock goes on by one millisecond with each launch, copy or memset.
+// LMC_STUB_CUDA_SHARED is what a block may share (227 KiB).
 // LMC_STUB_CUDA_FAIL names a call that fails; LMC_STUB_CUDA_DEVICES is how many
 // GPUs there are (1).
 //
@@ -81,7 +82,11 @@ static int deviceName(char *name, int bytes, int number) {
   return snprintf(name, (size_t)bytes, "no GPU (a test double)"), 0;
 }
 static int attribute(int *value, int wanted, int number) {
-  return *value = wanted == 75 ? 9 : 0, 0; // sm_90
+  const char *shared = getenv("LMC_STUB_CUDA_SHARED");
+  *value = wanted == 75   ? 9 // sm_90
+           : wanted == 97 ? (shared ? atoi(shared) : 227 << 10)
+                          : 0;
+  return 0;
 }
 static int totalMemory(size_t *bytes, int number) {
   return *bytes = (size_t)80 << 30, 0;

@@ -302,6 +302,8 @@ char *Block::translate(const Instruction &instruction, uint64_t address,
     why = "lies outside of what the launch may touch";
     return nullptr;
   }
+  memory.accessedBytes += bytes;
+  memory.wideBytes += bytes == 16 ? bytes : 0;
   traces = recent->traces + (address - recent->begin) / 4;
   return recent->bytes + (address - recent->begin);
 }

@@ -41,6 +41,9 @@ public:
   void add(uint64_t address, char *bytes, uint64_t size);
   void remove(uint64_t address);
 
+  // What all launches accessed, and of it by 16 bytes at once.
+  uint64_t accessedBytes = 0, wideBytes = 0;
+
 private:
   struct Region {
     uint64_t begin, end;

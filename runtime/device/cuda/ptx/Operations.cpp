@@ -167,16 +167,14 @@ std::map<std::string, LanewiseForm, std::less<>> makeTable() {
       entry<move<uint64_t>>("cvta.to.global.u64"),
       entry<move<uint64_t>>("cvta.to.shared.u64"),
 
+      // Without .rn the assembler may fuse.
       entry<add<float>>("add.rn.f32"),
-      entry<add<float>>("add.f32"),
       entry<add<uint32_t>>("add.s32"),
       entry<add<uint64_t>>("add.s64"),
       entry<subtract<float>>("sub.rn.f32"),
-      entry<subtract<float>>("sub.f32"),
       entry<subtract<uint32_t>>("sub.s32"),
       entry<subtract<uint64_t>>("sub.s64"),
       entry<multiply<float>>("mul.rn.f32"),
-      entry<multiply<float>>("mul.f32"),
       entry<multiply<uint32_t>>("mul.lo.s32"),
       entry<multiply<uint64_t>>("mul.lo.s64"),
       entry<multiplyWide<int64_t, int32_t>>("mul.wide.s32"),

@@ -96,7 +96,8 @@ private:
     }
     if (consume(text, ".param .u64 "))
       return ++kernel->parameters, true;
-    if (text == ")" || text == "{" || consume(text, ".minnctapersm "))
+    if (text == ")" || text == "{" || consume(text, ".minnctapersm ") ||
+        consume(text, ".pragma "))
       return true;
     if (consume(text, ".maxntid "))
       return parseNumber(text.substr(0, text.find(',')), kernel->threads) ||
