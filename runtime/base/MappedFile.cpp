@@ -167,6 +167,37 @@ static bool isSameFile(const struct stat &a, const std::string &path) {
          a.st_ino == b.st_ino;
 }
 
+/// Of a folder of weights or of checkpoints, which are folders in it.
+static void addReadFiles(const std::filesystem::path &folder, int below,
+                         std::vector<std::string> &files) {
+  std::error_code failed;
+  for (const auto &entry :
+       std::filesystem::directory_iterator(folder, failed)) {
+    std::string extension = entry.path().extension().string();
+    if (extension == ".safetensors" || extension == ".json")
+      files.push_back(entry.path().string());
+    else if (below > 0 && entry.is_directory(failed))
+      addReadFiles(entry.path(), below - 1, files);
+  }
+}
+
+Status refuseOutputsAlike(
+    const std::vector<std::pair<std::string, std::string>> &outputs) {
+  auto placeOf = [](const std::string &path) {
+    std::error_code failed;
+    auto whole = std::filesystem::absolute(path, failed);
+    auto place = std::filesystem::weakly_canonical(whole, failed);
+    return failed ? whole : place;
+  };
+  for (size_t i = 0; i < outputs.size(); ++i)
+    for (size_t j = 0; j < i; ++j)
+      if (!outputs[i].second.empty() && !outputs[j].second.empty() &&
+          placeOf(outputs[i].second) == placeOf(outputs[j].second))
+        return wrongInput("{} and {} both name {}", outputs[j].first,
+                          outputs[i].first, outputs[j].second);
+  return Status();
+}
+
 Status refuseInputAsOutput(const std::string &output,
                            const std::vector<std::string> &inputs) {
   struct stat written;
@@ -175,11 +206,7 @@ Status refuseInputAsOutput(const std::string &output,
     return Status();
   for (const std::string &input : inputs) {
     std::vector<std::string> files = {input, input + ".bin", input + ".idx"};
-    std::error_code failed;
-    for (const auto &entry : std::filesystem::directory_iterator(input, failed))
-      if (entry.path().extension() == ".safetensors" &&
-          entry.path().filename().string().rfind("model", 0) == 0)
-        files.push_back(entry.path().string());
+    addReadFiles(input, /*below=*/1, files);
     // Megatron's pair is named by either of its files.
     for (const char *extension : {".bin", ".idx"})
       files.push_back(

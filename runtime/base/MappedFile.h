@@ -50,10 +50,16 @@ Status writeWholeFile(const std::string &path, std::string_view bytes);
 Status checkWritable(const std::string &path);
 
 /// WrongInput when `output` is the same file as an input, by whatever name.
-/// Folders among the inputs stand for the weights in them (model*.safetensors),
-/// a name without an ending for Megatron's pair; empty names for none.
+/// Folders among the inputs stand for their .safetensors and .json and those of
+/// their folders, a name without an ending for Megatron's pair; empty names for
+/// none.
 Status refuseInputAsOutput(const std::string &output,
                            const std::vector<std::string> &inputs);
+
+/// WrongInput when two flags name one file, by whatever name; of pairs of flag
+/// and path, of which empty paths are none.
+Status refuseOutputsAlike(
+    const std::vector<std::pair<std::string, std::string>> &outputs);
 
 /// "cannot {what} {path}: {reason}" from errno.
 Status fileError(std::string_view what, const std::string &path);

@@ -4,6 +4,8 @@
 #include "runtime/base/MappedFile.h"
 
 #include <cstring>
+#include <sys/stat.h>
+#include <unistd.h>
 
 namespace lmc::runtime {
 
@@ -95,7 +97,13 @@ StatusOr<NpyWriter> NpyWriter::create(const std::string &path,
                                       const std::vector<int64_t> &shape) {
   NpyWriter writer;
   writer.path = path;
-  writer.stream.open(path, std::ios::binary);
+  // A device or pipe is written in place.
+  struct stat existing;
+  bool isRegular =
+      ::stat(path.c_str(), &existing) != 0 || S_ISREG(existing.st_mode);
+  if (isRegular)
+    writer.part = fmt::format("{}.{}.part", path, ::getpid());
+  writer.stream.open(isRegular ? writer.part : path, std::ios::binary);
   if (!writer.stream)
     return wrongInput("cannot write {}: {}", path, std::strerror(errno));
   std::string header = fmt::format(
@@ -117,10 +125,16 @@ void NpyWriter::write(const float *values, int64_t count) {
 
 Status NpyWriter::finish() {
   stream.close();
-  if (!stream)
+  if (!stream || (!part.empty() && ::rename(part.c_str(), path.c_str()) != 0))
     return makeError(ErrorKind::DoesNotFit, "cannot write {}: {}", path,
                      std::strerror(errno));
+  part.clear();
   return Status();
+}
+
+NpyWriter::~NpyWriter() {
+  if (!part.empty())
+    ::unlink(part.c_str());
 }
 
 } // namespace lmc::runtime

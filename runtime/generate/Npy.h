@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <fstream>
+#include <utility>
 
 namespace lmc::runtime {
 
@@ -23,9 +24,14 @@ StatusOr<TokenArray> parseTokenArray(std::string_view bytes,
                                      const std::string &name);
 
 /// Writes float32 elements row by row, so that an array larger than the
-/// memory that is left can be written.
+/// memory that is left can be written; beside `path`, and renamed when it is
+/// whole, so that nobody sees a part.
 class NpyWriter {
 public:
+  NpyWriter(NpyWriter &&other)
+      : path(std::move(other.path)), part(std::exchange(other.part, {})),
+        stream(std::move(other.stream)) {}
+  ~NpyWriter(); ///< what was not finished goes
   static StatusOr<NpyWriter> create(const std::string &path,
                                     const std::vector<int64_t> &shape);
   void write(const float *values, int64_t count);
@@ -33,7 +39,8 @@ public:
   Status finish();
 
 private:
-  std::string path;
+  NpyWriter() = default;
+  std::string path, part; ///< part: empty once it is renamed
   std::ofstream stream;
 };
 

@@ -76,7 +76,7 @@ static void tell(int pipe, const Status &status) {
 
 static std::string howItEnded(const Child &child) {
   if (child.endedStopped)
-    return "was stopped (SIGSTOP) before the ranks had met";
+    return "was stopped (SIGSTOP)";
   if (WIFSIGNALED(child.waitStatus))
     return fmt::format("was ended by signal {} ({})",
                        WTERMSIG(child.waitStatus),
@@ -263,10 +263,14 @@ Status launch(int ranks, const RankBody &body, int64_t timeoutMs) {
                      trial.status().message())
         .help("bring it up: ip link set lo up");
 
+  // Children of a process that ignores this cannot be waited for.
+  std::signal(SIGCHLD, SIG_DFL);
   sigset_t signals, before;
   ::sigemptyset(&signals);
   for (int signal : {SIGCHLD, SIGTERM, SIGINT, SIGHUP})
-    ::sigaddset(&signals, signal);
+    if (struct sigaction action; ::sigaction(signal, nullptr, &action) == 0 &&
+                                 action.sa_handler != SIG_IGN) // nohup
+      ::sigaddset(&signals, signal);
   ::pthread_sigmask(SIG_BLOCK, &signals, &before);
   std::fflush(nullptr);
   pid_t starter = ::getpid();

@@ -102,9 +102,12 @@ JobFacts orderFacts(const plan::Plan &plan, const TrainOptions &options,
 }
 
 JobFacts rateFacts(const plan::Plan &plan, const TrainOptions &options) {
-  JobFacts facts = {{"lr", fmt::format("{}", settingOf(plan, options, "lr"))},
-                    {"--warmup", fmt::format("{}", options.warmupSteps)},
+  JobFacts facts = {{"--warmup", fmt::format("{}", options.warmupSteps)},
                     {"--decay", nameOf(options.decay)}};
+  for (const plan::Scalar &scalar : plan.scalars())
+    if (!isSetByTraining(scalar.name()))
+      facts[scalar.name()] =
+          fmt::format("{}", settingOf(plan, options, scalar.name()));
   if (options.decay == Decay::Constant)
     return facts;
   int64_t end = options.decaySteps > 0 ? options.decaySteps : options.steps;

@@ -22,7 +22,8 @@ JobFacts dryFactsOf(const plan::Plan &plan, const TrainOptions &options);
 JobFacts orderFacts(const plan::Plan &plan, const TrainOptions &options,
                     const TokenData &data);
 
-/// How the learning rate goes. A run may go on with another one.
+/// The numbers of a run, and how the learning rate goes. A run may go on with
+/// others.
 JobFacts rateFacts(const plan::Plan &plan, const TrainOptions &options);
 
 } // namespace lmc::runtime

@@ -22,8 +22,7 @@ StatusOr<std::unique_ptr<MetricsLog>>
 MetricsLog::create(const TrainOptions &options) {
   std::unique_ptr<MetricsLog> log(new MetricsLog(options));
   if (!options.metricsPath.empty()) {
-    log->file =
-        std::fopen(options.metricsPath.c_str(), options.resume ? "ae" : "we");
+    log->file = std::fopen(options.metricsPath.c_str(), "ae");
     if (!log->file)
       return wrongInput("cannot write metrics to {}: {}", options.metricsPath,
                         std::strerror(errno));
@@ -43,14 +42,15 @@ static std::optional<int64_t> stepOf(const std::string &line) {
   return parsed["step"].get<int64_t>();
 }
 
-Status MetricsLog::resumeAfter(int64_t step) {
+Status MetricsLog::beginAfter(int64_t step) {
   struct stat info;
   if (!file || ::fstat(::fileno(file), &info) != 0 || !S_ISREG(info.st_mode))
     return Status();
   // A run that was killed may have left half a line at the end, which goes.
   std::ifstream lines(options.metricsPath);
   off_t kept = 0;
-  for (std::string line; std::getline(lines, line) && !lines.eof();
+  for (std::string line;
+       options.resume && std::getline(lines, line) && !lines.eof();
        kept += off_t(line.size()) + 1)
     if (std::optional<int64_t> its = stepOf(line); its && *its > step)
       break;

@@ -26,15 +26,16 @@ struct StepMetrics {
 
 class MetricsLog {
 public:
-  /// Goes on in the metrics file when resuming, else begins it anew.
+  /// Opens the metrics file; what stands there stays until the run begins.
   static StatusOr<std::unique_ptr<MetricsLog>>
   create(const TrainOptions &options);
   MetricsLog(const MetricsLog &) = delete;
   ~MetricsLog();
 
-  /// Before anything is logged: a resumed run takes the steps behind this one
-  /// again, and their lines, if they were logged, go.
-  Status resumeAfter(int64_t step);
+  /// Before anything is logged, when nothing can refuse the run any more: the
+  /// lines of another run go; when resuming, those behind this step, whose
+  /// steps are taken again.
+  Status beginAfter(int64_t step);
   void step(const StepMetrics &metrics);
   void evaluation(int64_t step, double loss);
   /// Waits until all is written and clears the progress line; a failure when

@@ -258,15 +258,19 @@ static void runLocalRank(void *context) {
     comm->abort(status);
 }
 
+static void warnOfVocabulary(const plan::Plan &plan, const TokenData &data) {
+  if (plan.vocabulary() > 0 && data.vocabulary() > plan.vocabulary())
+    logWarning("{} was made with a vocabulary of {}, the model has {}: the run "
+               "will stop at a token beyond it",
+               data.path(), data.vocabulary(), plan.vocabulary());
+}
+
 Status runTraining(const plan::Plan &plan, const TrainOptions &options) {
   LMC_RETURN_IF_ERROR(checkTraining(plan, options));
   LMC_RETURN_IF_ERROR(checkOutputs(options));
   LMC_ASSIGN_OR_RETURN(TokenData data, TokenData::open(options.dataPath));
   data.nameWhenCut();
-  if (plan.vocabulary() > 0 && data.vocabulary() > plan.vocabulary())
-    logWarning("{} was made with a vocabulary of {}, the model has {}: the run "
-               "will stop at a token beyond it",
-               data.path(), data.vocabulary(), plan.vocabulary());
+  warnOfVocabulary(plan, data);
   LMC_ASSIGN_OR_RETURN(std::unique_ptr<MetricsLog> log,
                        MetricsLog::create(options));
   installStopHandlers(options);
@@ -389,8 +393,11 @@ Status runTrainingRank(const plan::Plan &plan, const TrainOptions &options,
       ready.ok() ? TokenData::open(options.dataPath) : ready;
   StatusOr<std::unique_ptr<HostCommunicator>> comm =
       HostCommunicator::create(*job, {options.tcpOnly, place.hostName});
-  if (data.ok())
+  if (data.ok()) {
     data->nameWhenCut();
+    if (job->rank() == 0)
+      warnOfVocabulary(plan, *data);
+  }
   JobFacts facts;
   if (data.ok() && comm.ok())
     facts = factsOf(plan, options, *data);

@@ -77,12 +77,15 @@ readSetting(const std::string &setting) {
   return std::pair(setting.substr(0, equals), number);
 }
 
+bool isSetByTraining(std::string_view name) {
+  return name == "step" || name == "bias_correction1" ||
+         name == "bias_correction2" || name == "seed.lo" || name == "seed.hi";
+}
+
 Status checkSetting(const plan::Plan &plan, const std::string &name,
                     double value) {
-  for (const char *own :
-       {"step", "bias_correction1", "bias_correction2", "seed.lo", "seed.hi"})
-    if (name == own)
-      return wrongInput("--set {}: training sets it before every step", name);
+  if (isSetByTraining(name))
+    return wrongInput("--set {}: training sets it before every step", name);
   std::vector<std::string> names;
   for (const plan::Scalar &scalar : plan.scalars())
     names.push_back(scalar.name());

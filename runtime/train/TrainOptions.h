@@ -91,6 +91,9 @@ void takeDefaults(const plan::Plan &plan, TrainOptions &options);
 StatusOr<std::pair<std::string, double>>
 readSetting(const std::string &setting);
 
+/// Whether training itself sets the number before every step.
+bool isSetByTraining(std::string_view name);
+
 /// Whether the plan has a number of that name which a run may give that value.
 Status checkSetting(const plan::Plan &plan, const std::string &name,
                     double value);

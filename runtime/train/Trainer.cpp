@@ -292,8 +292,8 @@ Status Trainer::save(int64_t step) {
 
 Status Trainer::run() {
   LMC_RETURN_IF_ERROR(setWeights());
-  if (leads() && shared.log && options.resume)
-    LMC_RETURN_IF_ERROR(shared.log->resumeAfter(firstStep - 1));
+  if (leads() && shared.log)
+    LMC_RETURN_IF_ERROR(shared.log->beginAfter(firstStep - 1));
   executor.setScalar("seed.lo", double(uint32_t(seed)));
   executor.setScalar("seed.hi", double(uint32_t(seed >> 32)));
   if (leads() && firstStep > options.steps)

@@ -124,6 +124,37 @@ def no_files():
         limited("soft", "-S -n 12", "--comm", transport, expect=(0,))
 
 
+def ignored_signals():
+    """What the starter was told to ignore it ignores, and its ranks: a hang-up,
+    as of nohup, and an interrupt. Only the end of its children it has to hear
+    of."""
+    folder = Trainings.model("gpt2-1")
+    plan = Trainings.compiled(folder, MESH, micro=1)
+
+    def ignore():
+        for ignored in (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT):
+            signal.signal(ignored, signal.SIG_IGN)
+
+    metrics = Trainings.scratch / "ignored.jsonl"
+    process = subprocess.Popen(
+        [Trainings.build / "bin/lmrun", "train", plan, "--data",
+         folder / "data.bin", "--steps", "400", "--nproc", str(RANKS),
+         "--threads", "1", "--metrics", metrics], preexec_fn=ignore,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    sent = 0
+    while process.poll() is None and sent < 20:
+        time.sleep(0.05)
+        process.send_signal(signal.SIGHUP if sent % 2 else signal.SIGINT)
+        sent += 1
+    try:
+        text, _ = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise Failed("it does not end")
+    if process.returncode != 0 or len(metrics.read_text().splitlines()) != 400:
+        raise Failed(f"ended with {process.returncode}: {text[-400:]}")
+
+
 def wrong_call():
     """One rank of a launcher's job that fails before it meets the others: all
     end with what it says."""
@@ -207,6 +238,7 @@ def cases():
     yield "starts/wrong-call", wrong_call
     yield "starts/other-weights", other_weights
     yield "starts/no-files", no_files
+    yield "starts/ignored-signals", ignored_signals
     trials = 80 if Trainings.full else 16
     for transport in ("host", "tcp"):
         yield f"starts/kill/{transport}", at_start, "kill", transport, trials

@@ -8,6 +8,7 @@
 #include "tools/lmc/Inspect.h"
 
 #include <CLI/CLI.hpp>
+#include <csignal>
 
 namespace {
 
@@ -200,6 +201,8 @@ int reportParseError(CLI::App &app, const CLI::ParseError &error) {
 
 int main(int argc, char **argv) {
   lmc::runtime::reserveStandardStreams();
+  // Children of a process that ignores this cannot be waited for.
+  std::signal(SIGCHLD, SIG_DFL);
   CLI::App app(
       "lmc: compiles transformers to plans that lmrun executes.\n"
       "Exit status: 0 done, 1 failed, 2 the call or an input is "
@@ -230,7 +233,7 @@ int main(int argc, char **argv) {
       ->excludes("--json");
   if (std::string flag = lmc::emptyFlag(argc, argv); !flag.empty())
     return lmc::printError(flag + " has no value",
-                           "one behind the =, or leave the flag out");
+                           "give it one, or leave the flag out");
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success &request) {

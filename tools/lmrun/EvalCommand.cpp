@@ -49,6 +49,8 @@ static Status eval(const EvalFlags &flags) {
     return wrongInput("either --input TOKENS.npy or --data FILE is wanted");
   if (flags.input.empty() != flags.output.empty())
     return wrongInput("--input and --output go together");
+  LMC_RETURN_IF_ERROR(refuseOutputsAlike(
+      {{"--output", flags.output}, {"--trace", flags.session.trace.path}}));
   LMC_RETURN_IF_ERROR(refuseInputAsOutput(
       flags.output, {flags.session.plan, flags.session.weights, flags.input}));
   return runSession(flags.session, [&](Executor &executor) {

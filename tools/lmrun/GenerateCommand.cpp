@@ -175,6 +175,8 @@ static Status generateWith(Executor &executor, const GenerateFlags &flags,
 }
 
 static Status generate(const GenerateFlags &flags) {
+  LMC_RETURN_IF_ERROR(
+      refuseInputAsOutput(flags.session.trace.path, {flags.tokenizer}));
   std::vector<std::string> prompts = flags.prompts;
   if (prompts.empty()) {
     std::string text{std::istreambuf_iterator<char>(std::cin), {}};

@@ -21,7 +21,7 @@ struct TrainFlags {
   std::string plan;
   std::vector<std::string> settings;
   std::string comm = "host";
-  std::string device = "cpu";
+  std::string device;
   std::string logFormat = "text";
   std::string saveDtype = "fp32";
   std::string decay = "constant";
@@ -180,14 +180,10 @@ static Status train(TrainFlags &flags) {
   LMC_RETURN_IF_ERROR(refuseInputAsOutput(options.dumpGradients, read));
   LMC_RETURN_IF_ERROR(refuseInputAsOutput(options.metricsPath, read));
   LMC_RETURN_IF_ERROR(refuseInputAsOutput(options.trace.path, read));
-  std::pair<const char *, std::string> outputs[] = {
-      {"--metrics", options.metricsPath},
-      {"--dump-gradients", options.dumpGradients},
-      {"--trace", options.trace.path}};
-  for (const auto &[flag, path] : outputs)
-    for (const auto &[other, its] : outputs)
-      if (flag != other && !path.empty() && path == its)
-        return wrongInput("{} and {} both name {}", flag, other, path);
+  LMC_RETURN_IF_ERROR(
+      refuseOutputsAlike({{"--metrics", options.metricsPath},
+                          {"--dump-gradients", options.dumpGradients},
+                          {"--trace", options.trace.path}}));
   LMC_ASSIGN_OR_RETURN(lmc::plan::Plan plan, readPlanFile(flags.plan));
   takeDefaults(plan, options);
   if (Status status = checkPlan(plan); !status.ok())
@@ -369,10 +365,9 @@ CommandBody addTrainCommand(CLI::App &app) {
       ->group("Machine");
   command
       ->add_option("--device", flags->device,
-                   "What computes: cpu, or null, which computes nothing but "
-                   "takes as long as --pace says")
-      ->check(CLI::IsMember({"cpu", "null"}))
-      ->capture_default_str()
+                   "What computes, if not what the plan is for: null computes "
+                   "nothing but takes as long as --pace says")
+      ->check(CLI::IsMember({"null"}))
       ->group("Machine");
   command
       ->add_option("--pace", o.paceSeconds,

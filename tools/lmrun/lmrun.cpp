@@ -216,7 +216,7 @@ int main(int argc, char **argv) {
   CommandBody tokenize = addTokenizeCommand(app);
   if (std::string flag = lmc::emptyFlag(argc, argv); !flag.empty())
     return report(wrongInput("{} has no value", flag)
-                      .help("one behind the =, or leave the flag out"));
+                      .help("give it one, or leave the flag out"));
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp &request) {
