@@ -2,9 +2,11 @@
 #include "runtime/base/Log.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <unistd.h>
 
 namespace lmc::runtime {
@@ -47,9 +49,14 @@ int report(const Status &status) {
 }
 
 Status flushStdout() {
+  errno = 0;
   if (std::fflush(stdout) == 0 && !std::ferror(stdout))
     return Status();
-  return jobFailed("cannot write to stdout");
+  // Of what failed before this call the reason is lost.
+  return makeError(errno == ENOSPC ? ErrorKind::DoesNotFit
+                                   : ErrorKind::JobFailed,
+                   "cannot write to stdout{}{}", errno ? ": " : "",
+                   errno ? std::strerror(errno) : "");
 }
 
 double withoutNanSign(double value) {

@@ -173,8 +173,12 @@ static void addReadFiles(const std::filesystem::path &folder, int below,
   std::error_code failed;
   for (const auto &entry :
        std::filesystem::directory_iterator(folder, failed)) {
-    std::string extension = entry.path().extension().string();
-    if (extension == ".safetensors" || extension == ".json")
+    std::string name = entry.path().filename().string();
+    bool isWeights =
+        name.rfind("model", 0) == 0 || name == "optimizer.safetensors";
+    if (isWeights || name == "config.json" || name == "tokenizer.json" ||
+        name == "generation_config.json" || name == "manifest.json" ||
+        name == "trainer.json")
       files.push_back(entry.path().string());
     else if (below > 0 && entry.is_directory(failed))
       addReadFiles(entry.path(), below - 1, files);

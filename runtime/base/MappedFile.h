@@ -50,9 +50,9 @@ Status writeWholeFile(const std::string &path, std::string_view bytes);
 Status checkWritable(const std::string &path);
 
 /// WrongInput when `output` is the same file as an input, by whatever name.
-/// Folders among the inputs stand for their .safetensors and .json and those of
-/// their folders, a name without an ending for Megatron's pair; empty names for
-/// none.
+/// Folders among the inputs stand for what is read of a folder of weights or
+/// checkpoints (model*, config.json, ...) and those of their folders, a name
+/// without an ending for Megatron's pair; empty names for none.
 Status refuseInputAsOutput(const std::string &output,
                            const std::vector<std::string> &inputs);
 

@@ -147,6 +147,16 @@ void setAttributes(ModuleOp module, const CompileSettings &settings,
   module->setAttr("lm.settings", b.getDictionaryAttr(cameFrom));
 }
 
+// Whether all was written.
+int statusOf(llvm::raw_fd_ostream &stream, const std::string &what) {
+  if (!stream.has_error())
+    return kDone;
+  std::error_code reason = stream.error();
+  stream.clear_error(); // or the stream's end would abort
+  printError("cannot write " + what + ": " + reason.message());
+  return reason == std::errc::no_space_on_device ? kDoesNotFit : kFailed;
+}
+
 int dump(ModuleOp module, const CompileSettings &settings, Phase phase,
          size_t index) {
   if (settings.dumpPhases.empty())
@@ -165,23 +175,13 @@ int dump(ModuleOp module, const CompileSettings &settings, Phase phase,
                       error.message());
   module->print(stream);
   stream.close();
-  if (!stream.has_error())
-    return kDone;
-  std::string reason = stream.error().message();
-  stream.clear_error(); // or the stream's end would abort
-  return printError("cannot write " + path.str().str() + ": " + reason);
+  return statusOf(stream, path.str().str());
 }
 
 int printModule(ModuleOp module) {
-  llvm::raw_fd_ostream &out = llvm::outs();
-  module->print(out);
-  out.flush();
-  if (!out.has_error())
-    return kDone;
-  std::string reason = out.error().message();
-  out.clear_error(); // or the stream's end would abort
-  printError("cannot write the module to the standard output: " + reason);
-  return kFailed;
+  module->print(llvm::outs());
+  llvm::outs().flush();
+  return statusOf(llvm::outs(), "the module to the standard output");
 }
 
 // $XDG_CACHE_HOME/lmc, or ~/.cache/lmc; empty where there is no home.

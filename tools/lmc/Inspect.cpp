@@ -295,6 +295,8 @@ int lmc::inspect(const std::string &path, bool json, const std::string &html) {
   }
   if (std::fflush(stdout) == 0 && wrote)
     return 0;
-  return runtime::report(runtime::jobFailed(
+  return runtime::report(runtime::makeError(
+      errno == ENOSPC ? runtime::ErrorKind::DoesNotFit
+                      : runtime::ErrorKind::JobFailed,
       "cannot write to the standard output: {}", std::strerror(errno)));
 }
