@@ -170,22 +170,27 @@ TEST_P(AttentionTest, CacheWrite) {
 }
 
 const char *const kPagedAttention = R"(
-plan.kernel @k(%x: tensor<?x2xSxHxf32>, %c: tensor<64x2x2xHxf32>, %p: tensor<?xi32>, %s: tensor<?xi32>, %t: tensor<3x20xi32>) -> tensor<?x2xRxHxf32>
+plan.kernel @k(%x: tensor<?x2xSxHxf32>, %c: tensor<64x2x2xHxf32>, %p: tensor<?xi32>, %s: tensor<?xi32>, %t: tensor<3x27xi32>) -> tensor<?x2xRxHxf32>
     attributes {kind = "paged_attention", tied = array<i64: -1>} {
-  %y = lm.paged_attention %x, %c, %p, %s, %t {page_size = 8 : i64, scale = 0.3 : f32, window = W : i64}
-      : (tensor<?x2xSxHxf32>, tensor<64x2x2xHxf32>, tensor<?xi32>, tensor<?xi32>, tensor<3x20xi32>) -> tensor<?x2xRxHxf32>
+  %y = lm.paged_attention %x, %c, %p, %s, %t {page_size = P : i64, scale = 0.3 : f32, window = W : i64}
+      : (tensor<?x2xSxHxf32>, tensor<64x2x2xHxf32>, tensor<?xi32>, tensor<?xi32>, tensor<3x27xi32>) -> tensor<?x2xRxHxf32>
   plan.yield %y : tensor<?x2xRxHxf32>
 })";
 
 TEST_P(AttentionTest, Paged) {
-  for (auto [queries, head, window] :
-       {std::tuple{1, 64, 0}, {2, 16, 0}, {3, 24, 40}, {5, 6, 0}, {2, 160, 70}})
+  for (auto [queries, head, window, page] : {std::tuple{1, 64, 0, 8},
+                                             {2, 16, 0, 8},
+                                             {3, 24, 40, 8},
+                                             {5, 6, 0, 8},
+                                             {5, 64, 30, 2},
+                                             {2, 160, 70, 8}})
     for (int64_t rows : {1, 7}) {
       std::string text = kPagedAttention;
       replaceAll(text, "S", std::to_string(queries + 2));
       replaceAll(text, "R", std::to_string(queries));
       replaceAll(text, "H", std::to_string(head));
       replaceAll(text, "W", std::to_string(window));
+      replaceAll(text, "P", std::to_string(page));
       RunOptions run;
       run.targetCpu = GetParam();
       run.rows = rows;
