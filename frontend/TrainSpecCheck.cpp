@@ -3,6 +3,7 @@
 #include "frontend/TrainSpec.pb.h"
 
 #include <cmath>
+#include <set>
 
 namespace lmc::frontend {
 namespace {
@@ -88,10 +89,15 @@ void TrainChecker::run(const TrainSpec &spec) {
     findings.error(sources.of(schedule, Schedule::kMinimumFactorFieldNumber),
                    "minimum_factor is " + str(schedule.minimum_factor()) +
                        "; it has to be in [0, 1]");
+  std::set<std::string> groups;
   for (const Group &group : spec.group()) {
     if (group.name().empty())
       findings.error(sources.of(group), "a group has no name",
                      "name: \"decay\" or name: \"no_decay\"");
+    else if (!groups.insert(group.name()).second)
+      findings.error(sources.of(group, Group::kNameFieldNumber),
+                     "a second group named '" + group.name() + "'",
+                     "one group with all that it says");
     range(group, Group::kWeightDecayFieldNumber, "weight_decay",
           group.weight_decay(), 0);
     range(group, Group::kLearningRateFactorFieldNumber, "learning_rate_factor",

@@ -231,12 +231,12 @@ codegen::compileKernels(ArrayRef<plan::KernelOp> kernels,
     result.object = cuda::joinPtx(objects);
     if (options.assemble &&
         failed(assembleCached(cache, *target, result, error)))
-      return first.emitError() << error;
+      return emitError(UnknownLoc::get(first.getContext())) << error;
     return result;
   }
   auto object = linkObjects(objects, error);
   if (failed(object))
-    return first.emitError() << error;
+    return emitError(UnknownLoc::get(first.getContext())) << error;
   result.object = std::move(*object);
   return result;
 }

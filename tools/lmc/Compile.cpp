@@ -157,6 +157,16 @@ int statusOf(llvm::raw_fd_ostream &stream, const std::string &what) {
   return reason == std::errc::no_space_on_device ? kDoesNotFit : kFailed;
 }
 
+int writeModule(ModuleOp module, const std::string &path) {
+  std::error_code error;
+  llvm::raw_fd_ostream stream(path, error);
+  if (error)
+    return printError("cannot write " + path + ": " + error.message());
+  module->print(stream);
+  stream.close();
+  return statusOf(stream, path);
+}
+
 int dump(ModuleOp module, const CompileSettings &settings, Phase phase,
          size_t index) {
   if (settings.dumpPhases.empty())
@@ -168,17 +178,13 @@ int dump(ModuleOp module, const CompileSettings &settings, Phase phase,
   llvm::SmallString<128> path(settings.dumpPhases);
   llvm::sys::path::append(path, llvm::Twine(index) + "-" + phaseName(phase) +
                                     ".mlir");
-  std::error_code error;
-  llvm::raw_fd_ostream stream(path, error);
-  if (error)
-    return printError("cannot write " + path.str().str() + ": " +
-                      error.message());
-  module->print(stream);
-  stream.close();
-  return statusOf(stream, path.str().str());
+  return writeModule(module, path.str().str());
 }
 
-int printModule(ModuleOp module) {
+// To the standard output, if no file is named.
+int printModule(ModuleOp module, const std::string &path) {
+  if (!path.empty())
+    return writeModule(module, path);
   module->print(llvm::outs());
   llvm::outs().flush();
   return statusOf(llvm::outs(), "the module to the standard output");
@@ -389,9 +395,8 @@ int lmc::compile(const CompileSettings &settings, plan::Plan *made) {
       return kWrongInput;
     if (int status = dump(*module, settings, phase, index))
       return status;
-    if (phase == *last) {
-      return printModule(*module);
-    }
+    if (phase == *last)
+      return printModule(*module, settings.output);
   }
   return kDone;
 }

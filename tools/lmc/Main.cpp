@@ -20,7 +20,8 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
                 "ModelSpec (.textproto), Hugging Face folder or lm module "
                 "(.mlir)")
       ->required();
-  c->add_option("-o,--output", s.output, "the plan file to write");
+  c->add_option("-o,--output", s.output,
+                "the plan file to write, or the module with --compile-to");
   c->add_option("--mode", s.mode, "what the plan is for")
       ->check(CLI::IsMember({"train", "infer"}))
       ->capture_default_str();
@@ -102,7 +103,8 @@ CLI::App *addCompile(CLI::App &app, lmc::CompileSettings &s,
   c->add_flag("--strict", s.strict,
               "an unknown key of a config.json is an error");
   c->add_option("--compile-to", s.compileTo,
-                "stop behind this phase and print the module");
+                "stop behind this phase and write the module (default: to the "
+                "standard output)");
   c->add_option("--dump-phases", s.dumpPhases,
                 "write the module behind each phase into this folder");
   c->add_option("--memory", s.memoryBytes,
