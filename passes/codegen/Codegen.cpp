@@ -79,7 +79,7 @@ namespace {
 // A kernel, and what became of it.
 struct Compiled {
   std::string text, symbol;
-  unsigned threads; // of a block
+  unsigned threads, blocks; // see KernelFacts
   std::string object;
   std::string error;
 };
@@ -111,7 +111,7 @@ void compileText(const Target &target, MLIRContext &context, Compiled &result) {
   std::string error;
   auto object = target.machine.gpu
                     ? cuda::compileToPtx(*ir, result.symbol, result.threads,
-                                         target, error)
+                                         result.blocks, target, error)
                     : compileToObject(*ir, target, error);
   if (failed(object))
     return fail(error);
@@ -136,22 +136,26 @@ std::string symbolOf(StringRef text) {
                                  /*LowerCase=*/true);
 }
 
-// A plan's PTX as machine code, if there is an assembler.
-LogicalResult assembleCached(const Cache &cache, const Target &target,
-                             CompiledKernels &result, std::string &error) {
-  std::string assembler = cuda::findAssembler();
+// A plan's PTX as machine code, if there is an assembler that can.
+void assembleCached(const Cache &cache, const Target &target,
+                    MLIRContext *context, CompiledKernels &result) {
+  std::string assembler = cuda::findAssembler(), error;
   if (assembler.empty())
-    return success();
+    return;
   std::string key = result.object + cuda::assemblerVersion(assembler);
   if (cache.find(key, result.cubin))
-    return success();
+    return;
   auto cubin = cuda::assemble(assembler, result.object, target,
                               /*verbose=*/false, error);
-  if (failed(cubin))
-    return failure();
+  if (failed(cubin)) {
+    emitWarning(UnknownLoc::get(context))
+        << "the plan has PTX alone, which the driver compiles when it is "
+           "loaded: "
+        << error;
+    return;
+  }
   result.cubin = std::move(*cubin);
   cache.insert(key, result.cubin);
-  return success();
 }
 
 } // namespace
@@ -183,7 +187,8 @@ codegen::compileKernels(ArrayRef<plan::KernelOp> kernels,
     auto [symbol, isNew] = symbols.try_emplace(text);
     if (isNew) {
       symbol->second = symbolOf(text);
-      compiled.push_back({text, symbol->second, facts->threads, "", ""});
+      compiled.push_back(
+          {text, symbol->second, facts->threads, facts->blocks, "", ""});
       origins.push_back(kernel);
     }
     facts->symbol = symbol->second;
@@ -229,9 +234,8 @@ codegen::compileKernels(ArrayRef<plan::KernelOp> kernels,
   }
   if (isGpu) {
     result.object = cuda::joinPtx(objects);
-    if (options.assemble &&
-        failed(assembleCached(cache, *target, result, error)))
-      return emitError(UnknownLoc::get(first.getContext())) << error;
+    if (options.assemble)
+      assembleCached(cache, *target, first.getContext(), result);
     return result;
   }
   auto object = linkObjects(objects, error);

@@ -38,6 +38,8 @@ struct KernelFacts {
   unsigned threads = 0;
   int64_t sharedBytes = 0;
   int64_t lanes = 1;
+  // Blocks whose registers a multiprocessor has to hold at once.
+  unsigned blocks = 1;
 
   unsigned integers() const {
     return unsigned(takesMicroBatch) + unsigned(takesRows) + 2 * randoms;

@@ -33,8 +33,9 @@ struct Strips {
   int64_t across = 1, teams = 1;
 };
 
-constexpr int64_t kThreads = 256;   // of a block
-constexpr int64_t kBlockStrip = 32; // columns
+constexpr int64_t kThreads = 256; // of a block
+// Columns of a strip: fewer where there would be few strips for a GPU.
+constexpr int64_t kBlockStrip = 32, kNarrowStrip = 16, kFewColumns = 1536;
 
 Strips cutStrips(const KernelBody &body, const Machine &machine,
                  int64_t lanes) {
@@ -43,8 +44,8 @@ Strips cutStrips(const KernelBody &body, const Machine &machine,
   Strips strips;
   if (machine.gpu) {
     strips.vectors = 1;
-    strips.width = kBlockStrip;
-    strips.across = kBlockStrip / lanes;
+    strips.width = body.split <= kFewColumns ? kNarrowStrip : kBlockStrip;
+    strips.across = strips.width / lanes;
     strips.teams = kThreads / strips.across;
     strips.perGroup = (width + strips.width - 1) / strips.width;
     strips.outerCount = body.split / width;

@@ -59,7 +59,7 @@ FailureOr<RopeShape> describeRope(plan::KernelOp kernel) {
 }
 
 constexpr int64_t kTokensPerUnit = 4;
-constexpr int64_t kThreads = 128; // of a block, which has one token
+constexpr int64_t kThreads = 512; // of a block, which has one token
 
 // What divides both of a pair's places, and each slot's.
 int64_t blockLanes(RopeShape shape) {

@@ -11,6 +11,7 @@
 #include "passes/codegen/Emitter.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
+#include "mlir/Dialect/Vector/IR/VectorOps.h"
 
 using namespace mlir;
 using namespace lmc;
@@ -21,7 +22,9 @@ namespace {
 constexpr int64_t kStrip = 128; // columns
 // Of a block.
 constexpr int64_t kThreads = 128;
-constexpr int64_t kBlockRows = 256;
+constexpr int64_t kMostRows = 64, kFewestRows = 8; // of the table
+constexpr int64_t kManyUnits = 128;                // along the table
+constexpr int64_t kTogether = 4;                   // positions
 
 struct ScatterShape {
   lm::EmbeddingGradOp op;
@@ -79,7 +82,9 @@ FailureOr<ScatterShape> describeScatter(plan::KernelOp kernel,
   shape.rows = shape.vocabulary;
   if (machine.gpu) {
     shape.strip = kThreads * lanesDividing({shape.width});
-    shape.rows = std::min(shape.vocabulary, kBlockRows);
+    shape.rows =
+        std::min(shape.vocabulary, std::clamp(shape.vocabulary / kManyUnits,
+                                              kFewestRows, kMostRows));
   }
   shape.dynamic = takesRows(kernel);
   shape.positions =
@@ -171,24 +176,53 @@ LogicalResult codegen::emitScatter(EmitContext &context) {
       b.ifThen(ev.isFirstMicroBatch(), fill);
     else
       fill();
-    b.forLoop(b.i64(0), positions, 1, [&](Value position) {
-      Value index =
-          b.toI64(b.loadScalar(b.at(indices, position, b.builder.getI32Type()),
-                               b.builder.getI32Type()));
-      Value valid = b.builder.create<arith::CmpIOp>(
-          b.loc, arith::CmpIPredicate::ult, b.sub(index, row0),
-          b.sub(rowEnd, row0));
-      b.ifThen(valid, [&] {
-        Value from = b.mul(position, shape->width);
-        Value to = b.mul(index, shape->width);
-        overColumns([&](Value c, Value mask) {
-          Value target = b.atF32(result, b.add(to, c));
-          Value row =
-              b.loadVector(b.atF32(gradient, b.add(from, c)), f32, mask);
-          b.store(b.addf(b.loadVector(target, f32, mask), row), target, mask);
-        });
+    Type i32 = b.builder.getI32Type();
+    auto indexAt = [&](Value position) {
+      return b.toI64(b.loadScalar(b.at(indices, position, i32), i32));
+    };
+    auto isMine = [&](Value index) -> Value {
+      return b.builder.create<arith::CmpIOp>(b.loc, arith::CmpIPredicate::ult,
+                                             b.sub(index, row0),
+                                             b.sub(rowEnd, row0));
+    };
+    auto addRow = [&](Value position, Value index) {
+      Value from = b.mul(position, shape->width);
+      Value to = b.mul(index, shape->width);
+      overColumns([&](Value c, Value mask) {
+        Value target = b.atF32(result, b.add(to, c));
+        Value row = b.loadVector(b.atF32(gradient, b.add(from, c)), f32, mask);
+        b.store(b.addf(b.loadVector(target, f32, mask), row), target, mask);
+      });
+    };
+    auto oneByOne = [&](Value begin, Value end) {
+      b.forLoop(begin, end, 1, [&](Value position) {
+        Value index = indexAt(position);
+        b.ifThen(isMine(index), [&] { addRow(position, index); });
+      });
+    };
+    if (!context.block)
+      return oneByOne(b.i64(0), positions);
+    // Few positions are a block's own: several indices are under way at once.
+    LoopBuilder four(b.builder, b.loc, kTogether, /*aligned=*/true);
+    Value rest = b.mul(b.div(positions, kTogether), kTogether);
+    b.forLoop(b.i64(0), rest, kTogether, [&](Value first) {
+      Values places, found, mine;
+      Value indexVector = four.loadVector(b.at(indices, first, i32), i32);
+      for (int64_t i = 0; i < kTogether; ++i) {
+        places.push_back(b.add(first, i));
+        found.push_back(b.toI64(
+            b.builder.create<vector::ExtractOp>(b.loc, indexVector, i)));
+        mine.push_back(isMine(found[i]));
+      }
+      Value any = mine[0];
+      for (Value one : ArrayRef(mine).drop_front())
+        any = b.builder.create<arith::OrIOp>(b.loc, any, one);
+      b.ifThen(any, [&] {
+        for (int64_t i = 0; i < kTogether; ++i)
+          b.ifThen(mine[i], [&] { addRow(places[i], found[i]); });
       });
     });
+    oneByOne(rest, positions);
   });
   return failure(failedOnce);
 }

@@ -118,13 +118,18 @@ private:
   SmallVector<TiedResult> results;
 };
 
-// The sum of the squares of a bucket: first over rows of 64, which are summed
-// in parallel, then over the rows; the order never changes.
+// The sum of the squares of a bucket: first over rows, which are summed in
+// parallel, then over the rows; the order never changes. Rows are as long as
+// divides the bucket, up to 16384: a row of 64 is a block of a GPU's threads
+// for nothing.
 Value sumOfSquares(TensorMath &m, OpBuilder &b, Value x) {
-  constexpr int64_t row = 64;
+  constexpr int64_t unit = 64, mostUnits = 256;
   RankedTensorType type = TensorMath::typeOf(x);
-  auto rows = RankedTensorType::get({type.getDimSize(0) / row, row},
-                                    type.getElementType());
+  int64_t size = type.getDimSize(0), row = unit;
+  for (int64_t units = mostUnits; units > 1 && row == unit; --units)
+    if (size % (units * unit) == 0)
+      row = units * unit;
+  auto rows = RankedTensorType::get({size / row, row}, type.getElementType());
   x = b.create<ReshapeOp>(x.getLoc(), rows, x);
   return m.reduce("sum", m.reduce("sum", m.mul(x, x), {1}), {0});
 }

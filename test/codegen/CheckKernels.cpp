@@ -86,7 +86,10 @@ void Checker::checkText(plan::KernelOp kernel, llvm::StringRef ptx, bool wide) {
     }
   }
   llvm::StringRef ahead = ptx.take_front(ptx.find("fma.rn"));
-  if (kernel.getMostRows() && ahead.count("ld.global.nc.v4") < 8)
+  // Of all blocks whose registers a multiprocessor holds together.
+  unsigned blocks = 1;
+  ptx.split(".minnctapersm ").second.consumeInteger(10, blocks);
+  if (kernel.getMostRows() && blocks * ahead.count("ld.global.nc.v4") < 8)
     fail(kernel, "fewer than 8 loads of 16 bytes precede the first sum");
   if (wide && !hasWide)
     fail(kernel, "no access has 16 bytes, though its vectors have");

@@ -227,10 +227,6 @@ int resolveTarget(const CompileSettings &settings, emit::EmitOptions &options) {
                           settings.target,
                       "leave out --target-cpu; --target=cuda:sm_90 names the "
                       "GPU's architecture");
-  if (!settings.mesh.empty())
-    return printError("--target=" + settings.target + " on a mesh (--mesh=" +
-                          settings.mesh + ") is not supported",
-                      "leave out --mesh: one GPU");
   options.target = "cuda";
   options.targetCpus = {architecture.str()};
   return kDone;
@@ -313,7 +309,11 @@ int lmc::compile(const CompileSettings &settings, plan::Plan *made) {
   emit::EmitOptions emitOptions;
   if (int status = resolveTarget(settings, emitOptions))
     return status;
-  resolved.pipeline.matmuls = emitOptions.target == "cuda";
+  if (emitOptions.target == "cuda") {
+    resolved.pipeline.matmuls = true;
+    // A GPU wants products of many rows, and has the memory for them.
+    resolved.pipeline.lossChunkBytes = int64_t(1) << 30;
+  }
   DialectRegistry registry;
   registerDialects(registry);
   registerPasses(); // so that --pass finds them by name
@@ -333,8 +333,13 @@ int lmc::compile(const CompileSettings &settings, plan::Plan *made) {
   if (int status = resolveBatch(settings, resolved))
     return status;
   resolved.pipeline.train = settings.mode == "train";
-  if (int64_t ranks = countRanks(resolved.pipeline);
-      !resolved.pipeline.train && ranks > 1)
+  int64_t ranks = countRanks(resolved.pipeline);
+  if (emitOptions.target == "cuda" && ranks > 1)
+    return printError("--target=" + settings.target +
+                          " on a mesh (--mesh=" + settings.mesh + ", " +
+                          std::to_string(ranks) + " ranks) is not supported",
+                      "leave out --mesh: one GPU");
+  if (!resolved.pipeline.train && ranks > 1)
     return printError("inference on a mesh (--mesh=" + settings.mesh + ", " +
                           std::to_string(ranks) + " ranks) is not supported",
                       "leave out --mesh: one rank");
@@ -370,8 +375,7 @@ int lmc::compile(const CompileSettings &settings, plan::Plan *made) {
     resolved.pipeline.sequence = sequenceOf(*module);
   }
   // Files are read on one rank, too: what is wrong with them is said.
-  if (resolved.pipeline.train &&
-      (countRanks(resolved.pipeline) > 1 || !settings.sharding.empty())) {
+  if (resolved.pipeline.train && (ranks > 1 || !settings.sharding.empty())) {
     FailureOr<std::vector<std::string>> files = frontend::addStrategy(
         {settings.sharding, settings.sequenceParallel, settings.zero}, *module);
     if (failed(files))

@@ -143,7 +143,9 @@ std::vector<std::string> helps(const plan::Plan &plan,
   if (least != kNoPlan)
     lines.push_back(line(flags, least) + ", still too much");
   if (settings.mode == "train")
-    lines.push_back("more ranks, over tp, pp or fsdp (--mesh)");
+    lines.push_back(settings.target == "cpu"
+                        ? "more ranks, over tp, pp or fsdp (--mesh)"
+                        : "a GPU with more memory");
   return lines;
 }
 

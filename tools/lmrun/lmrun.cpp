@@ -132,8 +132,8 @@ void addSessionOptions(CLI::App &command,
                    "Do not pin threads to cores");
   command
       .add_option("--set", session.settings,
-                  "Set a run-time number of the plan; tf32=1 lets a GPU's "
-                  "matmuls round their factors to TF32")
+                  "Set a run-time number of the plan, such as tf32=1 where it "
+                  "trains on a GPU")
       ->type_name("NAME=NUMBER");
   addTraceOptions(command, session.trace, "Options");
 }

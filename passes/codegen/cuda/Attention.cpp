@@ -34,10 +34,21 @@ void AttentionBlock::load(Value target, Value base, int64_t stride,
                           Value token0, bool turned) {
   LoopBuilder wide(b.builder, b.loc, lanesDividing({s.k}), /*aligned=*/true);
   int64_t perRow = s.k / wide.lanes;
+  // Turned, a warp has 16 tokens of two neighbours, or 32 of one: whole sectors
+  // are read, and what it stores at once lies in different banks.
+  int64_t across = !turned ? perRow : perRow % 2 == 0 ? 2 : 1;
+  int64_t down = turned ? std::min(tiles.n, ThreadBlock::kWarp / across) : 1;
   b.forLoop(
       block.thread, b.i64(tiles.n * perRow), block.threads, [&](Value index) {
-        Value i = b.div(index, perRow);
-        Value element = b.mul(b.rem(index, perRow), wide.lanes);
+        // Patches of across x down vectors, walked down first.
+        Value inPatch = b.rem(index, across * down);
+        Value patch = b.div(index, across * down);
+        int64_t patchesDown = tiles.n / down;
+        Value i =
+            b.add(b.mul(b.rem(patch, patchesDown), down), b.rem(inPatch, down));
+        Value vector = b.add(b.mul(b.div(patch, patchesDown), across),
+                             b.div(inPatch, down));
+        Value element = b.mul(vector, wide.lanes);
         Value t = b.add(token0, i), inside = b.less(t, b.i64(s.t));
         Value from = token(base, b.select(inside, t, b.i64(0)), stride);
         Value loaded = wide.loadVector(b.atF32(from, element), f32);
@@ -158,6 +169,10 @@ Value AttentionBlock::headOf(int64_t argument) {
                  b.add(b.mul(sample, s.t * s.outputStride()), offset));
 }
 
+bool cuda::hasFewRegisters(const AttentionShape &shape) {
+  return shape.k <= 64 && shape.k % 4 == 0 && !shape.draws;
+}
+
 LogicalResult cuda::checkHead(plan::KernelOp kernel,
                               const AttentionShape &shape) {
   if (shape.k > AttentionTiles::kMostHead)
@@ -210,9 +225,11 @@ void ForwardBlock::emit() {
   turnedQueries = block.sharedFloats(tiles.turned());
   moving = block.sharedFloats(tiles.either());
   weights = block.sharedFloats(tiles.scores());
-  int64_t count = tiles.count(s.t);
-  Value rest = b.div(block.unit, count);
-  query0 = b.mul(b.rem(block.unit, count), tiles.n);
+  // The last queries see the most keys: they begin first.
+  int64_t perTile = s.b * s.g * s.r;
+  Value rest = b.rem(block.unit, perTile);
+  Value tile = b.sub(b.i64(tiles.count(s.t) - 1), b.div(block.unit, perTile));
+  query0 = b.mul(tile, tiles.n);
   head = b.rem(rest, s.r);
   rest = b.div(rest, s.r);
   beginUnit(b.div(rest, s.g), b.rem(rest, s.g));
@@ -304,6 +321,8 @@ LogicalResult cuda::planAttention(plan::KernelOp kernel, KernelFacts &facts) {
   facts.rowsPerUnit = 1;
   facts.columns = shape->g * shape->r * tiles.count(shape->t);
   facts.threads = AttentionTiles::kThreads;
+  if (hasFewRegisters(*shape))
+    facts.blocks = 3;
   facts.sharedBytes = 4 * (tiles.turned() + tiles.either() + tiles.scores());
   facts.lanes = lanesDividing({shape->k});
   return success();

@@ -70,6 +70,9 @@ protected:
   }
 };
 
+// Whether several blocks' registers fit a multiprocessor: large heads hold more
+// sums, dropout draws, and odd heads are loaded element by element.
+bool hasFewRegisters(const AttentionShape &shape);
 mlir::LogicalResult checkHead(plan::KernelOp kernel,
                               const AttentionShape &shape);
 

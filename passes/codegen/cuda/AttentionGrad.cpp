@@ -77,13 +77,18 @@ BackwardBlock::OfRows BackwardBlock::loadRows(Value query0) {
     rows.logsumexp.push_back(b.loadF32(b.atF32(logsumexp, t)));
     Value x = token(gradient, t, s.outputStride());
     Value y = token(output, t, s.outputStride());
-    Value sum =
-        b.forLoop(first, b.i64(s.k), 16 * lanes, ValueRange{narrow.splatF32(0)},
-                  [&](Value at, ValueRange carried) {
-                    return Values{b.fma(narrow.loadVector(b.atF32(x, at), f32),
-                                        narrow.loadVector(b.atF32(y, at), f32),
-                                        carried[0])};
-                  })[0];
+    auto multiplyAt = [&](Value at, Value sum) {
+      return b.fma(narrow.loadVector(b.atF32(x, at), f32),
+                   narrow.loadVector(b.atF32(y, at), f32), sum);
+    };
+    Value sum = narrow.splatF32(0);
+    if (s.k == 16 * lanes) // no loop: all rows' loads are under way at once
+      sum = multiplyAt(first, sum);
+    else
+      sum = b.forLoop(first, b.i64(s.k), 16 * lanes, ValueRange{sum},
+                      [&](Value at, ValueRange carried) {
+                        return Values{multiplyAt(at, carried[0])};
+                      })[0];
     rows.delta.push_back(reduceRow(sum, false));
   }
   return rows;
@@ -206,6 +211,8 @@ LogicalResult cuda::planAttentionGrad(plan::KernelOp kernel,
   facts.rowsPerUnit = 1;
   facts.columns = shape->g * (shape->r + 1) * tiles.count(shape->t);
   facts.threads = AttentionTiles::kThreads;
+  if (hasFewRegisters(*shape))
+    facts.blocks = 2;
   facts.sharedBytes =
       4 * (2 * tiles.turned() + tiles.either() + tiles.scores());
   facts.lanes = lanesDividing({shape->k});

@@ -48,84 +48,118 @@ Value ProductEmitter::element(Value vector, int64_t index) {
   return b.builder.create<vector::ExtractOp>(b.loc, vector, index);
 }
 
-// into[k][i] = the operand's element (major0 + i, k0 + k), zero outside. Each
-// thread loads four neighbours along the operand's last dim: k if `turned`.
-void ProductEmitter::loadTile(Value into, Value pointer, bool turned,
-                              Value major0, Value majorEnd, int64_t majorSize,
-                              Value k0) {
+// A thread's place in a tile of [k][i]: four neighbours along the operand's
+// last dim, which is k if `turned`.
+ProductEmitter::Place ProductEmitter::placeIn(bool turned) {
   Value thread = context.block->thread;
   int64_t across = (turned ? Blocking::kStep : Blocking::kTile) / kPerThread;
   Value outer = b.div(thread, across);
   Value inner = b.mul(b.rem(thread, across), kPerThread);
-  Value i = turned ? outer : inner, k = turned ? inner : outer;
-  Value major = b.add(major0, i), depth = b.add(k0, k);
-  int64_t width = turned ? product.k : majorSize;
-  Value row = turned ? major : depth, column = turned ? depth : major;
-  Value rowEnd = turned ? majorEnd : b.i64(product.k);
-  Value columnEnd = turned ? b.i64(product.k) : majorEnd;
+  return turned ? Place{inner, outer} : Place{outer, inner};
+}
+
+// The operand's elements (major0 + i, k0 + k) at the thread's place, zero
+// outside.
+Value ProductEmitter::fetch(const Side &side, Value k0) {
+  Place place = placeIn(side.turned);
+  Value major = b.add(side.major0, place.i), depth = b.add(k0, place.k);
+  int64_t width = side.turned ? product.k : side.majorSize;
+  Value row = side.turned ? major : depth, column = side.turned ? depth : major;
+  Value rowEnd = side.turned ? side.majorEnd : b.i64(product.k);
+  Value columnEnd = side.turned ? b.i64(product.k) : side.majorEnd;
   Value rowInside = b.less(row, rowEnd);
   Value start = b.mul(row, width);
-  Values elements;
-  Value at = b.atF32(into, b.add(b.mul(k, Blocking::kRowFloats), i));
   if (width % kPerThread == 0) {
     // Past the end the first elements are read, and not used.
     Value inside = b.andMask(rowInside, b.less(column, columnEnd));
     Value offset = b.select(inside, b.add(start, column), b.i64(0));
-    Value loaded = fours.loadVector(b.atF32(pointer, offset), f32);
-    loaded = b.select(inside, loaded, fours.splatF32(0));
-    if (!turned)
-      return fours.store(loaded, at);
-    for (int64_t j = 0; j < kPerThread; ++j)
-      elements.push_back(element(loaded, j));
-  } else {
-    for (int64_t j = 0; j < kPerThread; ++j) {
-      Value next = b.add(column, j);
-      Value inside = b.andMask(rowInside, b.less(next, columnEnd));
-      Value offset = b.select(inside, b.add(start, next), b.i64(0));
-      elements.push_back(
-          b.select(inside, b.loadF32(b.atF32(pointer, offset)), b.f32(0)));
-    }
+    Value loaded = fours.loadVector(b.atF32(side.pointer, offset), f32);
+    return b.select(inside, loaded, fours.splatF32(0));
   }
+  Value four = fours.splatF32(0);
+  for (int64_t j = 0; j < kPerThread; ++j) {
+    Value next = b.add(column, j);
+    Value inside = b.andMask(rowInside, b.less(next, columnEnd));
+    Value offset = b.select(inside, b.add(start, next), b.i64(0));
+    Value one =
+        b.select(inside, b.loadF32(b.atF32(side.pointer, offset)), b.f32(0));
+    four = b.builder.create<vector::InsertOp>(b.loc, one, four, j);
+  }
+  return four;
+}
+
+void ProductEmitter::put(const Side &side, Value fetched) {
+  Place place = placeIn(side.turned);
+  Value at =
+      b.atF32(side.tile, b.add(b.mul(place.k, Blocking::kRowFloats), place.i));
+  if (!side.turned)
+    return fours.store(fetched, at);
   for (int64_t j = 0; j < kPerThread; ++j)
-    b.store(elements[j], b.atF32(at, turned ? j * Blocking::kRowFloats : j));
+    b.store(element(fetched, j), b.atF32(at, j * Blocking::kRowFloats));
+}
+
+Values ProductEmitter::multiplyTiles(Value left, Value right, Value row,
+                                     Value column, ValueRange sums) {
+  constexpr int64_t together = 4; // steps, as the assembler does not (Ptx.cpp)
+  return b.forLoop(
+      b.i64(0), b.i64(Blocking::kStep), together, sums,
+      [&](Value k, ValueRange carried) {
+        Values next(carried.begin(), carried.end());
+        for (int64_t j = 0; j < together; ++j) {
+          Value at = b.mul(b.add(k, j), Blocking::kRowFloats);
+          Value x = fours.loadVector(b.atF32(left, b.add(at, row)), f32);
+          Value y = fours.loadVector(b.atF32(right, b.add(at, column)), f32);
+          for (int64_t i = 0; i < kPerThread; ++i)
+            next[i] = b.fma(fours.splat(element(x, i)), y, next[i]);
+        }
+        return next;
+      });
 }
 
 void ProductEmitter::emitTile() {
   ThreadBlock &block = *context.block;
-  Value left = shared;
-  Value right = b.atF32(shared, Blocking::kStep * Blocking::kRowFloats);
   int64_t columns = (product.n + Blocking::kTile - 1) / Blocking::kTile;
   Value m0 = b.mul(b.div(block.unit, columns), Blocking::kTile);
   Value n0 = b.mul(b.rem(block.unit, columns), Blocking::kTile);
   int64_t across = Blocking::kTile / kPerThread;
   Value row = b.mul(b.div(block.thread, across), kPerThread);
   Value column = b.mul(b.rem(block.thread, across), kPerThread);
+  Side left{context.pointers[product.lhs],
+            !product.transposedLhs,
+            m0,
+            mEnd,
+            product.dynamic() ? 0 : product.m,
+            shared};
+  Side right{context.pointers[product.rhs],
+             product.transposedRhs,
+             n0,
+             b.i64(product.n),
+             product.n,
+             b.atF32(shared, Blocking::kStep * Blocking::kRowFloats)};
+  // Carried: sums, and what was fetched of both sides; the next is under way
+  // while this is multiplied.
   auto step = [&](Value k0, ValueRange carried) {
     block.barrier();
-    loadTile(left, context.pointers[product.lhs], !product.transposedLhs, m0,
-             mEnd, product.dynamic() ? 0 : product.m, k0);
-    loadTile(right, context.pointers[product.rhs], product.transposedRhs, n0,
-             b.i64(product.n), product.n, k0);
+    put(left, carried[kPerThread]);
+    put(right, carried[kPerThread + 1]);
     block.barrier();
-    return b.forLoop(
-        b.i64(0), b.i64(Blocking::kStep), 1, carried,
-        [&](Value k, ValueRange inner) {
-          Values next(inner.begin(), inner.end());
-          Value at = b.mul(k, Blocking::kRowFloats);
-          Value x = fours.loadVector(b.atF32(left, b.add(at, row)), f32);
-          Value y = fours.loadVector(b.atF32(right, b.add(at, column)), f32);
-          for (int64_t i = 0; i < kPerThread; ++i)
-            next[i] = b.fma(fours.splat(element(x, i)), y, next[i]);
-          return next;
-        });
+    Value next = b.add(k0, Blocking::kStep);
+    Value nextLeft = fetch(left, next), nextRight = fetch(right, next);
+    Values sums = multiplyTiles(left.tile, right.tile, row, column,
+                                carried.take_front(kPerThread));
+    sums.append({nextLeft, nextRight});
+    return sums;
   };
-  Values zeros(kPerThread, fours.splatF32(0));
+  Values zeros(kPerThread, fours.splatF32(0)), first = zeros;
+  first.append({fetch(left, b.i64(0)), fetch(right, b.i64(0))});
   Values sums =
-      b.forLoop(b.i64(0), b.i64(product.k), blocking.depth, zeros,
+      b.forLoop(b.i64(0), b.i64(product.k), blocking.depth, first,
                 [&](Value k0, ValueRange carried) {
                   Value end = b.min(b.add(k0, blocking.depth), product.k);
+                  Values initial = zeros;
+                  llvm::append_range(initial, carried.drop_front(kPerThread));
                   Values part =
-                      b.forLoop(k0, end, Blocking::kStep, zeros, step);
+                      b.forLoop(k0, end, Blocking::kStep, initial, step);
                   for (int64_t i = 0; i < kPerThread; ++i)
                     part[i] = b.addf(carried[i], part[i]);
                   return part;
@@ -179,6 +213,10 @@ LogicalResult cuda::planContraction(plan::KernelOp kernel, KernelFacts &facts) {
   facts.flops =
       product->dynamic() ? 0 : 2 * product->m * product->n * product->k;
   facts.threads = Blocking::kThreads;
+  // Elements loaded one by one take more registers, and lines to be turned.
+  if (few == 8 && !product->transposedRhs && product->n % kPerThread == 0 &&
+      product->k % kPerThread == 0)
+    facts.blocks = 2;
   facts.sharedBytes = blocking.sharedFloats * 4;
   facts.lanes = lanesDividing({product->n});
   return success();

@@ -57,10 +57,22 @@ private:
   void emitColumns(mlir::Value n, mlir::Value sum);
 
   // Contraction.cpp
+  struct Side { // A or B of a tile
+    mlir::Value pointer;
+    bool turned; // K is its last dim
+    mlir::Value major0, majorEnd;
+    int64_t majorSize;
+    mlir::Value tile; // in shared memory
+  };
+  struct Place {
+    mlir::Value k, i;
+  };
   void emitTile();
-  void loadTile(mlir::Value into, mlir::Value pointer, bool turned,
-                mlir::Value major0, mlir::Value majorEnd, int64_t majorSize,
-                mlir::Value k0);
+  Place placeIn(bool turned);
+  mlir::Value fetch(const Side &side, mlir::Value k0);
+  void put(const Side &side, mlir::Value fetched);
+  Values multiplyTiles(mlir::Value left, mlir::Value right, mlir::Value row,
+                       mlir::Value column, mlir::ValueRange sums);
   void emitTileRow(mlir::Value m, mlir::Value n, mlir::Value sum);
 
   // FewRows.cpp

@@ -18,7 +18,7 @@
 //     used     lane l: column l, k 0 .. 32
 //
 // Then the blocks' sums are shared and added in order. Rows are computed by 1,
-// 4 or 16: those past the end repeat the last one and are not stored.
+// 4, 8 or 16: those past the end repeat the last one and are not stored.
 #include "passes/codegen/cuda/Contraction.h"
 #include "passes/codegen/cuda/Kernels.h"
 
@@ -43,13 +43,15 @@ static int64_t roundUp(int64_t value, int64_t to) {
 }
 
 // Of variants, and what fewer static rows are rounded up to.
-static constexpr int64_t kFew[] = {1, 4, 16};
+static constexpr int64_t kFew[] = {1, 4, 8, 16};
+static constexpr int64_t kShortK = 128;
 
 ArrayRef<int64_t> cuda::fewRowsOf(plan::KernelOp kernel) {
   auto product = describeProduct(kernel);
   if (failed(product) || !product->dynamic())
     return {};
-  return kFew;
+  // A short K is little to read: no variants of many sums.
+  return ArrayRef(kFew).take_front(product->k < kShortK ? 2 : std::size(kFew));
 }
 
 Blocking::Blocking(const Product &product, int64_t mostRows) {
@@ -137,8 +139,9 @@ Values ProductEmitter::sumInPlace(Value n0) {
       return next;
     });
   };
-  // Loads that are under way take registers that more rows need for sums.
-  int64_t step = rows == 1 ? Blocking::kStep : Blocking::kStep / 2;
+  // Loads that are under way take registers that more rows need for sums; of
+  // 8 rows, which two blocks share, fewer.
+  int64_t step = Blocking::kStep / (rows == 1 ? 1 : rows == 8 ? 4 : 2);
   Values sums(rows, fours.splatF32(0));
   if (product.k % step == 0)
     return over(begin, end, step, sums);

@@ -173,9 +173,11 @@ void annotate(llvm::Function &kernel, const char *name, unsigned value) {
 
 } // namespace
 
-FailureOr<std::string>
-cuda::compileToPtx(llvm::Module &module, const std::string &symbol,
-                   unsigned threads, const Target &target, std::string &error) {
+FailureOr<std::string> cuda::compileToPtx(llvm::Module &module,
+                                          const std::string &symbol,
+                                          unsigned threads, unsigned blocks,
+                                          const Target &target,
+                                          std::string &error) {
   initializeLLVM();
   const std::string triple = "nvptx64-nvidia-cuda";
   const llvm::Target *backend =
@@ -201,8 +203,8 @@ cuda::compileToPtx(llvm::Module &module, const std::string &symbol,
   llvm::Function *kernel = module.getFunction(symbol);
   annotate(*kernel, "kernel", 1);
   annotate(*kernel, "maxntidx", threads);
-  // Registers before occupancy: the assembler would rather spill.
-  annotate(*kernel, "minctasm", 1);
+  // Without it the assembler would rather spill than have fewer blocks.
+  annotate(*kernel, "minctasm", blocks);
   llvm::legacy::PassManager inliner;
   inliner.add(llvm::createAlwaysInlinerLegacyPass());
   inliner.run(module);

@@ -11,10 +11,11 @@ namespace lmc::codegen::cuda {
 mlir::FailureOr<Target> resolveTarget(const std::string &name,
                                       std::string &error);
 
-// Optimises and compiles the kernel `symbol`, launched with `threads` threads.
+// Optimises and compiles the kernel `symbol`, launched with `threads` threads,
+// in so few registers that a multiprocessor holds `blocks` of them.
 mlir::FailureOr<std::string>
 compileToPtx(llvm::Module &module, const std::string &symbol, unsigned threads,
-             const Target &target, std::string &error);
+             unsigned blocks, const Target &target, std::string &error);
 
 // One PTX module of several, ending in NUL as the driver takes it.
 std::string joinPtx(const std::vector<std::string> &kernels);

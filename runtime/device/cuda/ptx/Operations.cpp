@@ -140,6 +140,8 @@ bool isNan(float a, float b) { return std::isnan(a) || std::isnan(b); }
 template <typename R, typename T> R convert(T a) { return R(a); }
 uint32_t upperHalf(uint64_t a) { return uint32_t(a >> 32); }
 float floorOf(float a) { return std::floor(a); }
+float ceilOf(float a) { return std::ceil(a); }
+float wholeOf(float a) { return std::trunc(a); }
 float roundEven(float a) { return std::nearbyint(a); }
 // Clamped to what an integer holds; NaN is 0.
 template <typename R> R truncate(float a) {
@@ -231,6 +233,8 @@ std::map<std::string, LanewiseForm, std::less<>> makeTable() {
       entry<choose<uint64_t>>("selp.b64"),
       entry<choose<uint32_t>>("selp.u32"),
       entry<choose<uint64_t>>("selp.u64"),
+      entry<choose<uint32_t>>("selp.s32"),
+      entry<choose<uint64_t>>("selp.s64"),
 
       entry<equal<uint32_t>>("setp.eq.s32"),
       entry<equal<uint32_t>>("setp.eq.b32"),
@@ -282,6 +286,8 @@ std::map<std::string, LanewiseForm, std::less<>> makeTable() {
       entry<truncate<int32_t>>("cvt.rzi.s32.f32"),
       entry<truncate<int64_t>>("cvt.rzi.s64.f32"),
       entry<floorOf>("cvt.rmi.f32.f32"),
+      entry<ceilOf>("cvt.rpi.f32.f32"),
+      entry<wholeOf>("cvt.rzi.f32.f32"),
       entry<roundEven>("cvt.rni.f32.f32"),
   };
 }
