@@ -102,3 +102,20 @@ std::optional<MatmulFacts> lmc::plan::describeMatmul(KernelOp kernel) {
     return std::nullopt;
   return matmul;
 }
+
+int64_t lmc::plan::matmulWorkspaceBytes(KernelOp kernel) {
+  constexpr int64_t mebibyte = 1 << 20, alignment = 256 - 64;
+  constexpr int64_t tile = 128, manyTiles = 264, mostParts = 16;
+  int64_t bytes = 4 * mebibyte;
+  if (auto matmul = describeMatmul(kernel)) {
+    int64_t tiles = llvm::divideCeil(matmul->rows, tile) *
+                    llvm::divideCeil(matmul->columns, tile);
+    int64_t parts =
+        std::min(mostParts, manyTiles / std::max<int64_t>(1, tiles));
+    // Of few tiles: no overflow.
+    if (parts > 1)
+      bytes = std::clamp(parts * matmul->rows * matmul->columns * 4, bytes,
+                         32 * mebibyte);
+  }
+  return bytes + alignment;
+}

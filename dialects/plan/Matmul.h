@@ -19,17 +19,12 @@ namespace lmc::plan {
 // Of a kernel that the device's library computes.
 inline constexpr llvm::StringLiteral kMatmulKind = "matmul";
 
-// Scratch of each such run: 4 MiB at a multiple of 256 bytes, where slices
-// begin at multiples of 64. NVIDIA advises that for GPUs before Hopper and 32
-// MiB from there on; a small plan would be mostly workspace then.
-inline constexpr int64_t kMatmulWorkspaceBytes = (int64_t(4) << 20) + 256 - 64;
-
 // The run-time number that allows TF32 for the factors if it is not 0.
 inline constexpr llvm::StringLiteral kTf32 = "tf32";
 
 struct MatmulFacts {
   unsigned left = 0, right = 0; // argument numbers
-  std::optional<unsigned> bias, addend;
+  std::optional<unsigned> bias = std::nullopt, addend = std::nullopt;
   bool accumulates = false; // the addend counts from the second micro-batch on
   bool leftTransposed = false, rightTransposed = false;
   int64_t rows = 0, columns = 0, depth = 0;
@@ -37,6 +32,12 @@ struct MatmulFacts {
 
 // None if `kernel` is anything else.
 std::optional<MatmulFacts> describeMatmul(KernelOp kernel);
+
+// Scratch of each run, at a multiple of 256 bytes where slices begin at
+// multiples of 64: from 4 MiB to 32, as NVIDIA advises for GPUs before Hopper
+// and from there on. More than the least where the target has fewer tiles than
+// a GPU's some 130 multiprocessors take two each, for the sums of parts of K.
+int64_t matmulWorkspaceBytes(KernelOp kernel);
 
 } // namespace lmc::plan
 

@@ -11,7 +11,6 @@
 #include "passes/codegen/Emitter.h"
 
 #include "mlir/Dialect/Arith/IR/Arith.h"
-#include "mlir/Dialect/Vector/IR/VectorOps.h"
 
 using namespace mlir;
 using namespace lmc;
@@ -24,7 +23,7 @@ constexpr int64_t kStrip = 128; // columns
 constexpr int64_t kThreads = 128;
 constexpr int64_t kMostRows = 64, kFewestRows = 8; // of the table
 constexpr int64_t kManyUnits = 128;                // along the table
-constexpr int64_t kTogether = 4;                   // positions
+constexpr int64_t kAhead = 3;                      // positions
 
 struct ScatterShape {
   lm::EmbeddingGradOp op;
@@ -180,11 +179,6 @@ LogicalResult codegen::emitScatter(EmitContext &context) {
     auto indexAt = [&](Value position) {
       return b.toI64(b.loadScalar(b.at(indices, position, i32), i32));
     };
-    auto isMine = [&](Value index) -> Value {
-      return b.builder.create<arith::CmpIOp>(b.loc, arith::CmpIPredicate::ult,
-                                             b.sub(index, row0),
-                                             b.sub(rowEnd, row0));
-    };
     auto addRow = [&](Value position, Value index) {
       Value from = b.mul(position, shape->width);
       Value to = b.mul(index, shape->width);
@@ -194,35 +188,28 @@ LogicalResult codegen::emitScatter(EmitContext &context) {
         b.store(b.addf(b.loadVector(target, f32, mask), row), target, mask);
       });
     };
-    auto oneByOne = [&](Value begin, Value end) {
-      b.forLoop(begin, end, 1, [&](Value position) {
-        Value index = indexAt(position);
-        b.ifThen(isMine(index), [&] { addRow(position, index); });
-      });
+    auto ifMine = [&](Value position, Value index) {
+      Value isMine = b.builder.create<arith::CmpIOp>(
+          b.loc, arith::CmpIPredicate::ult, b.sub(index, row0),
+          b.sub(rowEnd, row0));
+      b.ifThen(isMine, [&] { addRow(position, index); });
     };
     if (!context.block)
-      return oneByOne(b.i64(0), positions);
-    // Few positions are a block's own: several indices are under way at once.
-    LoopBuilder four(b.builder, b.loc, kTogether, /*aligned=*/true);
-    Value rest = b.mul(b.div(positions, kTogether), kTogether);
-    b.forLoop(b.i64(0), rest, kTogether, [&](Value first) {
-      Values places, found, mine;
-      Value indexVector = four.loadVector(b.at(indices, first, i32), i32);
-      for (int64_t i = 0; i < kTogether; ++i) {
-        places.push_back(b.add(first, i));
-        found.push_back(b.toI64(
-            b.builder.create<vector::ExtractOp>(b.loc, indexVector, i)));
-        mine.push_back(isMine(found[i]));
-      }
-      Value any = mine[0];
-      for (Value one : ArrayRef(mine).drop_front())
-        any = b.builder.create<arith::OrIOp>(b.loc, any, one);
-      b.ifThen(any, [&] {
-        for (int64_t i = 0; i < kTogether; ++i)
-          b.ifThen(mine[i], [&] { addRow(places[i], found[i]); });
+      return b.forLoop(b.i64(0), positions, 1, [&](Value position) {
+        ifMine(position, indexAt(position));
       });
-    });
-    oneByOne(rest, positions);
+    // Few positions are a block's own, so it mostly reads: indices come ahead.
+    Value last = b.sub(positions, 1);
+    Values ahead;
+    for (int64_t i = 0; i < kAhead; ++i)
+      ahead.push_back(indexAt(b.min(b.i64(i), last)));
+    b.forLoop(b.i64(0), positions, 1, ahead,
+              [&](Value position, ValueRange carried) {
+                Values next(carried.drop_front());
+                next.push_back(indexAt(b.min(b.add(position, kAhead), last)));
+                ifMine(position, carried[0]);
+                return next;
+              });
   });
   return failure(failedOnce);
 }

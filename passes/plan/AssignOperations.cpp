@@ -163,8 +163,9 @@ LogicalResult HomeFinder::placeLaunch(LaunchOp op) {
     step.uses[tied] = {place, bytesOf(operand), Step::Use::ReadWrite};
   }
   if (kernel.getKind() == kMatmulKind) {
-    int home = addHome(Home::Scratch, "", kMatmulWorkspaceBytes);
-    step.uses.push_back({{home, 0}, kMatmulWorkspaceBytes, Step::Use::Write});
+    int64_t bytes = matmulWorkspaceBytes(kernel);
+    int home = addHome(Home::Scratch, "", bytes);
+    step.uses.push_back({{home, 0}, bytes, Step::Use::Write});
     markWritten({home, 0}, op);
   }
   result.steps.push_back(std::move(step));

@@ -201,9 +201,10 @@ LogicalResult BorderChecker::checkRun(plan::RunOp op) {
       wanted.push_back({type, "write"});
   }
   if (kernel.getKind() == plan::kMatmulKind)
-    wanted.push_back({RankedTensorType::get({plan::kMatmulWorkspaceBytes},
-                                            Builder(op).getI8Type()),
-                      "write"});
+    wanted.push_back(
+        {RankedTensorType::get({plan::matmulWorkspaceBytes(kernel)},
+                               Builder(op).getI8Type()),
+         "write"});
   if (op.getOperands().size() != wanted.size())
     return op.emitOpError()
            << "gives " << op.getOperands().size() // B3

@@ -194,21 +194,24 @@ static double readParameters(Executor &executor, int64_t &bytes) {
 /// Of the plan's positions 64, or as many as all steps leave.
 static int64_t contextOf(const BenchFlags &flags, int64_t maxLength) {
   int64_t left = maxLength - (flags.steps + flags.warmup) * flags.tokens;
-  return flags.context.value_or(std::clamp<int64_t>(left, 0, 64));
+  int64_t most = std::min<int64_t>(64, maxLength - flags.tokens);
+  return flags.context.value_or(std::max<int64_t>(0, std::min(left, most)));
 }
 
 static Status benchInference(Executor &executor, const BenchFlags &flags,
                              Result &result) {
   LMC_ASSIGN_OR_RETURN(StepModel model, StepModel::create(executor));
   int64_t context = contextOf(flags, model.maxLength());
-  int64_t last = context + (flags.steps + flags.warmup) * flags.tokens;
-  if (flags.tokens > model.maxTokens() || last > model.maxLength())
-    return wrongInput("{} tokens in each of {} steps from position {} on do "
-                      "not fit a plan of {} tokens per step and {} per "
-                      "sequence",
-                      flags.tokens, flags.steps + flags.warmup, context,
-                      model.maxTokens(), model.maxLength())
-        .help("give fewer --steps or --tokens, or a smaller --context");
+  // Steps begin again at `context` when the sequence is full.
+  int64_t room = (model.maxLength() - context) / flags.tokens;
+  if (flags.tokens > model.maxTokens() || room < 1)
+    return wrongInput("{} tokens in a step from position {} on do not fit a "
+                      "plan of {} tokens per step and {} per sequence",
+                      flags.tokens, context, model.maxTokens(),
+                      model.maxLength())
+        .help("give fewer --tokens, or a smaller --context");
+  int64_t last = context + std::min<int64_t>(room, flags.steps + flags.warmup) *
+                               flags.tokens;
   result.tokensPerStep = double(flags.tokens);
   result.weightBytes = weightBytes(executor.plan());
   int row = model.cache().open(last);
@@ -218,7 +221,7 @@ static Status benchInference(Executor &executor, const BenchFlags &flags,
     double read = readParameters(executor, result.readBytes);
     if (i >= flags.warmup)
       result.reads.push_back(read);
-    int64_t first = context + i * flags.tokens;
+    int64_t first = context + i % room * flags.tokens;
     model.begin();
     for (int64_t t = 0; t < flags.tokens; ++t)
       model.add(row, first + t,

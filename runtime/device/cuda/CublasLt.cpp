@@ -83,8 +83,12 @@ Status Matmuls::describe(Prepared &matmul, bool tf32) const {
     LMC_RETURN_IF_ERROR(set(ltDescTransA, ltTranspose));
   if (request.leftTransposed)
     LMC_RETURN_IF_ERROR(set(ltDescTransB, ltTranspose));
-  if (request.hasBias)
+  if (request.hasBias) {
     LMC_RETURN_IF_ERROR(set(ltDescEpilogue, ltEpilogueBias));
+    // Each run gives its own; what is chosen may depend on how it is aligned.
+    LMC_RETURN_IF_ERROR(
+        set(ltDescBiasPointer, uintptr_t(request.alignments[MatmulBias])));
+  }
   auto layout = [&](LtLayout &layout, int64_t ourRows, int64_t ourColumns) {
     return check(library->cublasLtMatrixLayoutInit_internal(
         &layout, sizeof layout, ltFloat32, uint64_t(ourColumns),
@@ -170,18 +174,28 @@ Status Matmuls::choose(Prepared &matmul) const {
   LMC_RETURN_IF_ERROR(set(ltPrefAlignmentD, target));
   LtHeuristicResult results[16] = {};
   int found = 0;
-  LMC_RETURN_IF_ERROR(
-      library->check(library->cublasLtMatmulAlgoGetHeuristic(
-                         handle, &matmul.product, &matmul.right, &matmul.left,
-                         &matmul.target, &matmul.target, &preference,
-                         int(std::size(results)), results, &found),
-                     what));
-  // From the fastest to the slowest.
-  for (int i = 0; i < found; ++i)
-    if (mayTake(matmul, results[i], reductions)) {
-      matmul.algorithm = results[i].algorithm;
-      return Status();
+  while (true) {
+    LtStatus status = library->cublasLtMatmulAlgoGetHeuristic(
+        handle, &matmul.product, &matmul.right, &matmul.left, &matmul.target,
+        &matmul.target, &preference, int(std::size(results)), results, &found);
+    if (status == ltNotSupported)
+      found = 0;
+    else
+      LMC_RETURN_IF_ERROR(library->check(status, what));
+    // From the fastest to the slowest.
+    for (int i = 0; i < found; ++i)
+      if (mayTake(matmul, results[i], reductions)) {
+        matmul.algorithm = results[i].algorithm;
+        return Status();
+      }
+    if (reductions == ltReductionNone) {
+      LMC_RETURN_IF_ERROR(library->check(status, what));
+      break;
     }
+    // What splits K has taken all places; there is always what does not.
+    reductions = ltReductionNone;
+    LMC_RETURN_IF_ERROR(set(ltPrefReductionSchemes, reductions));
+  }
   return makeError(ErrorKind::JobFailed,
                    "{}: none of cuBLASLt's {} algorithms adds in one order "
                    "within {} of workspace",

@@ -39,7 +39,7 @@ struct LtHeuristicResult {
 /// Major versions that have the interface below.
 constexpr int oldestCublasLt = 12, newestCublasLt = 13;
 
-constexpr LtStatus ltAllocFailed = 3;
+constexpr LtStatus ltAllocFailed = 3, ltNotSupported = 15;
 constexpr int ltFloat32 = 0; ///< CUDA_R_32F
 constexpr int ltCompute32F = 68, ltCompute32FFastTf32 = 77;
 constexpr int32_t ltTranspose = 1; ///< CUBLAS_OP_T

@@ -41,6 +41,7 @@ static_assert(offsetof(ours::LtHeuristicResult, state) ==
               offsetof(Theirs, state));
 
 static_assert(ours::ltAllocFailed == CUBLAS_STATUS_ALLOC_FAILED);
+static_assert(ours::ltNotSupported == CUBLAS_STATUS_NOT_SUPPORTED);
 static_assert(ours::ltFloat32 == CUDA_R_32F);
 static_assert(ours::ltCompute32F == CUBLAS_COMPUTE_32F);
 static_assert(ours::ltCompute32FFastTf32 == CUBLAS_COMPUTE_32F_FAST_TF32);

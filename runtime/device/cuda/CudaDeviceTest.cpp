@@ -514,6 +514,16 @@ TEST_F(CudaMatmulTest, TakesAlgorithmsWithOneOrderOfSums) {
                            "matmul 32 64 48 0 0 0 0 68 2 2",
                            "matmul 32 64 48 0 0 0 1 68 1 0",
                            "matmul 32 3 48 0 0 0 0 68 1 0", "sync"}));
+  // Where all that is offered splits K and may not be taken, what does not
+  // split it is asked for.
+  ::setenv("LMC_STUB_CUBLASLT", "splits", 1);
+  ASSERT_TRUE(device->prepareMatmuls({oneMatmul(false)}, false).ok());
+  EXPECT_EQ(takeLog(), (std::vector<std::string>{"lt_heuristic 68 2",
+                                                 "lt_heuristic 68 0"}));
+  device->matmul(0, pointers, 64, false);
+  ASSERT_TRUE(device->synchronize().ok());
+  EXPECT_EQ(takeLog(), (std::vector<std::string>{
+                           "matmul 32 64 48 0 0 0 0 68 1 0", "sync"}));
   ::setenv("LMC_STUB_CUBLASLT", "inplace", 1);
   Status status = device->prepareMatmuls({oneMatmul(false)}, false);
   EXPECT_NE(status.toString().find(

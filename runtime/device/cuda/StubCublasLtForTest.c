@@ -9,7 +9,8 @@
 // supported, one that adds parts along K in place, one that adds them in the
 // workspace, one that wants addresses at multiples of 16 and 32 rows, and one
 // for everything. LMC_STUB_CUBLASLT=inplace makes it offer the second alone,
-// whatever the preferences say; LMC_STUB_CUDA_FAIL names a call that fails.
+// whatever the preferences say, =splits where they allow K to be split;
+// LMC_STUB_CUDA_FAIL names a call that fails.
 //
 // Lines of the log: lt_create, lt_heuristic COMPUTE REDUCTIONS, and where it is
 // done: matmul M N K TRANSA TRANSB BIAS BETA COMPUTE SPLITK SCHEME
@@ -197,7 +198,9 @@ int cublasLtMatmulAlgoGetHeuristic(uint64_t *handle, struct Product *product,
   if (fails("cublasLtMatmulAlgoGetHeuristic"))
     return notSupported;
   const char *mode = getenv("LMC_STUB_CUBLASLT");
-  int onlyInPlace = mode && !strcmp(mode, "inplace");
+  int onlyInPlace =
+      mode && (!strcmp(mode, "inplace") ||
+               (!strcmp(mode, "splits") && preference->reductions != 0));
   uint64_t parts = 2 * sizes.m * sizes.n * 4;
   uint64_t alignment = 256;
   for (int i = 0; i < 4; ++i)

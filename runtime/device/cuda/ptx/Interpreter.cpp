@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <utility>
 
 using namespace lmc::ptx;
 
@@ -83,6 +84,7 @@ private:
   std::vector<char> shared;
   std::vector<Trace> sharedTraces;
   const Memory::Region *recent = nullptr;
+  uint64_t counted = 0; // of the instruction: the address of the lane before
 
   bool resume(Warp &warp);
   bool step(Warp &warp, uint32_t lanes, uint32_t pc);
@@ -276,6 +278,7 @@ void Block::shuffle(Warp &warp, const Instruction &instruction) {
 }
 
 void Block::access(Warp &warp, const Instruction &instruction) {
+  counted = ~uint64_t(0);
   for (unsigned lane = 0; lane < kWarp && fault.empty(); ++lane)
     if (warp.active >> lane & 1)
       accessLane(warp, instruction, lane);
@@ -302,8 +305,10 @@ char *Block::translate(const Instruction &instruction, uint64_t address,
     why = "lies outside of what the launch may touch";
     return nullptr;
   }
-  memory.accessedBytes += bytes;
-  memory.wideBytes += bytes == 16 ? bytes : 0;
+  if (address != std::exchange(counted, address)) {
+    memory.accessedBytes += bytes;
+    memory.wideBytes += bytes == 16 ? bytes : 0;
+  }
   traces = recent->traces + (address - recent->begin) / 4;
   return recent->bytes + (address - recent->begin);
 }

@@ -41,7 +41,8 @@ public:
   void add(uint64_t address, char *bytes, uint64_t size);
   void remove(uint64_t address);
 
-  // What all launches accessed, and of it by 16 bytes at once.
+  // What all launches accessed, and of it by 16 bytes at once; what neighbours
+  // in a warp have in common once.
   uint64_t accessedBytes = 0, wideBytes = 0;
 
 private:
