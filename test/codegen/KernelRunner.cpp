@@ -213,7 +213,8 @@ bool hasWideRows(plan::KernelOp kernel) {
 
 // The part of the bytes that has to be accessed 16 at once.
 double leastWide(plan::KernelOp kernel) {
-  if (!hasWideRows(kernel))
+  // A block of a scatter may read indices alone.
+  if (!hasWideRows(kernel) || kernel.getKind() == "scatter")
     return 0;
   // Indices and single numbers are little beside rows in what has products.
   bool isProduct = kernel.getKind() == "contraction" ||
