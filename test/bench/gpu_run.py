@@ -26,9 +26,9 @@ cuBLASLt is looked for as the loader does, then in CUDA_HOME and /usr/local/cuda
 and beside PyTorch (LMC_PYTHON, or python3), whose wheels bring it.
 
 What the machine lacks (PyTorch, compute-sanitizer) is a SKIP with its reason,
-and so is what no time is left for. `--proof` leaves out speed, `--speed` what is
-before it and behind; a machine that is lent for ten minutes a call takes both in
-turn. results.json is written row by row, and into $OUT where that is set. Exit status 0:
+and so is what no time is left for. `--proof` leaves out speed, `--speed` all
+else: a machine that is lent for ten minutes a call takes both in turn.
+results.json grows row by row, in $OUT, too, where that is set. Exit status 0:
 nothing failed; 1: something did; 2: there is no GPU. The proof also runs on the
 doubles of driver and cuBLASLt of a build, which interpret the kernels' PTX:
 
@@ -449,7 +449,7 @@ print(2 * a.nbytes / sorted(times)[10] / 1e6, torch.__version__)
         if self.is_cuda:
             self.part("GPT-2 training, TF32", self.training_speed,
                       "--set=tf32=1")
-        for rows in (1, 4, 16, 17, 256) if self.is_cuda else (1, 4, 16, 17):
+        for rows in (1, 4, 8, 16, 17, *([256] if self.is_cuda else [])):
             self.part(f"GPT-2 decode, {rows} tokens a step", self.decode, rows)
         self.part("GPT-2 training, PyTorch fp32", self.peer)
         if self.is_cuda:
