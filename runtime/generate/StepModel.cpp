@@ -22,18 +22,19 @@ StatusOr<StepModel> StepModel::create(Executor &executor) {
       cacheRows = cacheRows == 0 ? rows : std::min(cacheRows, rows);
     }
   const plan::Port *pagesPort = findInput(plan, "pages");
-  // Without attention nothing is cached; one page then stands for all.
-  if (cacheRows == 0)
-    cacheRows = pageSize;
+  bool caches = cacheRows > 0;
   if (!pagesPort || pagesPort->shape_size() != 2 || pageSize < 1 ||
-      cacheRows < pageSize || pagesPort->shape(0) < 1 ||
+      (caches && cacheRows < pageSize) || pagesPort->shape(0) < 1 ||
       pagesPort->shape(1) * pageSize < plan.sequence_length())
     return corrupt("the plan's cache of {} rows in pages of {} does not hold "
                    "a sequence of {} tokens",
                    cacheRows, pageSize, plan.sequence_length());
+  // Without attention nothing is cached, and no sequence waits for a page.
+  int64_t numPages = caches ? cacheRows / pageSize
+                            : pagesPort->shape(0) * pagesPort->shape(1);
   StepModel model(executor,
-                  PagedCache(cacheRows / pageSize, pageSize,
-                             pagesPort->shape(0), pagesPort->shape(1)));
+                  PagedCache(numPages, pageSize, pagesPort->shape(0),
+                             pagesPort->shape(1)));
   model.schedule = schedule;
   model.pagesPort = pagesPort;
   struct Wanted {

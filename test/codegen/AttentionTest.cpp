@@ -183,6 +183,7 @@ TEST_P(AttentionTest, Paged) {
                                              {3, 24, 40, 8},
                                              {5, 6, 0, 8},
                                              {5, 64, 30, 2},
+                                             {2, 16, 1, 1},
                                              {2, 160, 70, 8}})
     for (int64_t rows : {1, 7}) {
       std::string text = kPagedAttention;
