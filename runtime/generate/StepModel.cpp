@@ -30,11 +30,10 @@ StatusOr<StepModel> StepModel::create(Executor &executor) {
                    "a sequence of {} tokens",
                    cacheRows, pageSize, plan.sequence_length());
   // Without attention nothing is cached, and no sequence waits for a page.
-  int64_t numPages = caches ? cacheRows / pageSize
-                            : pagesPort->shape(0) * pagesPort->shape(1);
-  StepModel model(executor,
-                  PagedCache(numPages, pageSize, pagesPort->shape(0),
-                             pagesPort->shape(1)));
+  int64_t numPages =
+      caches ? cacheRows / pageSize : pagesPort->shape(0) * pagesPort->shape(1);
+  StepModel model(executor, PagedCache(numPages, pageSize, pagesPort->shape(0),
+                                       pagesPort->shape(1)));
   model.schedule = schedule;
   model.pagesPort = pagesPort;
   struct Wanted {
