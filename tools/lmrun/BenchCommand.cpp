@@ -37,6 +37,8 @@ struct BenchFlags {
   std::optional<int64_t> context; ///< none: as contextOf says
   bool json = false, kernels = false;
   Trace *trace = nullptr; ///< null: none
+
+  int64_t allSteps() const { return int64_t(warmup) + steps; }
 };
 
 struct Result {
@@ -86,16 +88,16 @@ static void fillInputs(Executor &executor) {
 
 /// Calls `step`, which says how many seconds it took, with 0, 1, ...
 static Status timeSteps(Executor &executor, const BenchFlags &flags,
-                        const std::function<StatusOr<double>(int)> &step,
+                        const std::function<StatusOr<double>(int64_t)> &step,
                         Result &result) {
   bool isApart = !executor.device().hostAccessible();
   LMC_RETURN_IF_ERROR(executor.setProfile(!isApart));
-  int steps = flags.warmup + flags.steps;
+  int64_t steps = flags.allSteps();
   auto beginMeasuring = [&] {
     executor.resetProfile();
     return executor.setTrace(flags.trace);
   };
-  for (int i = 0; i < steps; ++i) {
+  for (int64_t i = 0; i < steps; ++i) {
     if (i == flags.warmup && !isApart)
       LMC_RETURN_IF_ERROR(beginMeasuring());
     LMC_ASSIGN_OR_RETURN(double seconds, step(i));
@@ -105,7 +107,7 @@ static Status timeSteps(Executor &executor, const BenchFlags &flags,
   if (!isApart)
     return Status();
   LMC_RETURN_IF_ERROR(executor.setProfile(true));
-  for (int i = 0; i < steps; ++i) {
+  for (int64_t i = 0; i < steps; ++i) {
     if (i == flags.warmup)
       LMC_RETURN_IF_ERROR(beginMeasuring());
     LMC_RETURN_IF_ERROR(step(steps - 1).status());
@@ -116,12 +118,16 @@ static Status timeSteps(Executor &executor, const BenchFlags &flags,
 static Status benchTraining(Executor &executor, const BenchFlags &flags,
                             Result &result) {
   const plan::Plan &plan = executor.plan();
+  if (flags.tokens != 1 || flags.context)
+    return wrongInput("--tokens and --context are of inference; this plan "
+                      "trains")
+        .help("leave them out; a training plan's step has its own batch");
   int schedule = executor.findSchedule("train");
   result.tokensPerStep =
       double(plan.global_batch()) * double(plan.sequence_length());
   fillInputs(executor);
   executor.setScalar("seed.lo", 1);
-  auto step = [&](int i) -> StatusOr<double> {
+  auto step = [&](int64_t i) -> StatusOr<double> {
     executor.setScalar("step", i + 1);
     Clock::time_point start = Clock::now();
     LMC_RETURN_IF_ERROR(executor.run(schedule));
@@ -193,7 +199,7 @@ static double readParameters(Executor &executor, int64_t &bytes) {
 
 /// Of the plan's positions 64, or as many as all steps leave.
 static int64_t contextOf(const BenchFlags &flags, int64_t maxLength) {
-  int64_t left = maxLength - (flags.steps + flags.warmup) * flags.tokens;
+  int64_t left = maxLength - flags.allSteps() * flags.tokens;
   int64_t most = std::min<int64_t>(64, maxLength - flags.tokens);
   return flags.context.value_or(std::max<int64_t>(0, std::min(left, most)));
 }
@@ -210,14 +216,13 @@ static Status benchInference(Executor &executor, const BenchFlags &flags,
                       flags.tokens, context, model.maxTokens(),
                       model.maxLength())
         .help("give fewer --tokens, or a smaller --context");
-  int64_t last = context + std::min<int64_t>(room, flags.steps + flags.warmup) *
-                               flags.tokens;
+  int64_t last = context + std::min(room, flags.allSteps()) * flags.tokens;
   result.tokensPerStep = double(flags.tokens);
   result.weightBytes = weightBytes(executor.plan());
   int row = model.cache().open(last);
   if (row < 0)
     return wrongInput("the plan's cache does not hold {} tokens", last);
-  auto step = [&](int i) -> StatusOr<double> {
+  auto step = [&](int64_t i) -> StatusOr<double> {
     double read = readParameters(executor, result.readBytes);
     if (i >= flags.warmup)
       result.reads.push_back(read);
