@@ -24,3 +24,24 @@ module {
     plan.call @step micro_batch 0 slot 0
   }
 }
+
+// -----
+
+// Of few tiles, room for sixteen parts of K.
+// CHECK: plan.run @few (read @inputs[{{.*}}] 33554432, read @inputs[{{.*}}] 33554432, write @outputs[0] 1048576, write @scratch[{{.*}}] 16777408)
+module {
+  plan.kernel @few(%x: tensor<512x16384xf32>, %w: tensor<16384x512xf32>) -> tensor<512x512xf32>
+      attributes {kind = "matmul", tied = array<i64: -1>} {
+    %y = lm.contract %x [1], %w [0] : (tensor<512x16384xf32>, tensor<16384x512xf32>) -> tensor<512x512xf32>
+    plan.yield %y : tensor<512x512xf32>
+  }
+  func.func @step(%x: tensor<512x16384xf32> {lm.input = "a"}, %w: tensor<16384x512xf32> {lm.input = "b"})
+      -> (tensor<512x512xf32> {lm.output = "y"})
+      attributes {plan.program = "step"} {
+    %a = plan.launch @few(%x, %w) : (tensor<512x16384xf32>, tensor<16384x512xf32>) -> tensor<512x512xf32>
+    return %a : tensor<512x512xf32>
+  }
+  plan.schedule "step" stage 0 {
+    plan.call @step micro_batch 0 slot 0
+  }
+}

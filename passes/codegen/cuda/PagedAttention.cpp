@@ -253,7 +253,6 @@ void PagedBlock::meetInBlock(const State &state) {
   b.ifThen(b.less(block.lane(), b.i64(parts.lanes)), [&] {
     for (int64_t h = 0; h < heads; ++h) {
       Value line = b.add(b.mul(warp, heads), h);
-      // One value, whichever lane's store is the last.
       b.ifThen(b.equal(block.lane(), b.i64(0)), [&] {
         b.store(state.maxima[h], b.atF32(maxima, line));
         b.store(state.totals[h], b.atF32(totals, line));
