@@ -230,7 +230,7 @@ Value ModelBuilder::parameter(Role role, const std::string &name, Shape shape,
       /*trainable=*/!isFrozen(name), isWeight ? "decay" : "no_decay",
       scope.prefix.empty() ? IntegerAttr()
                            : builder.getI64IntegerAttr(scope.block),
-      boxesOf(use));
+      boxesOf(use), /*unpadded=*/DenseI64ArrayAttr());
   if (auto names = dimNames(role, spec.has_embedding_width()); !names.empty())
     op->setAttr(lm::kDimsAttr, builder.getStrArrayAttr(names));
   return argument(op.getTensorType(), lm::kStateAttr,

@@ -54,6 +54,10 @@ std::optional<Phase> lmc::findPhase(StringRef name) {
 static void addStage(OpPassManager &manager, const PipelineOptions &options) {
   if (!options.train)
     return;
+  // Before anything is made of the forward, which then has padding as well.
+  lm::PadVocabularyOptions pad;
+  pad.multiple = options.vocabularyMultiple;
+  manager.addPass(lm::createPadVocabulary(pad));
   dist::MarkStagesOptions mark;
   mark.stages = options.mesh[0];
   mark.virtualStages = options.virtualStages;

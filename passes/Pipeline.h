@@ -42,7 +42,8 @@ struct PipelineOptions {
   // Blocks of each pipeline chunk; empty: chosen by cost.
   llvm::SmallVector<int64_t> stageBlocks;
   int64_t lossChunkBytes = int64_t(128) << 20;
-  bool matmuls = false; // plain products are the device's library's
+  int64_t vocabularyMultiple = 1; // to which training pads the vocabulary
+  bool matmuls = false;           // plain products are the device's library's
 };
 
 // Appends the passes of one phase and its verifier. The work of Import and Emit

@@ -34,7 +34,7 @@ def Lm_ParameterOp : Lm_Op<"parameter", [Symbol]> {
     optimizer group. A frozen parameter (`trainable = false`) gets no
     gradient, no accumulator and no moments. `block` counts the model's blocks;
     parameters of one block are stored together. One outside of all blocks has
-    none.
+    none. What is behind the shape `unpadded` is padding: zero, and in no file.
 
     ```mlir
     lm.parameter @wte : tensor<256x384xf32>
@@ -45,7 +45,8 @@ def Lm_ParameterOp : Lm_Op<"parameter", [Symbol]> {
       DictionaryAttr:$initialization,
       DefaultValuedAttr<BoolAttr, "true">:$trainable,
       DefaultValuedStrAttr<StrAttr, "decay">:$group,
-      OptionalAttr<I64Attr>:$block, OptionalAttr<ArrayAttr>:$boxes);
+      OptionalAttr<I64Attr>:$block, OptionalAttr<ArrayAttr>:$boxes,
+      OptionalAttr<DenseI64ArrayAttr>:$unpadded);
   let assemblyFormat = "$sym_name `:` $type attr-dict";
   let extraClassDeclaration = [{
     ::mlir::RankedTensorType getTensorType() {

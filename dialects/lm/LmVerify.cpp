@@ -63,6 +63,16 @@ LogicalResult ParameterOp::verify() {
     return emitOpError() << "needs a static tensor type, has " << getType();
   if (!getInitialization().get("kind"))
     return emitOpError() << "has no kind in its initialization";
+  if (std::optional<ArrayRef<int64_t>> unpadded = getUnpadded()) {
+    ArrayRef<int64_t> shape = type.getShape();
+    if (unpadded->size() != shape.size() ||
+        llvm::any_of(llvm::zip(*unpadded, shape), [](auto sizes) {
+          auto [part, size] = sizes;
+          return part < 0 || part > size;
+        }))
+      return emitOpError() << "of shape " << text(shape)
+                           << " cannot be padded from " << text(*unpadded);
+  }
   return success();
 }
 

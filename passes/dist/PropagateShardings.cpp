@@ -17,7 +17,6 @@
 
 #include "dialects/lm/TensorMath.h"
 
-#include <limits>
 #include <set>
 
 namespace lmc::dist {
@@ -343,16 +342,8 @@ void Propagation::maskLoss(lm::CrossEntropyOp loss, ArrayRef<StringRef> axes) {
   OpBuilder builder(loss);
   builder.setInsertionPointAfterValue(logits);
   lm::TensorMath m(builder, loss.getLoc());
-  auto indexType = RankedTensorType::get(type.getShape(), builder.getI32Type());
-  Value column =
-      builder.create<lm::IotaOp>(loss.getLoc(), indexType, type.getRank() - 1);
-  Value exists = builder.create<arith::CmpIOp>(
-      loss.getLoc(), arith::CmpIPredicate::slt, column,
-      m.constant(indexType, double(vocabulary)));
-  Value lowest = m.constant(type, -std::numeric_limits<double>::infinity());
-  auto masked =
-      builder.create<arith::SelectOp>(loss.getLoc(), exists, logits, lowest);
-  logits.replaceAllUsesExcept(masked, masked);
+  Value masked = m.maskFrom(vocabulary, logits);
+  logits.replaceAllUsesExcept(masked, masked.getDefiningOp());
 }
 
 FailureOr<bool> Propagation::decomposeSharded() {

@@ -294,8 +294,14 @@ LogicalResult PlanWriter::writeTensor(Operation *op, Type type,
   state->set_dtype(*dtype);
   auto mesh = module->getAttrOfType<dist::MeshAttr>(dist::kMeshAttr);
   auto sharding = op->getAttrOfType<dist::ShardingAttr>(dist::kShardingAttr);
+  auto parameter = dyn_cast<lm::ParameterOp>(op);
+  if (auto owner = op->getAttrOfType<FlatSymbolRefAttr>("parameter"))
+    parameter = states.lookup<lm::ParameterOp>(owner.getValue());
+  ArrayRef<int64_t> global =
+      parameter ? parameter.getUnpadded().value_or(tensor.getShape())
+                : tensor.getShape();
   for (auto [dim, size] : llvm::enumerate(tensor.getShape())) {
-    state->add_global_shape(size);
+    state->add_global_shape(global[dim]);
     plan::Linear *offset = state->add_local_offset();
     if (!mesh || !sharding) {
       state->add_local_shape(size);

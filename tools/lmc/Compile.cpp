@@ -313,6 +313,8 @@ int lmc::compile(const CompileSettings &settings, plan::Plan *made) {
     resolved.pipeline.matmuls = true;
     // A GPU wants products of many rows, and has the memory for them.
     resolved.pipeline.lossChunkBytes = int64_t(1) << 30;
+    // Rows of logits in whole lines of 128 bytes, of 16-bit types, too.
+    resolved.pipeline.vocabularyMultiple = 64;
   }
   DialectRegistry registry;
   registerDialects(registry);
