@@ -82,8 +82,16 @@ Status Trainer::prepare() {
 }
 
 /// ", with lr 0.01 (was 0.0006)"; nothing where nothing has changed.
-static std::string changesOf(const std::map<std::string, std::string> &before,
-                             const std::map<std::string, std::string> &now) {
+static std::string changesOf(std::map<std::string, std::string> before,
+                             std::map<std::string, std::string> now) {
+  if (before.empty()) // saved by an lmrun that did not note them
+    return "";
+  // A number that one of the plans has not, such as a dropout rate. Flags that
+  // one has not are said by another flag.
+  for (auto [from, to] : {std::pair{&before, &now}, std::pair{&now, &before}})
+    for (const auto &[name, value] : *from)
+      if (name.compare(0, 2, "--") != 0)
+        to->emplace(name, "none");
   std::vector<std::string> changes;
   for (const auto &[name, value] : now)
     if (auto old = before.find(name);

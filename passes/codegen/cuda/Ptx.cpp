@@ -188,8 +188,7 @@ FailureOr<std::string> cuda::compileToPtx(llvm::Module &module,
   }
   // The back end would end the process.
   if (const llvm::Function *unknown = findUnknownMath(module)) {
-    error = "there is no expansion of " + unknown->getName().str() +
-            " for cuda; kernels there have exp, log, tanh, erf, sqrt and rsqrt";
+    error = "there is no expansion of " + unknown->getName().str();
     return failure();
   }
   llvm::TargetOptions options;
