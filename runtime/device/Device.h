@@ -51,6 +51,9 @@ struct KernelRequest {
   std::string symbol;
   uint32_t operands = 0, integers = 0, threads = 0;
   int64_t sharedBytes = 0;
+  std::string name; ///< in the plan, for people; may be empty
+
+  const std::string &label() const { return name.empty() ? symbol : name; }
 };
 
 /// The operands of a matmul (plan.proto, Matmul), in the order in which a

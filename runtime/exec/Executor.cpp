@@ -44,7 +44,7 @@ Status Executor::prepare() {
   std::vector<KernelRequest> wanted;
   for (const plan::Kernel &kernel : thePlan.kernels())
     wanted.push_back({kernel.symbol(), kernel.operands(), kernel.integers(),
-                      kernel.threads(), kernel.shared_bytes()});
+                      kernel.threads(), kernel.shared_bytes(), kernel.name()});
   LMC_ASSIGN_OR_RETURN(std::vector<KernelHandle> kernels,
                        theDevice.loadKernels(code, wanted));
 

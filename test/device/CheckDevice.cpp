@@ -198,7 +198,7 @@ Status Checker::run() {
   for (const test::DeviceCase &one : cases.cases())
     wanted.push_back({one.symbol(), uint32_t(one.operands_size()),
                       uint32_t(one.integers_size()), one.threads(),
-                      one.shared_bytes()});
+                      one.shared_bytes(), one.name()});
   LMC_ASSIGN_OR_RETURN(handles, device->loadKernels(code, wanted));
   for (size_t i = 0; i < wanted.size(); ++i)
     LMC_RETURN_IF_ERROR(runCase(i));

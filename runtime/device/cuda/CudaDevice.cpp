@@ -183,12 +183,13 @@ CudaDevice::loadKernels(const std::vector<CodeObject> &code,
                                    request.symbol.c_str()) != 0)
       return corrupt("the plan's code lacks the kernel {}", request.symbol);
     LMC_RETURN_IF_ERROR(
-        driver.check(driver.cuFuncLoad(kernel.function), request.symbol));
+        driver.check(driver.cuFuncLoad(kernel.function), request.label()));
     if (request.sharedBytes > facts.mostSharedBytes)
       return makeError(ErrorKind::DoesNotFit,
                        "the kernel {} shares {} in a block; {} has {}",
-                       request.symbol, formatBytes(double(request.sharedBytes)),
-                       facts.name, formatBytes(facts.mostSharedBytes))
+                       request.label(),
+                       formatBytes(double(request.sharedBytes)), facts.name,
+                       formatBytes(facts.mostSharedBytes))
           .help("a GPU with more, such as A100 or H100, or a model with "
                 "smaller attention heads");
     if (request.sharedBytes > sharedBytesForAll)
@@ -197,7 +198,7 @@ CudaDevice::loadKernels(const std::vector<CodeObject> &code,
                                                  cuda::maxDynamicSharedBytes,
                                                  int(request.sharedBytes)),
                        fmt::format("{} wants {} bytes of shared memory",
-                                   request.symbol, request.sharedBytes)));
+                                   request.label(), request.sharedBytes)));
     parameters.resize(std::max<size_t>(
         parameters.size(), request.operands + request.integers + 1));
     kernels.push_back(std::move(kernel));
@@ -218,7 +219,7 @@ void CudaDevice::launch(KernelHandle handle, void *const *pointers,
   if (units > maxBlocks && failure.ok())
     failure = makeError(ErrorKind::DoesNotFit,
                         "the kernel {} has {} blocks; a grid has at most {}",
-                        request.symbol, units, maxBlocks);
+                        request.label(), units, maxBlocks);
   if (units <= 0 || !failure.ok())
     return;
   void **next = parameters.data();
@@ -231,7 +232,7 @@ void CudaDevice::launch(KernelHandle handle, void *const *pointers,
                              request.threads, 1, 1,
                              unsigned(request.sharedBytes), stream.get(),
                              parameters.data(), nullptr),
-       request.symbol);
+       request.label());
 }
 
 void CudaDevice::matmul(uint32_t number, void *const *pointers, int64_t rows,
