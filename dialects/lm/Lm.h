@@ -58,6 +58,11 @@ std::optional<ShardingRule> ruleOf(mlir::Operation *op);
 // The rule of an operation that treats all elements alike: one factor per dim.
 ShardingRule elementwiseRule(mlir::Operation *op);
 
+// Calls visit(value, dim, factor) for the dims of operands and results that
+// have a factor in `rule`, that of `op`.
+void forEachDim(mlir::Operation *op, const ShardingRule &rule,
+                llvm::function_ref<void(mlir::Value, int64_t, int64_t)> visit);
+
 } // namespace lmc::lm
 
 #endif // LMC_DIALECTS_LM_LM_H

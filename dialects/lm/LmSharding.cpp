@@ -90,6 +90,19 @@ ShardingRule lmc::lm::elementwiseRule(Operation *op) {
   return rule;
 }
 
+void lmc::lm::forEachDim(
+    Operation *op, const ShardingRule &rule,
+    llvm::function_ref<void(Value, int64_t, int64_t)> visit) {
+  auto visitAll = [&](auto range, ArrayRef<Dims> lists) {
+    for (auto [value, dims] : llvm::zip(range, lists))
+      for (auto [dim, factor] : llvm::enumerate(dims))
+        if (factor >= 0)
+          visit(value, dim, factor);
+  };
+  visitAll(op->getOperands(), rule.operands);
+  visitAll(op->getResults(), rule.results);
+}
+
 std::optional<ShardingRule> lmc::lm::ruleOf(Operation *op) {
   if (auto shardable = dyn_cast<Shardable>(op))
     return shardable.getShardingRule();

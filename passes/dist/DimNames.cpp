@@ -43,23 +43,13 @@ bool DimNames::follow(Operation *op) {
   std::optional<lm::ShardingRule> rule = lm::ruleOf(op);
   if (!rule)
     return false;
-  auto forEachDim = [&](auto visit) {
-    auto visitAll = [&](auto range, ArrayRef<lm::ShardingRule::Dims> lists) {
-      for (auto [value, dims] : llvm::zip(range, lists))
-        for (auto [dim, factor] : llvm::enumerate(dims))
-          if (factor >= 0)
-            visit(value, dim, factor);
-    };
-    visitAll(op->getOperands(), rule->operands);
-    visitAll(op->getResults(), rule->results);
-  };
   SmallVector<StringRef> factors(rule->factors.size());
-  forEachDim([&](Value value, size_t dim, int64_t factor) {
+  lm::forEachDim(op, *rule, [&](Value value, int64_t dim, int64_t factor) {
     if (factors[factor].empty())
       factors[factor] = names[value][dim];
   });
   bool changed = false;
-  forEachDim([&](Value value, size_t dim, int64_t factor) {
+  lm::forEachDim(op, *rule, [&](Value value, int64_t dim, int64_t factor) {
     changed |= give(value, dim, factors[factor]);
   });
   return changed;

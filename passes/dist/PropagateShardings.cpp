@@ -99,8 +99,6 @@ private:
   // What is sent and what is received on one channel lie alike.
   bool unifyTransfers();
   bool unify(Splits &first, Splits &second);
-  void forEachDim(Operation *op, const lm::ShardingRule &rule,
-                  llvm::function_ref<void(Value, unsigned, int64_t)> visit);
   Splits chooseFactors(Operation *op, const lm::ShardingRule &rule,
                        int64_t *dropped = nullptr);
   bool carry(Operation *op);
@@ -223,19 +221,6 @@ bool Propagation::unify(Splits &first, Splits &second) {
   return changed;
 }
 
-void Propagation::forEachDim(
-    Operation *op, const lm::ShardingRule &rule,
-    llvm::function_ref<void(Value, unsigned, int64_t)> visit) {
-  auto visitAll = [&](auto range, ArrayRef<lm::ShardingRule::Dims> lists) {
-    for (auto [value, dims] : llvm::zip(range, lists))
-      for (auto [dim, factor] : llvm::enumerate(dims))
-        if (factor >= 0)
-          visit(value, dim, factor);
-  };
-  visitAll(op->getOperands(), rule.operands);
-  visitAll(op->getResults(), rule.results);
-}
-
 // The axes that split each factor of `op`, of all that its tensors have. An
 // axis serves one factor: the one of the earlier priority, then the one that
 // the operands name first.
@@ -243,7 +228,7 @@ Splits Propagation::chooseFactors(Operation *op, const lm::ShardingRule &rule,
                                   int64_t *dropped) {
   Splits wanted(rule.factors.size()), chosen(rule.factors.size());
   SmallVector<int64_t> order;
-  forEachDim(op, rule, [&](Value value, unsigned dim, int64_t factor) {
+  lm::forEachDim(op, rule, [&](Value value, int64_t dim, int64_t factor) {
     const DimSplit &split = splitsOf(value)[dim];
     DimSplit &best = wanted[factor];
     if (rule.factors[factor].kind == Kind::Replicated || split.axes.empty())
@@ -279,7 +264,7 @@ bool Propagation::carry(Operation *op) {
     return false;
   Splits factors = chooseFactors(op, *rule);
   bool changed = false;
-  forEachDim(op, *rule, [&](Value value, unsigned dim, int64_t factor) {
+  lm::forEachDim(op, *rule, [&](Value value, int64_t dim, int64_t factor) {
     const DimSplit &from = factors[factor];
     Splits &splits = splitsOf(value);
     if (from.axes.empty() || !splits[dim].axes.empty() ||

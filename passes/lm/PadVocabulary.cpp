@@ -46,10 +46,11 @@ public:
   bool contains(Value value, int64_t dim) const {
     return dims.contains({value, dim});
   }
-  bool contains(Value value) const {
-    int64_t rank = TensorMath::typeOf(value).getRank();
-    return llvm::any_of(llvm::seq<int64_t>(0, rank),
-                        [&](int64_t dim) { return contains(value, dim); });
+  // The dims of `value` that are.
+  int64_t count(Value value) const {
+    auto type = dyn_cast<RankedTensorType>(value.getType());
+    return llvm::count_if(llvm::seq<int64_t>(0, type ? type.getRank() : 0),
+                          [&](int64_t dim) { return contains(value, dim); });
   }
   // What a value's type becomes.
   RankedTensorType padded(Value value, int64_t multiple) const {
@@ -77,19 +78,6 @@ private:
   llvm::DenseSet<std::pair<Value, int64_t>> dims;
 };
 
-// Calls `visit(value, dim, factor)` for the dims of all operands and results
-// that have a factor.
-void forEachDim(Operation *op, const ShardingRule &rule,
-                function_ref<void(Value, int64_t, int64_t)> visit) {
-  auto visitAll = [&](auto range, ArrayRef<ShardingRule::Dims> lists) {
-    for (auto [value, list] : llvm::zip(range, lists))
-      for (auto [dim, factor] : llvm::enumerate(list))
-        visit(value, dim, factor);
-  };
-  visitAll(op->getOperands(), rule.operands);
-  visitAll(op->getResults(), rule.results);
-}
-
 // Parameters say what their dims are called.
 void VocabularyDims::start() {
   for (BlockArgument argument : forward.getArguments()) {
@@ -111,7 +99,7 @@ bool VocabularyDims::follow(Operation *op) {
     return false;
   llvm::DenseSet<int64_t> factors;
   forEachDim(op, *rule, [&](Value value, int64_t dim, int64_t factor) {
-    if (factor >= 0 && contains(value, dim))
+    if (contains(value, dim))
       factors.insert(factor);
   });
   bool changed = false;
@@ -124,27 +112,26 @@ bool VocabularyDims::follow(Operation *op) {
 
 // Whether `op` computes the same from padded operands.
 bool VocabularyDims::mayPad(Operation *op) const {
-  auto has = [&](Value value) { return contains(value); };
-  if (op->hasTrait<OpTrait::ConstantLike>()) {
-    auto values = dyn_cast<arith::ConstantOp>(op);
-    return !has(op->getResult(0)) ||
-           (values && isa<SplatElementsAttr>(values.getValue()));
-  }
-  if (llvm::none_of(op->getOperands(), has) &&
-      llvm::none_of(op->getResults(), has))
+  int64_t left = 0;
+  for (ValueRange values :
+       {ValueRange(op->getOperands()), ValueRange(op->getResults())})
+    for (Value value : values)
+      left += count(value);
+  if (left == 0)
     return true;
+  if (auto constant = dyn_cast<arith::ConstantOp>(op))
+    return isa<SplatElementsAttr>(constant.getValue());
   std::optional<ShardingRule> rule = ruleOf(op);
   if (!rule || isa<Drawing>(op))
     return false;
-  bool may = true;
   forEachDim(op, *rule, [&](Value value, int64_t dim, int64_t factor) {
-    if (!contains(value, dim))
-      return;
-    bool isIndexed = factor >= 0 && factor == rule->indexFactor;
-    may &= factor >= 0 && (rule->factors[factor].kind == Kind::Parallel ||
-                           (isIndexed && isa<EmbeddingOp, CrossEntropyOp>(op)));
+    bool isIndexed = factor == rule->indexFactor;
+    if (contains(value, dim) &&
+        (rule->factors[factor].kind == Kind::Parallel ||
+         (isIndexed && isa<EmbeddingOp, CrossEntropyOp>(op))))
+      --left;
   });
-  return may;
+  return left == 0;
 }
 
 LogicalResult VocabularyDims::find() {
@@ -163,7 +150,7 @@ LogicalResult VocabularyDims::find() {
       return failure();
   return success(
       llvm::none_of(block.getTerminator()->getOperands(),
-                    [&](Value output) { return contains(output); }) &&
+                    [&](Value output) { return count(output) > 0; }) &&
       llvm::all_of(block.without_terminator(),
                    [&](Operation &op) { return mayPad(&op); }));
 }
