@@ -35,7 +35,7 @@ def PadVocabulary : Pass<"lm-pad-vocabulary", "::mlir::ModuleOp"> {
     lm.parameter @w : tensor<8x16xf32> {initialization = {kind = "zeros"}, lm.dims = ["D", "V"], unpadded = array<i64: 8, 10>}
     ...
     %logits = lm.linear %x, %w : (tensor<4x8xf32>, tensor<8x16xf32>) -> tensor<4x16xf32>
-    %column = lm.iota dim 1 : tensor<4x16xi32>
+    %column = lm.iota 1 : tensor<4x16xi32>
     %c10 = arith.constant dense<10> : tensor<4x16xi32>
     %exists = arith.cmpi slt, %column, %c10 : tensor<4x16xi32>
     %lowest = arith.constant dense<0xFF800000> : tensor<4x16xf32>

@@ -270,9 +270,7 @@ StatusOr<std::optional<CheckpointState>> Checkpointer::choose(bool resume) {
   for (const fs::directory_entry &entry :
        fs::directory_iterator(folder, error)) {
     std::string name = entry.path().filename().string();
-    if (name.compare(0, 6, ".step_") == 0 ||
-        (name.compare(0, 7, "latest.") == 0 &&
-         entry.path().extension() == ".part"))
+    if (name.compare(0, 6, ".step_") == 0 || name.compare(0, 7, "latest.") == 0)
       leftOver.push_back(entry.path());
   }
   for (const fs::path &path : leftOver)
