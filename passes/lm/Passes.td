@@ -40,7 +40,8 @@ def PadVocabulary : Pass<"lm-pad-vocabulary", "::mlir::ModuleOp"> {
     %exists = arith.cmpi slt, %column, %c10 : tensor<4x16xi32>
     %lowest = arith.constant dense<0xFF800000> : tensor<4x16xf32>
     %masked = arith.select %exists, %logits, %lowest : tensor<4x16xi1>, tensor<4x16xf32>
-    %loss, %lse = lm.cross_entropy %masked, %t, %s
+    %loss, %lse = lm.cross_entropy %masked, %t, %s : (tensor<4x16xf32>, tensor<4xi32>, tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>)
+    return %loss : tensor<4xf32>
     ...
     ```
   }];
