@@ -55,9 +55,10 @@ static void addStage(OpPassManager &manager, const PipelineOptions &options) {
   if (!options.train)
     return;
   // Before anything is made of the forward, which then has padding as well.
-  lm::PadVocabularyOptions pad;
+  dist::PadVocabularyOptions pad;
+  pad.sizes = options.mesh;
   pad.multiple = options.vocabularyMultiple;
-  manager.addPass(lm::createPadVocabulary(pad));
+  manager.addPass(dist::createPadVocabulary(pad));
   dist::MarkStagesOptions mark;
   mark.stages = options.mesh[0];
   mark.virtualStages = options.virtualStages;

@@ -42,7 +42,7 @@ struct PipelineOptions {
   // Blocks of each pipeline chunk; empty: chosen by cost.
   llvm::SmallVector<int64_t> stageBlocks;
   int64_t lossChunkBytes = int64_t(128) << 20;
-  int64_t vocabularyMultiple = 1; // to which training pads the vocabulary
+  int64_t vocabularyMultiple = 1; // of which a rank's part becomes one
   bool matmuls = false;           // plain products are the device's library's
 };
 

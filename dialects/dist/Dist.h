@@ -22,6 +22,9 @@
 namespace lmc::dist {
 
 inline constexpr llvm::StringLiteral kMeshAttr = "dist.mesh";
+// The axes of a mesh, in the order of its ranks: the last is the fastest.
+inline constexpr llvm::StringLiteral kMeshAxes[] = {"pp", "dp", "fsdp",
+                                                    "cp", "ep", "tp"};
 inline constexpr llvm::StringLiteral kShardingAttr = "dist.sharding";
 // Of an operation, from propagation to partition: the shardings of its results;
 // the axes that split each factor of its sharding rule; for each dim of each
@@ -62,7 +65,7 @@ inline mlir::ArrayAttr axesOf(mlir::Operation *collective) {
 mlir::Location atReshard(mlir::Location loc, int64_t number);
 std::optional<int64_t> reshardAt(mlir::Location loc);
 
-// The size that `axes` leave of a dim: rounded up, the rest is padding.
+// The size that `axes` leave of a dim, rounded up.
 int64_t localSize(int64_t globalSize, llvm::ArrayRef<llvm::StringRef> axes,
                   MeshAttr mesh);
 

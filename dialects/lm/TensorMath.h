@@ -8,8 +8,6 @@
 #include "mlir/Dialect/Arith/IR/Arith.h"
 #include "mlir/Dialect/Math/IR/Math.h"
 
-#include <limits>
-
 namespace lmc::lm {
 
 class TensorMath {
@@ -66,17 +64,6 @@ public:
   }
   Value compare(mlir::arith::CmpFPredicate predicate, Value x, Value y) {
     return b.create<mlir::arith::CmpFOp>(loc, predicate, x, y);
-  }
-
-  // `x` without the columns from `count` on, which become -infinity.
-  Value maskFrom(int64_t count, Value x) {
-    Type type = typeOf(x), index = Type::get(type.getShape(), b.getI32Type());
-    Value column = b.create<IotaOp>(loc, index, type.getRank() - 1);
-    Value exists =
-        b.create<mlir::arith::CmpIOp>(loc, mlir::arith::CmpIPredicate::slt,
-                                      column, constant(index, double(count)));
-    return select(exists, x,
-                  constant(type, -std::numeric_limits<double>::infinity()));
   }
 
   // `x` repeated to `type`; dim i becomes dim dims[i].

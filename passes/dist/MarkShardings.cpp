@@ -20,8 +20,6 @@ using namespace lmc::dist;
 
 namespace {
 
-constexpr llvm::StringLiteral kAxes[] = {"pp", "dp", "fsdp", "cp", "ep", "tp"};
-
 using Patterns = std::vector<llvm::GlobPattern>;
 
 FailureOr<llvm::GlobPattern> parsePattern(Operation *rule, StringRef text) {
@@ -145,13 +143,9 @@ std::string RuleMatcher::placeOfRule() {
                : "an unknown place";
 }
 
-// The vocabulary is padded; whatever else does not divide is refused.
 LogicalResult RuleMatcher::checkSize(StringRef name, int64_t size,
                                      Location at) {
-  auto vocabulary =
-      rule->getParentOfType<ModuleOp>()->getAttrOfType<IntegerAttr>(
-          "lm.vocabulary");
-  if (size % parts == 0 || (vocabulary && vocabulary.getInt() == size))
+  if (size % parts == 0)
     return success();
   InFlightDiagnostic error = emitError(at) << "dim " << rule.getDim() << " of "
                                            << name << ", of size " << size
@@ -359,14 +353,14 @@ struct MarkShardings : lmc::dist::impl::MarkShardingsBase<MarkShardings> {
     });
     if (sizes.empty())
       return success();
-    if (sizes.size() != std::size(kAxes))
-      return module.emitError() << "needs " << std::size(kAxes)
+    if (sizes.size() != std::size(kMeshAxes))
+      return module.emitError() << "needs " << std::size(kMeshAxes)
                                 << " axis sizes, has " << sizes.size();
     Builder b(&getContext());
     auto mesh =
         MeshAttr::getChecked([&] { return module.emitError(); }, &getContext(),
                              b.getStrArrayAttr(SmallVector<StringRef>(
-                                 std::begin(kAxes), std::end(kAxes))),
+                                 std::begin(kMeshAxes), std::end(kMeshAxes))),
                              b.getDenseI64ArrayAttr(sizes));
     if (!mesh)
       return failure();

@@ -122,16 +122,12 @@ LogicalResult ProgramPartition::placeRandom(lm::Drawing op) {
 LogicalResult ProgramPartition::localize(Value value, const DimAxes &dims) {
   auto type = cast<RankedTensorType>(value.getType());
   SmallVector<int64_t> shape(type.getShape());
-  auto vocabulary =
-      function->getParentOfType<ModuleOp>()->getAttrOfType<IntegerAttr>(
-          "lm.vocabulary");
   for (auto [size, axes] : llvm::zip(shape, dims)) {
     int64_t local = localSize(size, axes, mesh);
-    bool mayPad = vocabulary && vocabulary.getInt() == size;
     int64_t parts = 1;
     for (StringRef axis : axes)
       parts *= mesh.getSize(axis);
-    if (size % parts != 0 && !mayPad) {
+    if (size % parts != 0) {
       InFlightDiagnostic error =
           emitError(value.getLoc())
           << "a dim of size " << size << " cannot be split into " << parts

@@ -91,6 +91,62 @@ def CutStages : Pass<"dist-cut-stages", "::mlir::ModuleOp"> {
   let dependentDialects = ["::lmc::dist::DistDialect"];
 }
 
+def PadVocabulary : Pass<"dist-pad-vocabulary", "::mlir::ModuleOp"> {
+  let summary = "round the vocabulary up, so that it can be split";
+  let description = [{
+    Rounds the dims that are the vocabulary up: those called `V` of the
+    parameters, and what they become in the forward. They become a multiple of
+    the ranks that the axes of a `dist.rule` for them have, and each part one of
+    `multiple`. Padding is zero and stays so, losses mask it, and files know
+    nothing of it: a parameter's `unpadded` says what they hold.
+
+    Requires: a function `@forward`; `lm.dims` of the parameters.
+    Ensures: nothing but types and the masks of losses changes.
+    Leaves alone: a model in which padding would be seen, because logits are an
+    output, something draws random numbers for them, or another operation than
+    a loss sums over them. Warns where a rule's split needs the padding.
+
+    **Before** `--dist-pad-vocabulary=multiple=16`
+    ```mlir
+    lm.parameter @w : tensor<8x10xf32> {initialization = {kind = "zeros"}, lm.dims = ["D", "V"]}
+    func.func @forward(%x: tensor<4x8xf32> {lm.input = "x"}, %w: tensor<8x10xf32> {lm.state = @w},
+        %t: tensor<4xi32> {lm.input = "t"}, %s: tensor<4xf32> {lm.input = "s"})
+        -> (tensor<4xf32> {lm.output = "loss"}) {
+      %logits = lm.linear %x, %w : (tensor<4x8xf32>, tensor<8x10xf32>) -> tensor<4x10xf32>
+      %loss, %lse = lm.cross_entropy %logits, %t, %s
+          : (tensor<4x10xf32>, tensor<4xi32>, tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>)
+      return %loss : tensor<4xf32>
+    }
+    ```
+    **After**
+    ```mlir
+    lm.parameter @w : tensor<8x16xf32> {initialization = {kind = "zeros"}, lm.dims = ["D", "V"], unpadded = array<i64: 8, 10>}
+    ...
+    %logits = lm.linear %x, %w : (tensor<4x8xf32>, tensor<8x16xf32>) -> tensor<4x16xf32>
+    %column = lm.iota 0 : tensor<16xi32>
+    %c10 = arith.constant dense<10> : tensor<16xi32>
+    %exists = arith.cmpi slt, %column, %c10 : tensor<16xi32>
+    %zero = arith.constant dense<0.000000e+00> : tensor<16xf32>
+    %lowest = arith.constant dense<0xFF800000> : tensor<16xf32>
+    %bias = arith.select %exists, %zero, %lowest : tensor<16xi1>, tensor<16xf32>
+    %rows = lm.broadcast %bias dims [1] : tensor<16xf32> to tensor<4x16xf32>
+    %masked = arith.addf %logits, %rows : tensor<4x16xf32>
+    %loss, %lse = lm.cross_entropy %masked, %t, %s : (tensor<4x16xf32>, tensor<4xi32>, tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>)
+    return %loss : tensor<4xf32>
+    ...
+    ```
+  }];
+  let options = [
+    ListOption<"sizes", "sizes", "int64_t",
+               "sizes of the axes pp, dp, fsdp, cp, ep, tp">,
+    Option<"multiple", "multiple", "int64_t", "1",
+           "of which a rank's part of the vocabulary becomes one">
+  ];
+  let statistics = [Statistic<"numPadded", "padded", "parameters padded">];
+  let dependentDialects = ["::lmc::dist::DistDialect", "::lmc::lm::LmDialect",
+    "::mlir::arith::ArithDialect"];
+}
+
 def MarkShardings : Pass<"dist-mark-shardings", "::mlir::ModuleOp"> {
   let summary = "match a strategy's rules against the model";
   let description = [{
@@ -106,9 +162,8 @@ def MarkShardings : Pass<"dist-mark-shardings", "::mlir::ModuleOp"> {
 
     Requires: `lm.dims` where a `dist.rule` calls dims by name.
     Ensures: `dist.mesh` on the module, `dist.marks` on what is marked, no
-    rules. A dim that its axes do not divide is refused, save the
-    vocabulary, which is padded; so are inputs that are not split by samples
-    over the data axes. Warns of a rule that matches nothing, of a bucket
+    rules. A dim that its axes do not divide is refused; so are inputs that
+    are not split by samples over the data axes. Warns of a rule that matches nothing, of a bucket
     whose parameters all belong to earlier ones, and of an axis that no mark
     has.
     Leaves alone: everything but the rules if the mesh has one rank.
@@ -145,7 +200,7 @@ def PropagateShardings : Pass<"dist-propagate-shardings", "::mlir::ModuleOp"> {
     is received; where two of them disagree, the parameter's and the sender's
     stands.
     An operation that can be sharded on a factor only as primitives is
-    rewritten then; of a loss over a padded vocabulary the padding is masked.
+    rewritten then.
 
     Requires: `dist.mesh`; `dist.marks`, or a `dist.sharding`, which counts as
     a mark of priority 0.
@@ -192,8 +247,8 @@ def InsertReshards : Pass<"dist-insert-reshards", "::mlir::ModuleOp"> {
     `dist-propagate-shardings`.
     Ensures: `dist.shardings` and `dist.factors` say how results lie and how
     operations are split; an accumulator may stay partial, its `dist.sharding`
-    then names the axes. What no path leads to, because padding would have to
-    move, is refused with the sizes. So is a gradient that is no sum over an
+    then names the axes. What no path leads to, because sizes do not divide, is
+    refused with them. So is a gradient that is no sum over an
     axis of its parameter's `dist.pieces`: its bucket could not be shared out.
     Leaves alone: modules without `dist.mesh`; shapes, which are global.
 
@@ -236,8 +291,7 @@ def Partition : Pass<"dist-partition", "::mlir::ModuleOp"> {
     into a sharded dim count from the rank's first row, and an `lm.iota` along
     one counts on from the ranks before.
 
-    A dim that its axes do not divide is padded if it is the vocabulary, else
-    refused with the sizes.
+    A dim that its axes do not divide is refused with the sizes.
 
     Requires: shardings from `dist-insert-reshards`.
     Ensures: local shapes, collectives, no `dist.shardings`, no `dist.reshard`,

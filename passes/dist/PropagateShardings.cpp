@@ -102,7 +102,6 @@ private:
   Splits chooseFactors(Operation *op, const lm::ShardingRule &rule,
                        int64_t *dropped = nullptr);
   bool carry(Operation *op);
-  void maskLoss(lm::CrossEntropyOp loss, ArrayRef<StringRef> axes);
 
   ModuleOp module;
   StateIndex states;
@@ -313,27 +312,8 @@ LogicalResult Propagation::run() {
   return success();
 }
 
-// A loss over a padded vocabulary: columns beyond it weigh nothing.
-void Propagation::maskLoss(lm::CrossEntropyOp loss, ArrayRef<StringRef> axes) {
-  auto mesh = module->getAttrOfType<MeshAttr>(kMeshAttr);
-  Value logits = loss.getLogits();
-  auto type = cast<RankedTensorType>(logits.getType());
-  int64_t vocabulary = type.getShape().back();
-  int64_t parts = 1;
-  for (StringRef axis : axes)
-    parts *= mesh.getSize(axis);
-  if (vocabulary % parts == 0)
-    return;
-  OpBuilder builder(loss);
-  builder.setInsertionPointAfterValue(logits);
-  lm::TensorMath m(builder, loss.getLoc());
-  Value masked = m.maskFrom(vocabulary, logits);
-  logits.replaceAllUsesExcept(masked, masked.getDefiningOp());
-}
-
 FailureOr<bool> Propagation::decomposeSharded() {
-  SmallVector<Operation *> sharded;
-  llvm::DenseMap<Operation *, Axes> axesOf;
+  llvm::SetVector<Operation *> sharded;
   for (auto function : module.getOps<func::FuncOp>())
     for (Operation &op : function.getBody().front()) {
       std::optional<lm::ShardingRule> rule = lm::ruleOf(&op);
@@ -342,14 +322,10 @@ FailureOr<bool> Propagation::decomposeSharded() {
       for (auto [operand, dims] : llvm::zip(op.getOperands(), rule->operands))
         for (auto [dim, factor] : llvm::enumerate(dims))
           if (factor >= 0 && rule->factors[factor].kind == Kind::Decompose &&
-              !splitsOf(operand)[dim].axes.empty() && !axesOf.contains(&op)) {
-            sharded.push_back(&op);
-            axesOf[&op] = splitsOf(operand)[dim].axes;
-          }
+              !splitsOf(operand)[dim].axes.empty())
+            sharded.insert(&op);
     }
   for (Operation *op : sharded) {
-    if (auto loss = dyn_cast<lm::CrossEntropyOp>(op))
-      maskLoss(loss, axesOf[op]);
     auto lowerable = dyn_cast<lm::Lowerable>(op);
     if (!lowerable)
       return op->emitOpError("is sharded on a dim that it can only be sharded "

@@ -146,7 +146,7 @@ FailureOr<ReshardPath> PathFinder::run() {
     Cost here = cost;
     forEachTransition(at, [&](const Transition &step) {
       ShardingAttr next = applyTransition(at, step);
-      // Padding stays where it is.
+      // Unequal parts stay where they are.
       bool mayMove = true;
       if (step.kind != Transition::AllReduce)
         mayMove = divides(at, step.dim) && divides(next, step.dim);
@@ -231,8 +231,8 @@ lmc::dist::findReshardPath(RankedTensorType type, ShardingAttr from,
         parts *= mesh.getSize(axis);
       if (size % parts == 0 || !refusal.help.empty())
         continue;
-      reason << "a dim of size " << size << " in " << parts
-             << " parts is padded and cannot be moved, but ";
+      reason << "a dim of size " << size << " cannot be split into " << parts
+             << " equal parts, and ";
       refusal.help = ("a size that " + Twine(parts) + " divides, such as " +
                       Twine(llvm::alignTo(size, parts)) +
                       ", or rules by which the dim stays whole")

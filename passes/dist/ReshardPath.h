@@ -45,8 +45,8 @@ struct NoPath {
   std::string reason, help;
 };
 
-// The cheapest path for a tensor of global `type`. There is none where a dim is
-// padded: it has to stay as it is.
+// The cheapest path for a tensor of global `type`. There is none where a dim
+// has unequal parts: it has to stay as it is.
 mlir::FailureOr<ReshardPath> findReshardPath(mlir::RankedTensorType type,
                                              ShardingAttr from, ShardingAttr to,
                                              MeshAttr mesh, NoPath &refusal);

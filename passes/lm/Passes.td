@@ -4,54 +4,6 @@
 
 include "mlir/Pass/PassBase.td"
 
-def PadVocabulary : Pass<"lm-pad-vocabulary", "::mlir::ModuleOp"> {
-  let summary = "round the vocabulary up to whole lines of memory";
-  let description = [{
-    Rounds the dims that are the vocabulary up to a multiple: those called `V`
-    of the parameters, and what they become in the forward. Padding is zero and
-    stays so, the loss masks it, and files know nothing of it: a parameter's
-    `unpadded` says what they hold.
-
-    Requires: a function `@forward`; `lm.dims` of the parameters.
-    Ensures: nothing but types and the masks of losses changes.
-    Leaves alone: a model in which padding would be seen, because logits are an
-    output, something draws random numbers for them, or another operation than
-    a loss sums over them.
-
-    **Before** `--lm-pad-vocabulary=multiple=16`
-    ```mlir
-    lm.parameter @w : tensor<8x10xf32> {initialization = {kind = "zeros"}, lm.dims = ["D", "V"]}
-    func.func @forward(%x: tensor<4x8xf32> {lm.input = "x"}, %w: tensor<8x10xf32> {lm.state = @w},
-        %t: tensor<4xi32> {lm.input = "t"}, %s: tensor<4xf32> {lm.input = "s"})
-        -> (tensor<4xf32> {lm.output = "loss"}) {
-      %logits = lm.linear %x, %w : (tensor<4x8xf32>, tensor<8x10xf32>) -> tensor<4x10xf32>
-      %loss, %lse = lm.cross_entropy %logits, %t, %s
-          : (tensor<4x10xf32>, tensor<4xi32>, tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>)
-      return %loss : tensor<4xf32>
-    }
-    ```
-    **After**
-    ```mlir
-    lm.parameter @w : tensor<8x16xf32> {initialization = {kind = "zeros"}, lm.dims = ["D", "V"], unpadded = array<i64: 8, 10>}
-    ...
-    %logits = lm.linear %x, %w : (tensor<4x8xf32>, tensor<8x16xf32>) -> tensor<4x16xf32>
-    %column = lm.iota 1 : tensor<4x16xi32>
-    %c10 = arith.constant dense<10> : tensor<4x16xi32>
-    %exists = arith.cmpi slt, %column, %c10 : tensor<4x16xi32>
-    %lowest = arith.constant dense<0xFF800000> : tensor<4x16xf32>
-    %masked = arith.select %exists, %logits, %lowest : tensor<4x16xi1>, tensor<4x16xf32>
-    %loss, %lse = lm.cross_entropy %masked, %t, %s : (tensor<4x16xf32>, tensor<4xi32>, tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>)
-    return %loss : tensor<4xf32>
-    ...
-    ```
-  }];
-  let options = [Option<"multiple", "multiple", "int64_t", "64",
-                        "of which the vocabulary becomes one">];
-  let statistics = [Statistic<"numPadded", "padded", "parameters padded">];
-  let dependentDialects = ["::lmc::lm::LmDialect",
-    "::mlir::arith::ArithDialect"];
-}
-
 def Differentiate : Pass<"lm-differentiate", "::mlir::ModuleOp"> {
   let summary = "append the backward of the forward function";
   let description = [{

@@ -132,12 +132,12 @@ module @third attributes {dist.mesh = #dist.mesh<["dp"], [2]>} {
 
 // -----
 
-// Padding does not move.
-module @padding attributes {lm.vocabulary = 7 : i64, dist.mesh = #dist.mesh<["tp"], [2]>} {
+// Unequal parts do not move.
+module @unequal attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
   func.func @f(%x: tensor<7x4xf32> {dist.sharding = #dist.sharding<[["tp"], []], []>, lm.input = "x"},
                %z: tensor<7x4xf32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>, lm.input = "z"})
       -> (tensor<7x4xf32> {lm.output = "y"}) attributes {plan.program = "f"} {
-    // expected-error @+3 {{a dim of size 7 in 2 parts is padded and cannot be moved, but tensor<7x4xf32> is made as}}
+    // expected-error @+3 {{a dim of size 7 cannot be split into 2 equal parts, and tensor<7x4xf32> is made as}}
     // expected-note @+2 {{the rule at given has a part in it}}
     // expected-note @+1 {{help: a size that 2 divides, such as 8, or rules by which the dim stays whole}}
     %y = arith.addf %x, %z : tensor<7x4xf32>

@@ -1,6 +1,6 @@
 // RUN: lmc-opt %s --split-input-file --verify-diagnostics --dist-propagate-shardings --dist-insert-reshards --verify-sharded --dist-partition
 
-// A dim that its axis does not divide, and that is not the vocabulary.
+// A dim that its axis does not divide.
 module attributes {dist.mesh = #dist.mesh<["tp"], [2]>} {
   // expected-error @+2 {{a dim of size 7 cannot be split into 2 equal parts over axis tp}}
   // expected-note @+1 {{help: choose a size of the axis that divides 7}}

@@ -115,8 +115,8 @@ module @heads attributes {dist.mesh = #dist.mesh<["dp", "tp"], [2, 2]>} {
 
 // -----
 
-// An index along a sharded dim counts from the first of all ranks: 9 in 4 parts
-// are 3 in each. One along a dim that is whole stays.
+// An index along a sharded dim counts from the first of all ranks. One along
+// a dim that is whole stays.
 // CHECK-LABEL: @index
 // CHECK: %[[INDEX:.*]] = lm.iota 1 : tensor<4x3xi32>
 // CHECK: %[[FIRST:.*]] = arith.muli %[[COORDINATE:.*]], %{{.*}} : tensor<i32>
@@ -124,13 +124,13 @@ module @heads attributes {dist.mesh = #dist.mesh<["dp", "tp"], [2, 2]>} {
 // CHECK: %[[SHIFTED:.*]] = arith.addi %[[INDEX]], %[[ALL]]
 // CHECK: %[[ROW:.*]] = lm.iota 0 : tensor<4x3xi32>
 // CHECK: arith.subi %[[SHIFTED]], %[[ROW]]
-module @index attributes {dist.mesh = #dist.mesh<["tp"], [4]>, lm.vocabulary = 9 : i64} {
-  func.func @f(%x: tensor<4x9xi32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>, lm.input = "x"})
-      -> (tensor<4x9xi32> {lm.output = "y"}) attributes {plan.program = "f"} {
-    %i = lm.iota 1 : tensor<4x9xi32>
-    %r = lm.iota 0 : tensor<4x9xi32>
-    %d = arith.subi %i, %r : tensor<4x9xi32>
-    %y = arith.addi %d, %x : tensor<4x9xi32>
-    return %y : tensor<4x9xi32>
+module @index attributes {dist.mesh = #dist.mesh<["tp"], [4]>} {
+  func.func @f(%x: tensor<4x12xi32> {dist.sharding = #dist.sharding<[[], ["tp"]], []>, lm.input = "x"})
+      -> (tensor<4x12xi32> {lm.output = "y"}) attributes {plan.program = "f"} {
+    %i = lm.iota 1 : tensor<4x12xi32>
+    %r = lm.iota 0 : tensor<4x12xi32>
+    %d = arith.subi %i, %r : tensor<4x12xi32>
+    %y = arith.addi %d, %x : tensor<4x12xi32>
+    return %y : tensor<4x12xi32>
   }
 }

@@ -1,4 +1,4 @@
-// RUN: lmc-opt %s --split-input-file --verify-diagnostics --lm-pad-vocabulary=multiple=16 | FileCheck %s
+// RUN: lmc-opt %s --split-input-file --verify-diagnostics --dist-pad-vocabulary=multiple=16 | FileCheck %s
 
 // A tied table of 10 rows, a bias and their logits become 16 wide, the loss
 // sees 10 of them. Width and tokens of 10 are no vocabulary.
@@ -15,11 +15,14 @@
 // CHECK: %[[CAP:.*]] = arith.constant dense<3.000000e+01> : tensor<10x16xf32>
 // CHECK: %[[BIASED:.*]] = arith.addf
 // CHECK: %[[LOGITS:.*]] = arith.mulf %[[BIASED]], %[[CAP]]
-// CHECK: %[[COLUMN:.*]] = lm.iota 1 : tensor<10x16xi32>
-// CHECK: %[[TEN:.*]] = arith.constant dense<10> : tensor<10x16xi32>
+// CHECK: %[[COLUMN:.*]] = lm.iota 0 : tensor<16xi32>
+// CHECK: %[[TEN:.*]] = arith.constant dense<10> : tensor<16xi32>
 // CHECK: %[[EXISTS:.*]] = arith.cmpi slt, %[[COLUMN]], %[[TEN]]
-// CHECK: %[[LOWEST:.*]] = arith.constant dense<0xFF800000> : tensor<10x16xf32>
-// CHECK: %[[MASKED:.*]] = arith.select %[[EXISTS]], %[[LOGITS]], %[[LOWEST]]
+// CHECK: %[[ZERO:.*]] = arith.constant dense<0.000000e+00> : tensor<16xf32>
+// CHECK: %[[LOWEST:.*]] = arith.constant dense<0xFF800000> : tensor<16xf32>
+// CHECK: %[[PENALTY:.*]] = arith.select %[[EXISTS]], %[[ZERO]], %[[LOWEST]]
+// CHECK: %[[PENALTIES:.*]] = lm.broadcast %[[PENALTY]] dims [1] : tensor<16xf32> to tensor<10x16xf32>
+// CHECK: %[[MASKED:.*]] = arith.addf %[[LOGITS]], %[[PENALTIES]]
 // CHECK: lm.cross_entropy %[[MASKED]], %[[TOKENS]]
 lm.parameter @bias : tensor<10xf32> {initialization = {kind = "zeros"}, lm.dims = ["V"]}
 lm.parameter @scale : tensor<10xf32> {initialization = {kind = "ones"}, lm.dims = ["D"]}
@@ -95,6 +98,22 @@ func.func @forward(%w: tensor<3xf32> {lm.state = @w}, %t: tensor<i32> {lm.input 
   %logits = arith.addf %w, %ramp : tensor<3xf32>
   %loss, %lse = lm.cross_entropy %logits, %t, %one : (tensor<3xf32>, tensor<i32>, tensor<f32>) -> (tensor<f32>, tensor<f32>)
   return %loss : tensor<f32>
+}
+
+// -----
+
+// A dim that is the vocabulary here and something else there.
+// CHECK: lm.parameter @v : tensor<10xf32>
+// CHECK: lm.parameter @w : tensor<8x10xf32>
+lm.parameter @v : tensor<10xf32> {initialization = {kind = "zeros"}, lm.dims = ["D"]}
+lm.parameter @w : tensor<8x10xf32> {initialization = {kind = "zeros"}, lm.dims = ["V", "V"]}
+func.func @forward(%x: tensor<4x8xf32> {lm.input = "x"}, %w: tensor<8x10xf32> {lm.state = @w}, %v: tensor<10xf32> {lm.state = @v},
+    %t: tensor<4xi32> {lm.input = "t"}, %s: tensor<4xf32> {lm.input = "s"}) -> (tensor<4xf32> {lm.output = "loss"}) {
+  %product = lm.linear %x, %w : (tensor<4x8xf32>, tensor<8x10xf32>) -> tensor<4x10xf32>
+  %rows = lm.broadcast %v dims [1] : tensor<10xf32> to tensor<4x10xf32>
+  %logits = arith.addf %product, %rows : tensor<4x10xf32>
+  %loss, %lse = lm.cross_entropy %logits, %t, %s : (tensor<4x10xf32>, tensor<4xi32>, tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>)
+  return %loss : tensor<4xf32>
 }
 
 // -----
