@@ -138,6 +138,7 @@ struct PadVocabulary : lmc::dist::impl::PadVocabularyBase<PadVocabulary> {
     auto forward = module.lookupSymbol<func::FuncOp>("forward");
     if (!forward || forward.isExternal())
       return success();
+    columnsOf.clear();
     VocabularyDims dims(module);
     int64_t parts = countParts(), whole = multiple * parts;
     if (std::optional<Location> obstacle = dims.findObstacle(forward)) {
