@@ -42,7 +42,8 @@ using lm::TensorMath;
 class VocabularyDims {
 public:
   static constexpr llvm::StringLiteral kName = "V";
-  explicit VocabularyDims(ModuleOp module) : names(module), symbols(module) {}
+  explicit VocabularyDims(ModuleOp module)
+      : module(module), names(module), symbols(module) {}
 
   bool contains(Value value, int64_t dim) const {
     return names.of(value)[dim] == kName;
@@ -67,17 +68,50 @@ public:
     return RankedTensorType::get(shape, type.getElementType());
   }
 
-  // Where padding would be seen: by an input or output, by the random numbers
-  // of a draw, or by an operation that takes all of the vocabulary into
-  // account, save a loss.
+  // Where padding would be seen: by an input or output, or by an operation that
+  // takes all of the vocabulary into account, save a loss.
   std::optional<Location> findObstacle(func::FuncOp forward);
 
 private:
   bool mayPad(Operation *op) const;
+  bool staysFinite(Operation *op) const;
+  bool isIndexedWithin(Operation *op, const lm::ShardingRule &rule) const;
 
+  ModuleOp module;
   DimNames names;
   SymbolTable symbols;
 };
+
+// Whether zeros become finite numbers, and finite gradients zero ones: what is
+// not a number in the padding would be so everywhere behind the next product.
+bool VocabularyDims::staysFinite(Operation *op) const {
+  if (auto divide = dyn_cast<arith::DivFOp>(op)) {
+    Operation *divisor = divide.getRhs().getDefiningOp();
+    auto repeated = dyn_cast_or_null<lm::BroadcastOp>(divisor);
+    return repeated ? count(repeated.getInput()) == 0
+                    : isa_and_nonnull<arith::ConstantOp>(divisor);
+  }
+  return isa<arith::AddFOp, arith::SubFOp, arith::MulFOp, arith::NegFOp,
+             math::TanhOp, lm::BroadcastOp, lm::ContractOp, lm::LinearOp,
+             lm::EmbeddingOp, lm::CrossEntropyOp>(op);
+}
+
+// Whether `op` has indices into the vocabulary, and none beyond it: those that
+// the host hands in are checked.
+bool VocabularyDims::isIndexedWithin(Operation *op,
+                                     const lm::ShardingRule &rule) const {
+  if (rule.indexFactor < 0)
+    return false;
+  auto vocabulary = module->getAttrOfType<IntegerAttr>("lm.vocabulary");
+  auto indices = dyn_cast<BlockArgument>(op->getOperand(rule.indexOperand));
+  if (!vocabulary || !indices ||
+      vocabulary.getInt() != rule.factors[rule.indexFactor].size)
+    return false;
+  auto function = cast<func::FuncOp>(indices.getOwner()->getParentOp());
+  auto name = function.getArgAttrOfType<StringAttr>(indices.getArgNumber(),
+                                                    lm::kInputAttr);
+  return name && (name == "tokens" || name == "targets");
+}
 
 // Whether `op` computes the same from padded operands.
 bool VocabularyDims::mayPad(Operation *op) const {
@@ -91,27 +125,30 @@ bool VocabularyDims::mayPad(Operation *op) const {
   if (auto constant = dyn_cast<arith::ConstantOp>(op))
     return isa<SplatElementsAttr>(constant.getValue());
   std::optional<lm::ShardingRule> rule = lm::ruleOf(op);
-  if (!rule || isa<lm::Drawing>(op))
+  if (!rule || !staysFinite(op))
     return false;
   // Of each factor: no dim is something else.
   SmallVector<bool> isWhole(rule->factors.size(), true);
   lm::forEachDim(op, *rule, [&](Value value, int64_t dim, int64_t factor) {
     isWhole[factor] = isWhole[factor] && contains(value, dim);
   });
+  bool isIndexed = isIndexedWithin(op, *rule);
   lm::forEachDim(op, *rule, [&](Value value, int64_t dim, int64_t factor) {
-    bool isIndexed = factor == rule->indexFactor &&
-                     isa<lm::EmbeddingOp, lm::CrossEntropyOp>(op);
-    if (isWhole[factor] &&
-        (isIndexed || rule->factors[factor].kind == Kind::Parallel))
+    bool alone = factor == rule->indexFactor
+                     ? isIndexed
+                     : rule->factors[factor].kind == Kind::Parallel;
+    if (isWhole[factor] && alone)
       --left;
   });
   return left == 0;
 }
 
 std::optional<Location> VocabularyDims::findObstacle(func::FuncOp forward) {
-  for (BlockArgument argument : forward.getArguments())
-    if (count(argument) > 0 && !parameterOf(forward, argument.getArgNumber()))
-      return argument.getLoc();
+  for (BlockArgument argument : forward.getArguments()) {
+    lm::ParameterOp parameter = parameterOf(forward, argument.getArgNumber());
+    if (count(argument) > 0 && (!parameter || parameter.getUnpadded()))
+      return parameter ? parameter.getLoc() : argument.getLoc();
+  }
   Block &block = forward.getBody().front();
   for (Operation &op : block.without_terminator())
     if (!mayPad(&op))
@@ -203,6 +240,7 @@ struct PadVocabulary : lmc::dist::impl::PadVocabularyBase<PadVocabulary> {
     parameter.setType(wider);
     parameter.setUnpadded(type.getShape());
     argument.setType(wider);
+    columnsOf[argument] = type.getShape().back();
     ++numPadded;
   }
 
@@ -244,7 +282,7 @@ struct PadVocabulary : lmc::dist::impl::PadVocabularyBase<PadVocabulary> {
         m.add(logits, m.broadcast(bias, type, {last})));
   }
 
-  // Of results that were padded, the last dim before.
+  // Of what was padded, the last dim before.
   llvm::DenseMap<Value, int64_t> columnsOf;
 };
 

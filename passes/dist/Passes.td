@@ -100,22 +100,26 @@ def PadVocabulary : Pass<"dist-pad-vocabulary", "::mlir::ModuleOp"> {
     `multiple`. Padding is zero and stays so, losses mask it, and files know
     nothing of it: a parameter's `unpadded` says what they hold.
 
-    Requires: a function `@forward`; `lm.dims` of the parameters.
+    Requires: a function `@forward`; `lm.vocabulary`, `lm.dims` of the
+    parameters.
     Ensures: nothing but types and the masks of losses changes.
     Leaves alone: a model in which padding would be seen, because logits are an
-    output, something draws random numbers for them, or another operation than
-    a loss sums over them. Warns where a rule's split needs the padding.
+    output, indices are no tokens or targets, a parameter is padded already, or
+    something else than products, sums, tanh and losses takes the vocabulary.
+    Warns where a rule's split needs the padding.
 
     **Before** `--dist-pad-vocabulary=multiple=16`
     ```mlir
-    lm.parameter @w : tensor<8x10xf32> {initialization = {kind = "zeros"}, lm.dims = ["D", "V"]}
-    func.func @forward(%x: tensor<4x8xf32> {lm.input = "x"}, %w: tensor<8x10xf32> {lm.state = @w},
-        %t: tensor<4xi32> {lm.input = "t"}, %s: tensor<4xf32> {lm.input = "s"})
-        -> (tensor<4xf32> {lm.output = "loss"}) {
-      %logits = lm.linear %x, %w : (tensor<4x8xf32>, tensor<8x10xf32>) -> tensor<4x10xf32>
-      %loss, %lse = lm.cross_entropy %logits, %t, %s
-          : (tensor<4x10xf32>, tensor<4xi32>, tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>)
-      return %loss : tensor<4xf32>
+    module attributes {lm.vocabulary = 10 : i64} {
+      lm.parameter @w : tensor<8x10xf32> {initialization = {kind = "zeros"}, lm.dims = ["D", "V"]}
+      func.func @forward(%x: tensor<4x8xf32> {lm.input = "x"}, %w: tensor<8x10xf32> {lm.state = @w},
+          %t: tensor<4xi32> {lm.input = "targets"}, %s: tensor<4xf32> {lm.input = "s"})
+          -> (tensor<4xf32> {lm.output = "loss"}) {
+        %logits = lm.linear %x, %w : (tensor<4x8xf32>, tensor<8x10xf32>) -> tensor<4x10xf32>
+        %loss, %lse = lm.cross_entropy %logits, %t, %s
+            : (tensor<4x10xf32>, tensor<4xi32>, tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>)
+        return %loss : tensor<4xf32>
+      }
     }
     ```
     **After**

@@ -400,6 +400,10 @@ struct BuildUpdate : lmc::lm::impl::BuildUpdateBase<BuildUpdate> {
     Value zero = m.constant(scalarType, 0.0);
     Value lossSum = totalOf(program, m, "loss_sum", stage);
     Value weightSum = totalOf(program, m, "weight_sum", stage);
+    // A step without any weight has sums of zero, a loss of zero and no
+    // gradient.
+    weightSum = m.select(m.compare(arith::CmpFPredicate::OEQ, weightSum, zero),
+                         one, weightSum);
     Value loss = m.div(lossSum, weightSum);
     Value scale = m.div(m.constant(scalarType, 1.0 / seed), weightSum);
 

@@ -70,8 +70,8 @@ def BuildUpdate : Pass<"lm-build-update", "::mlir::ModuleOp"> {
     axes; where axes cut the moments into pieces, gradients are
     reduce-scattered, and parameters gathered where they are kept whole.
 
-    With W the sum of weights and s the seed, the true gradient is accumulator
-    * (1/s)/W. Clipping follows Pascanu et al.: factor = min(1, clip_norm /
+    With W the sum of weights (1 where that is 0) and s the seed, the true
+    gradient is accumulator * (1/s)/W. Clipping follows Pascanu et al.: factor = min(1, clip_norm /
     (norm + 1e-6)), off where clip_norm is 0. A group other than `decay` and
     `no_decay` takes its decay from the scalar `weight_decay.GROUP`.
 

@@ -51,7 +51,7 @@ struct KernelRequest {
   std::string symbol;
   uint32_t operands = 0, integers = 0, threads = 0;
   int64_t sharedBytes = 0;
-  std::string name; ///< in the plan, for people; may be empty
+  std::string name = {}; ///< in the plan, for people; may be empty
 
   const std::string &label() const { return name.empty() ? symbol : name; }
 };

@@ -3,6 +3,7 @@
 #include "runtime/base/Checked.h"
 #include "runtime/base/Log.h"
 #include "runtime/plan/PlanFacts.h"
+#include "runtime/train/CheckpointParts.h"
 #include "runtime/weights/Json.h"
 #include "runtime/weights/ModelConfig.h"
 
@@ -17,23 +18,6 @@ namespace lmc::runtime {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-
-static Status meet(Executor &executor) {
-  return executor.comm() ? executor.comm()->barrier() : Status();
-}
-
-static bool isParameter(const plan::State &state) {
-  return state.kind() == plan::State::PARAMETER;
-}
-static bool isOptimizer(const plan::State &state) {
-  return state.kind() == plan::State::MOMENT ||
-         state.kind() == plan::State::SCALAR;
-}
-static std::string roleSuffix(const plan::State &state) {
-  return state.role().empty() ? "" : "." + state.role();
-}
-static std::string noSuffix(const plan::State &) { return ""; }
-static std::string masterSuffix(const plan::State &) { return ".master"; }
 
 Checkpointer::Checkpointer(const TrainOptions &options)
     : options(options), folder(options.checkpointFolder) {}
@@ -174,7 +158,7 @@ StatusOr<CheckpointState> verifyCheckpoint(const std::string &name) {
   return state;
 }
 
-static std::vector<int64_t> savedSteps(const fs::path &folder) {
+std::vector<int64_t> savedSteps(const fs::path &folder) {
   std::vector<int64_t> steps;
   std::error_code error;
   for (const fs::directory_entry &entry :
@@ -331,8 +315,10 @@ static void warnOfUnused(const plan::Plan &plan, const WeightFiles &optimizer,
   std::set<std::string> used;
   for (const plan::State &state : plan.states())
     if (isOptimizer(state) || isParameter(state))
-      for (const BoxMap &box : boxesOf(
-               plan, state, isParameter(state) ? ".master" : roleSuffix(state)))
+      for (const BoxMap &box :
+           boxesOf(plan, state,
+                   isParameter(state) ? std::string(masterSuffix)
+                                      : roleSuffix(state)))
         used.insert(box.names.begin(), box.names.end());
   std::vector<std::string> unused;
   for (const auto &[name, view] : optimizer.tensors())
@@ -343,15 +329,6 @@ static void warnOfUnused(const plan::Plan &plan, const WeightFiles &optimizer,
                "first is {}; what belongs to parameters that are frozen now "
                "is dropped",
                unused.size(), unused.size() == 1 ? "" : "s", folder, unused[0]);
-}
-
-/// The plan's config.json, which says that weights are float32.
-static std::string configOf(const plan::Plan &plan, bool saveBf16) {
-  std::string config = plan.model_config();
-  const std::string said = R"("torch_dtype": "float32")";
-  if (size_t at = config.find(said); saveBf16 && at != std::string::npos)
-    config.replace(at, said.size(), R"("torch_dtype": "bfloat16")");
-  return config;
 }
 
 StatusOr<std::optional<CheckpointState>>
@@ -402,9 +379,9 @@ Checkpointer::restore(Executor &executor, bool resume,
       loads.push_back({&state, &optimizerFile, roleSuffix(state)});
     } else if (isParameter(state)) {
       bool master =
-          optimizerFile.find(boxesOf(plan, state, ".master")[0].names[0]);
+          optimizerFile.find(boxesOf(plan, state, masterSuffix)[0].names[0]);
       loads.push_back({&state, master ? &optimizerFile : &weights,
-                       master ? ".master" : ""});
+                       master ? masterSuffix : ""});
     } else {
       continue;
     }
@@ -437,163 +414,6 @@ Checkpointer::restore(Executor &executor, bool resume,
       LMC_RETURN_IF_ERROR(setAsideAfter(chosen->step));
   }
   return chosen;
-}
-
-Status Checkpointer::save(Executor &executor, CheckpointState state) {
-  if (executor.rank() == 0) {
-    join();
-    model.clear();
-    optimizer.clear();
-  }
-  Snapshot::Selection weights{isParameter, noSuffix,
-                              options.saveBf16 ? DataType::BF16 : DataType::F32,
-                              1};
-  LMC_RETURN_IF_ERROR(model.gather(executor, weights));
-  LMC_RETURN_IF_ERROR(optimizer.gather(
-      executor, {isOptimizer, roleSuffix, DataType::Invalid, 1}));
-  if (options.saveBf16)
-    LMC_RETURN_IF_ERROR(optimizer.gather(
-        executor, {isParameter, masterSuffix, DataType::Invalid, 1}));
-  if (executor.rank() != 0)
-    return Status();
-  modelConfig = configOf(executor.plan(), options.saveBf16);
-  auto writeAll = [this, state] {
-    lastSave = write(state);
-    model.clear();
-    optimizer.clear();
-    if (!lastSave.ok())
-      logWarning("the checkpoint of step {} was not saved: {}", state.step,
-                 lastSave.message());
-  };
-  StatusOr<std::thread> started = startThread("lmc-checkpoint", writeAll);
-  if (started.ok())
-    writer = *std::move(started);
-  else
-    writeAll(); // the step waits for it then
-  return Status();
-}
-
-Status Checkpointer::finish(Executor &executor) {
-  join();
-  LMC_RETURN_IF_ERROR(lastSave);
-  return meet(executor);
-}
-
-static Status syncFolder(const fs::path &path) {
-  int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0)
-    return fileError("open", path.string());
-  Status status =
-      ::fsync(fd) == 0 ? Status() : fileError("flush", path.string());
-  ::close(fd);
-  return status;
-}
-
-static Status writeFiles(const fs::path &part, const CheckpointState &state,
-                         const std::string &modelConfig,
-                         const Companions &companions, const Snapshot &model,
-                         const Snapshot &optimizer) {
-  json files = json::object();
-  auto record = [&](const std::string &name, const WrittenFile &file) {
-    files[name] = {{"bytes", file.bytes}, {"xxh3_128", file.checksum}};
-  };
-  auto writeText = [&](const std::string &name, const std::string &text) {
-    record(name, describe(text));
-    return writeWholeFile((part / name).string(), text);
-  };
-  LMC_ASSIGN_OR_RETURN(
-      WrittenFile weights,
-      writeSafetensors((part / "model.safetensors").string(), model.tensors()));
-  record("model.safetensors", weights);
-  LMC_ASSIGN_OR_RETURN(
-      WrittenFile moments,
-      writeSafetensors((part / "optimizer.safetensors").string(),
-                       optimizer.tensors()));
-  record("optimizer.safetensors", moments);
-  json map = json::object();
-  int64_t total = 0;
-  for (const TensorToWrite &tensor : model.tensors()) {
-    map[tensor.name] = "model.safetensors";
-    total += *checkedElements(tensor.shape) *
-             lookUpDataType(int(tensor.dtype))->sizeBytes;
-  }
-  json index = {{"metadata", {{"total_size", total}}}, {"weight_map", map}};
-  LMC_RETURN_IF_ERROR(
-      writeText("model.safetensors.index.json", index.dump(2) + "\n"));
-  if (!modelConfig.empty())
-    LMC_RETURN_IF_ERROR(writeText("config.json", modelConfig));
-  for (const auto &[name, content] : companions)
-    LMC_RETURN_IF_ERROR(writeText(name, content));
-  json trainer = {
-      {"step", state.step}, {"samples", state.samples}, {"seed", state.seed}};
-  if (!state.order.empty())
-    trainer["order"] = state.order;
-  if (!state.rate.empty())
-    trainer["rate"] = state.rate;
-  LMC_RETURN_IF_ERROR(writeText("trainer.json", trainer.dump(2) + "\n"));
-  json manifest = {{"version", 1}, {"step", state.step}, {"files", files}};
-  return writeWholeFile((part / "manifest.json").string(),
-                        manifest.dump(2) + "\n");
-}
-
-Status Checkpointer::write(const CheckpointState &state) {
-  std::string name = fmt::format("step_{}", state.step);
-  fs::path part = folder / fmt::format(".{}.part", name);
-  std::error_code error;
-  fs::remove_all(part, error);
-  fs::create_directories(part, error);
-  Status status =
-      error
-          ? jobFailed("cannot make {}: {}", part.string(), error.message())
-          : writeFiles(part, state, modelConfig, companions, model, optimizer);
-  if (status.ok())
-    status = syncFolder(part);
-  if (!status.ok()) {
-    fs::remove_all(part, error);
-    return status;
-  }
-  // A checkpoint of the same step is there only if it was passed over as
-  // damaged when this run resumed.
-  fs::remove_all(folder / name, error);
-  fs::rename(part, folder / name, error);
-  if (error)
-    return jobFailed("cannot rename {} to {}: {}", part.string(), name,
-                     error.message());
-  LMC_RETURN_IF_ERROR(syncFolder(folder));
-  LMC_RETURN_IF_ERROR(pointLatestTo(state.step));
-  LMC_RETURN_IF_ERROR(syncFolder(folder));
-  prune(name);
-  return Status();
-}
-
-void Checkpointer::prune(const std::string &newest) {
-  if (options.keep <= 0)
-    return;
-  int64_t kept = 0;
-  for (int64_t step : savedSteps(folder)) {
-    std::string name = fmt::format("step_{}", step);
-    if (kept++ < options.keep || name == newest)
-      continue;
-    // Out of the way in one move, so that no half checkpoint has its name.
-    std::error_code error;
-    fs::path gone = folder / fmt::format(".{}.gone", name);
-    fs::rename(folder / name, gone, error);
-    if (!error)
-      fs::remove_all(gone, error);
-  }
-}
-
-Status GradientDump::write(Executor &executor, double scale) {
-  LMC_RETURN_IF_ERROR(snapshot.gather(
-      executor, {[](const plan::State &state) {
-                   return state.kind() == plan::State::ACCUMULATOR;
-                 },
-                 noSuffix, DataType::F32, scale}));
-  if (executor.rank() != 0)
-    return Status();
-  Status status = writeSafetensors(path, snapshot.tensors()).status();
-  snapshot.clear();
-  return status;
 }
 
 } // namespace lmc::runtime

@@ -63,7 +63,8 @@ public:
   /// Files that go into every checkpoint; rank 0's.
   void setCompanions(Companions files) { companions = std::move(files); }
 
-  /// Copies the states and starts writing; waits for the save before.
+  /// Gathers the states into files and starts flushing them; waits for the save
+  /// before.
   Status save(Executor &executor, CheckpointState state);
 
   /// The newest checkpoint of at most this step, -1 when there is none. Waits
@@ -80,6 +81,12 @@ private:
   Status setAsideAfter(int64_t step);
   std::filesystem::path folderOf(int64_t step) const;
   Status lockFolder();
+  std::filesystem::path partOf(int64_t step) const;
+  std::vector<Selection> modelStates() const;
+  std::vector<Selection> optimizerStates() const;
+  Status createFiles(const plan::Plan &plan, int64_t step);
+  void giveUp(int64_t step, Status status);
+  Status writeFiles(const CheckpointState &state);
   Status write(const CheckpointState &state);
   void prune(const std::string &newest);
   void join();
@@ -88,7 +95,7 @@ private:
   std::filesystem::path folder;
   std::string modelConfig;
   Companions companions;
-  Snapshot model, optimizer;
+  std::optional<SafetensorsFile> model, optimizer; ///< being saved; rank 0's
   std::thread writer;
   Status lastSave;
   int lockFile = -1; ///< rank 0's, held while the object lives
@@ -98,15 +105,7 @@ private:
 StatusOr<CheckpointState> verifyCheckpoint(const std::string &folder);
 
 /// --dump-gradients: the true gradients of a step as a safetensors file.
-class GradientDump {
-public:
-  explicit GradientDump(std::string path) : path(std::move(path)) {}
-  Status write(Executor &executor, double scale);
-
-private:
-  std::string path;
-  Snapshot snapshot;
-};
+Status dumpGradients(Executor &executor, const std::string &path, double scale);
 
 } // namespace lmc::runtime
 

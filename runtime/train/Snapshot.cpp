@@ -1,8 +1,6 @@
 // See Snapshot.h.
 #include "runtime/train/Snapshot.h"
 
-#include <new>
-
 namespace lmc::runtime {
 
 // Beyond those of a plan's transfers.
@@ -70,46 +68,50 @@ static Status receivePart(Communicator &comm, int rank,
   return Status();
 }
 
-Status Snapshot::gatherState(Executor &executor, const Selection &selection,
-                             const plan::State &state) {
+static DataType typeIn(const Selection &selection, const plan::State &state) {
+  return selection.dtype == DataType::Invalid ? DataType(state.dtype())
+                                              : selection.dtype;
+}
+
+StatusOr<SafetensorsFile> createFileOf(const plan::Plan &plan,
+                                       const std::vector<Selection> &selections,
+                                       const std::string &path) {
+  std::map<std::string, TensorToWrite> tensors; // some have several states
+  for (const Selection &selection : selections)
+    for (const plan::State &state : plan.states())
+      if (selection.wants(state))
+        for (const BoxMap &box : boxesOf(plan, state, selection.suffix(state)))
+          tensors.emplace(box.names[0],
+                          TensorToWrite{box.names[0], typeIn(selection, state),
+                                        box.fileShape});
+  std::vector<TensorToWrite> list;
+  for (auto &[name, tensor] : tensors)
+    list.push_back(std::move(tensor));
+  return SafetensorsFile::create(path, std::move(list));
+}
+
+static Status gatherState(Executor &executor, const Selection &selection,
+                          const plan::State &state, SafetensorsFile *file) {
   const plan::Plan &plan = executor.plan();
   if (executor.rank() != 0)
     return ownsPart(plan, executor.coordinates(), state)
                ? sendPart(executor, state)
                : Status();
-  DataType dtype = selection.dtype == DataType::Invalid
-                       ? DataType(state.dtype())
-                       : selection.dtype;
   std::vector<BoxMap> boxes = boxesOf(plan, state, selection.suffix(state));
-  std::vector<std::byte *> buffers;
-  for (const BoxMap &box : boxes) {
-    int64_t bytes = box.elements * lookUpDataType(int(dtype))->sizeBytes;
-    auto found = entries.find(box.names[0]);
-    if (found == entries.end()) {
-      std::unique_ptr<std::byte[]> data(new (std::nothrow)
-                                            std::byte[size_t(bytes)]);
-      if (!data)
-        return makeError(ErrorKind::DoesNotFit,
-                         "{} bytes of host memory for a copy of {} are not "
-                         "there",
-                         bytes, state.name());
-      found = entries
-                  .emplace(box.names[0], Entry{box.names[0], dtype,
-                                               box.fileShape, std::move(data)})
-                  .first;
-    }
-    buffers.push_back(found->second.data.get());
-  }
+  std::vector<std::byte *> places;
+  for (const BoxMap &box : boxes)
+    places.push_back(file->find(box.names[0]));
+  Device &device = executor.device();
+  auto store = [&](const LocalTensor &part) {
+    storePart(device, part, boxes, typeIn(selection, state), selection.scale,
+              places);
+  };
   int ranks = executor.comm() ? executor.comm()->numRanks() : 1;
   std::vector<std::byte> staging;
   for (int rank = 0; rank < ranks; ++rank) {
     std::vector<int64_t> coordinates = rankCoordinates(plan.mesh(), rank);
     if (!ownsPart(plan, coordinates, state))
       continue;
-    Device &device = executor.device();
-    auto store = [&](const LocalTensor &part) {
-      storePart(device, part, boxes, dtype, selection.scale, buffers);
-    };
     if (rank == 0) {
       readOnHost(device, LocalTensor::of(executor, state), store);
       continue;
@@ -123,18 +125,13 @@ Status Snapshot::gatherState(Executor &executor, const Selection &selection,
   return Status();
 }
 
-Status Snapshot::gather(Executor &executor, const Selection &selection) {
-  for (const plan::State &state : executor.plan().states())
-    if (selection.wants(state))
-      LMC_RETURN_IF_ERROR(gatherState(executor, selection, state));
+Status gather(Executor &executor, const std::vector<Selection> &selections,
+              SafetensorsFile *file) {
+  for (const Selection &selection : selections)
+    for (const plan::State &state : executor.plan().states())
+      if (selection.wants(state))
+        LMC_RETURN_IF_ERROR(gatherState(executor, selection, state, file));
   return Status();
-}
-
-std::vector<TensorToWrite> Snapshot::tensors() const {
-  std::vector<TensorToWrite> list;
-  for (const auto &[name, entry] : entries)
-    list.push_back({entry.name, entry.dtype, entry.shape, entry.data.get()});
-  return list;
 }
 
 } // namespace lmc::runtime

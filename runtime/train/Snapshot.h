@@ -1,8 +1,8 @@
-// States of all ranks, gathered on rank 0 into whole tensors in host memory, in
-// the shape that files hold: for checkpoints and gradient dumps.
+// States of all ranks, gathered by rank 0 into the tensors of a file: for
+// checkpoints and gradient dumps.
 //
 // Rank 0 asks for one part of one state at a time, so that no more of it is
-// under way than the largest part.
+// under way than the largest part, and has it written to the file's own pages.
 #ifndef LMC_RUNTIME_TRAIN_SNAPSHOT_H
 #define LMC_RUNTIME_TRAIN_SNAPSHOT_H
 
@@ -19,36 +19,26 @@ Status tellAll(Executor &executor, void *data, int64_t bytes);
 /// their own, as on a host's own disk, are read as a whole for it.
 Status compareWithRank0(Executor &executor, const WeightFiles &files);
 
-class Snapshot {
-public:
-  /// Which states, and as what type and times what they are stored.
-  struct Selection {
-    std::function<bool(const plan::State &)> wants;
-    /// Put behind the name in the file, such as ".m" for a moment.
-    std::function<std::string(const plan::State &)> suffix;
-    /// Invalid: as in memory.
-    DataType dtype = DataType::Invalid;
-    double scale = 1;
-  };
-
-  /// Called by every rank; the tensors are rank 0's alone.
-  Status gather(Executor &executor, const Selection &selection);
-
-  std::vector<TensorToWrite> tensors() const;
-  bool empty() const { return entries.empty(); }
-  void clear() { entries.clear(); }
-
-private:
-  struct Entry {
-    std::string name;
-    DataType dtype;
-    std::vector<int64_t> shape;
-    std::unique_ptr<std::byte[]> data;
-  };
-  Status gatherState(Executor &executor, const Selection &selection,
-                     const plan::State &state);
-  std::map<std::string, Entry> entries;
+/// Which states go into a file, and as what type and times what they are
+/// stored.
+struct Selection {
+  std::function<bool(const plan::State &)> wants;
+  /// Put behind the name in the file, such as ".m" for a moment.
+  std::function<std::string(const plan::State &)> suffix;
+  /// Invalid: as in memory.
+  DataType dtype = DataType::Invalid;
+  double scale = 1;
 };
+
+/// The file for these states, its tensors yet to be filled.
+StatusOr<SafetensorsFile> createFileOf(const plan::Plan &plan,
+                                       const std::vector<Selection> &selections,
+                                       const std::string &path);
+
+/// Called by every rank; rank 0, and it alone, has a file: that of
+/// createFileOf(). Fails only with the communicator.
+Status gather(Executor &executor, const std::vector<Selection> &selections,
+              SafetensorsFile *file);
 
 } // namespace lmc::runtime
 

@@ -118,14 +118,10 @@ static Status runRank(const Setup &setup, int rank, int place,
   std::optional<Checkpointer> checkpointer;
   if (!options.checkpointFolder.empty())
     checkpointer.emplace(options);
-  std::optional<GradientDump> gradients;
-  if (!options.dumpGradients.empty())
-    gradients.emplace(options.dumpGradients);
   LMC_ASSIGN_OR_RETURN(
       std::unique_ptr<Trainer> trainer,
       Trainer::create(*executor, {options, setup.data, setup.log,
                                   checkpointer ? &*checkpointer : nullptr,
-                                  gradients ? &*gradients : nullptr,
                                   counting ? &counting->traffic() : nullptr}));
   LMC_RETURN_IF_ERROR(trainer->run());
   std::vector<Traffic> traffic;

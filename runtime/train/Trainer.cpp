@@ -312,10 +312,10 @@ Status Trainer::run() {
   Progress::Scope stepping(executor.watched(), Progress::Step);
   for (int64_t step = firstStep; step <= options.steps; ++step) {
     LMC_RETURN_IF_ERROR(trainStep(step));
-    if (step == firstStep && shared.gradients) {
+    if (step == firstStep && !options.dumpGradients.empty()) {
       Progress::Scope saving(executor.watched(), Progress::Host);
-      LMC_RETURN_IF_ERROR(
-          shared.gradients->write(executor, output("gradient_scale", 1)));
+      LMC_RETURN_IF_ERROR(dumpGradients(executor, options.dumpGradients,
+                                        output("gradient_scale", 1)));
     }
     bool stop = false;
     // Saved before the evaluation, which may take longer than the step.

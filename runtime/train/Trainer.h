@@ -25,7 +25,6 @@ void requestStop();
 bool stopRequested();
 
 class Checkpointer;
-class GradientDump;
 
 class Trainer {
 public:
@@ -35,7 +34,6 @@ public:
     const TokenData &data;
     MetricsLog *log = nullptr;
     Checkpointer *checkpointer = nullptr; ///< null: no checkpoints
-    GradientDump *gradients = nullptr;    ///< null: no dump
     const Traffic *traffic = nullptr;     ///< of this rank; null: alone
   };
   static StatusOr<std::unique_ptr<Trainer>> create(Executor &executor,

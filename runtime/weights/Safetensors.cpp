@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <filesystem>
 #include <set>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -141,6 +142,11 @@ static std::string hexOf(XXH128_hash_t hash) {
   for (unsigned char byte : sum.digest)
     hex += fmt::format("{:02x}", byte);
   return hex;
+}
+
+static int64_t bytesOf(const TensorToWrite &tensor) {
+  return *checkedElements(tensor.shape) *
+         lookUpDataType(int(tensor.dtype))->sizeBytes;
 }
 
 WrittenFile describe(std::string_view bytes) {
@@ -309,41 +315,9 @@ const TensorView *WeightFiles::find(const std::string &name) const {
   return found == all.end() ? nullptr : &found->second;
 }
 
-namespace {
-/// Writes to a descriptor and sums what it wrote.
-class SummingWriter {
-public:
-  explicit SummingWriter(int fd) : fd(fd) { XXH3_128bits_reset(state.get()); }
-  bool write(const char *data, size_t size) {
-    XXH3_128bits_update(state.get(), data, size);
-    bytes += int64_t(size);
-    while (size > 0) {
-      ssize_t written = ::write(fd, data, std::min<size_t>(size, 64 << 20));
-      if (written < 0 && errno == EINTR)
-        continue;
-      if (written <= 0)
-        return false;
-      data += written;
-      size -= size_t(written);
-    }
-    return true;
-  }
-  WrittenFile result() const {
-    return {bytes, hexOf(XXH3_128bits_digest(state.get()))};
-  }
-
-private:
-  struct Free {
-    void operator()(XXH3_state_t *state) const { XXH3_freeState(state); }
-  };
-  int fd;
-  std::unique_ptr<XXH3_state_t, Free> state{XXH3_createState()};
-  int64_t bytes = 0;
-};
-} // namespace
-
-StatusOr<WrittenFile> writeSafetensors(const std::string &path,
-                                       std::vector<TensorToWrite> tensors) {
+StatusOr<SafetensorsFile>
+SafetensorsFile::create(const std::string &path,
+                        std::vector<TensorToWrite> tensors) {
   // Large elements first keeps every tensor aligned; then by name.
   std::sort(tensors.begin(), tensors.end(), [](const auto &a, const auto &b) {
     int64_t aBytes = lookUpDataType(int(a.dtype))->sizeBytes;
@@ -352,37 +326,79 @@ StatusOr<WrittenFile> writeSafetensors(const std::string &path,
   });
   nlohmann::json header = nlohmann::json::object();
   header["__metadata__"] = {{"format", "pt"}};
-  int64_t offset = 0;
-  std::vector<int64_t> sizes;
+  size_t end = 0;
+  std::vector<size_t> offsets;
   for (const TensorToWrite &tensor : tensors) {
-    const DataTypeInfo *info = lookUpDataType(int(tensor.dtype));
-    int64_t bytes = *checkedElements(tensor.shape) * info->sizeBytes;
-    header[tensor.name] = {{"dtype", std::string(info->name)},
-                           {"shape", tensor.shape},
-                           {"data_offsets", {offset, offset + bytes}}};
-    sizes.push_back(bytes);
-    offset += bytes;
+    offsets.push_back(end);
+    end += size_t(bytesOf(tensor));
+    header[tensor.name] = {
+        {"dtype", std::string(lookUpDataType(int(tensor.dtype))->name)},
+        {"shape", tensor.shape},
+        {"data_offsets", {offsets.back(), end}}};
   }
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');
-  uint64_t headerBytes = text.size();
+  const uint64_t headerBytes = text.size();
 
-  int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0)
+  SafetensorsFile file;
+  file.path = path;
+  file.list = std::move(tensors);
+  file.size = sizeof headerBytes + text.size() + end;
+  file.fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (file.fd < 0)
     return fileError("write", path);
-  SummingWriter writer(fd);
-  bool ok = writer.write(reinterpret_cast<const char *>(&headerBytes), 8) &&
-            writer.write(text.data(), text.size());
-  for (size_t i = 0; ok && i < tensors.size(); ++i)
-    ok = writer.write(static_cast<const char *>(tensors[i].data),
-                      size_t(sizes[i]));
-  ok = ok && ::fsync(fd) == 0;
-  Status status = ok ? Status() : fileError("write", path);
-  if (::close(fd) != 0 && status.ok())
-    status = fileError("write", path);
-  if (!status.ok())
-    return status;
-  return writer.result();
+  // A page that the disk has no room for would be a SIGBUS later.
+  if ((errno = ::posix_fallocate(file.fd, 0, off_t(file.size))) != 0)
+    return fileError("write", path);
+  void *pages = ::mmap(nullptr, file.size, PROT_READ | PROT_WRITE, MAP_SHARED,
+                       file.fd, 0);
+  if (pages == MAP_FAILED)
+    return fileError("write", path);
+  file.data = static_cast<char *>(pages);
+  std::memcpy(file.data, &headerBytes, sizeof headerBytes);
+  std::memcpy(file.data + sizeof headerBytes, text.data(), text.size());
+  auto *first = reinterpret_cast<std::byte *>(file.data) + file.size - end;
+  for (size_t i = 0; i < offsets.size(); ++i)
+    file.places[file.list[i].name] = first + offsets[i];
+  return std::move(file);
+}
+
+void SafetensorsFile::swap(SafetensorsFile &other) noexcept {
+  std::swap(path, other.path);
+  std::swap(list, other.list);
+  std::swap(places, other.places);
+  std::swap(fd, other.fd);
+  std::swap(data, other.data);
+  std::swap(size, other.size);
+}
+
+SafetensorsFile::~SafetensorsFile() {
+  if (data)
+    ::munmap(data, size);
+  if (fd >= 0)
+    ::close(fd);
+}
+
+std::byte *SafetensorsFile::find(const std::string &tensor) const {
+  auto found = places.find(tensor);
+  return found == places.end() ? nullptr : found->second;
+}
+
+StatusOr<WrittenFile> SafetensorsFile::finish() {
+  WrittenFile written = describe({data, size});
+  if (::fsync(fd) != 0)
+    return fileError("write", path);
+  return written;
+}
+
+StatusOr<WrittenFile> writeSafetensors(const std::string &path,
+                                       std::vector<TensorToWrite> tensors) {
+  LMC_ASSIGN_OR_RETURN(SafetensorsFile file,
+                       SafetensorsFile::create(path, std::move(tensors)));
+  for (const TensorToWrite &tensor : file.tensors())
+    if (int64_t bytes = bytesOf(tensor))
+      std::memcpy(file.find(tensor.name), tensor.data, size_t(bytes));
+  return file.finish();
 }
 
 } // namespace lmc::runtime

@@ -67,12 +67,12 @@ private:
   TensorMap all;
 };
 
-/// One tensor to write; `data` holds its elements row-major.
+/// A tensor of a file that is to be written.
 struct TensorToWrite {
   std::string name;
   DataType dtype = DataType::F32;
   std::vector<int64_t> shape;
-  const void *data = nullptr;
+  const void *data = nullptr; ///< its elements row-major; null: comes later
 };
 
 /// Size and checksum of a written file, for manifests.
@@ -84,8 +84,41 @@ struct WrittenFile {
 /// Size and checksum of bytes in memory.
 WrittenFile describe(std::string_view bytes);
 
-/// Writes a file and flushes it to the disk (no renaming). The same tensors
-/// give the same bytes. DoesNotFit when the disk is full.
+/// A safetensors file that is filled in any order. Its pages are what is
+/// written to, so that the system keeps in memory what it has room for. Room on
+/// the disk is taken at the start. The same tensors give the same bytes.
+class SafetensorsFile {
+public:
+  /// A file of zeros with the header of these tensors. WrongInput for what is
+  /// no regular file, DoesNotFit when the disk is full.
+  static StatusOr<SafetensorsFile> create(const std::string &path,
+                                          std::vector<TensorToWrite> tensors);
+  SafetensorsFile(SafetensorsFile &&other) noexcept { swap(other); }
+  SafetensorsFile &operator=(SafetensorsFile &&other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~SafetensorsFile();
+
+  /// Where the elements of a tensor lie; null if there is none of that name.
+  std::byte *find(const std::string &tensor) const;
+  /// As they were created, in the order of the file.
+  const std::vector<TensorToWrite> &tensors() const { return list; }
+  /// Flushes it to the disk.
+  StatusOr<WrittenFile> finish();
+
+private:
+  SafetensorsFile() = default;
+  void swap(SafetensorsFile &other) noexcept;
+  std::string path;
+  std::vector<TensorToWrite> list;
+  std::map<std::string, std::byte *> places;
+  int fd = -1;
+  char *data = nullptr;
+  size_t size = 0;
+};
+
+/// Writes a file of tensors that are in memory (no renaming), as above.
 StatusOr<WrittenFile> writeSafetensors(const std::string &path,
                                        std::vector<TensorToWrite> tensors);
 

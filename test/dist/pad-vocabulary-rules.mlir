@@ -11,13 +11,13 @@
 // ONE-LABEL: module @parts
 // ONE: lm.parameter @w : tensor<8x10xf32>
 // ONE-NOT: unpadded
-module @parts {
+module @parts attributes {lm.vocabulary = 10 : i64} {
   dist.rule "parameter" ["w"] dim "V" over ["tp"]
   dist.rule "activation" ["head"] dim "1" over ["dp"]
   dist.rule "input" ["x"] dim "0" over ["pp", "dp"]
   lm.parameter @w : tensor<8x10xf32> {initialization = {kind = "zeros"}, lm.dims = ["D", "V"]}
   func.func @forward(%x: tensor<4x8xf32> {lm.input = "x"}, %w: tensor<8x10xf32> {lm.state = @w},
-      %t: tensor<4xi32> {lm.input = "t"}, %s: tensor<4xf32> {lm.input = "s"})
+      %t: tensor<4xi32> {lm.input = "targets"}, %s: tensor<4xf32> {lm.input = "s"})
       -> (tensor<4xf32> {lm.output = "loss"}) {
     %logits = lm.linear %x, %w : (tensor<4x8xf32>, tensor<8x10xf32>) -> tensor<4x10xf32>
     %loss, %lse = lm.cross_entropy %logits, %t, %s : (tensor<4x10xf32>, tensor<4xi32>, tensor<4xf32>) -> (tensor<4xf32>, tensor<4xf32>)

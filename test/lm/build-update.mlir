@@ -11,11 +11,15 @@
 // CHECK-SAME: %[[GA:[a-z0-9]+]]: tensor<64xf32> {lm.state = @a.bucket.gradient}
 // CHECK-SAME: %[[D:[a-z0-9]+]]: tensor<f32> {lm.scalar = "weight_decay"}
 // CHECK-SAME: %[[DX:[a-z0-9]+]]: tensor<f32> {lm.scalar = "weight_decay.slow"}
+// CHECK: %[[ONE:.*]] = arith.constant dense<1.000000e+00> : tensor<f32>
 // CHECK: %[[ZERO:.*]] = arith.constant dense<0.000000e+00> : tensor<f32>
-// CHECK: %[[LOSS:.*]] = arith.divf %[[L]], %[[W]]
+// A step without any weight has a loss of 0, not 0/0.
+// CHECK: %[[NONE:.*]] = arith.cmpf oeq, %[[W]], %[[ZERO]]
+// CHECK: %[[SUM:.*]] = arith.select %[[NONE]], %[[ONE]], %[[W]]
+// CHECK: %[[LOSS:.*]] = arith.divf %[[L]], %[[SUM]]
 // The true gradient is accumulator * (1/seed) / weights.
 // CHECK: %[[INVERSE:.*]] = arith.constant dense<4.000000e+00> : tensor<f32>
-// CHECK: %[[SCALE:.*]] = arith.divf %[[INVERSE]], %[[W]]
+// CHECK: %[[SCALE:.*]] = arith.divf %[[INVERSE]], %[[SUM]]
 // Squares are summed by rows first, so that the order never changes.
 // CHECK: %[[ROWS:.*]] = lm.reshape %[[GA]] : tensor<64xf32> to tensor<1x64xf32>
 // CHECK: %[[SQUARES:.*]] = arith.mulf %[[ROWS]], %[[ROWS]]

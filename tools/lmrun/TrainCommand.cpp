@@ -289,9 +289,7 @@ CommandBody addTrainCommand(CLI::App &app) {
       ->group("Files");
   command
       ->add_option("--checkpoint", o.checkpointFolder,
-                   "Folder for checkpoints; SIGTERM then saves and stops. Rank "
-                   "0 holds a copy of one, beside the plan's memory, until it "
-                   "is written")
+                   "Folder for checkpoints; SIGTERM then saves and stops")
       ->type_name("DIR")
       ->group("Files");
   command

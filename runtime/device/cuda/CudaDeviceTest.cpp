@@ -388,18 +388,22 @@ TEST_F(CudaDeviceTest, WeightsAreThoseOfTheCpu) {
   EXPECT_EQ(pieces, 2);
 
   // As a checkpoint takes them, transposed.
-  Snapshot::Selection parameters;
-  parameters.wants = [](const plan::State &state) {
-    return state.kind() == plan::State::PARAMETER;
-  };
-  parameters.suffix = [](const plan::State &) { return std::string(); };
-  Snapshot onCpu, onCuda;
-  ASSERT_TRUE(onCpu.gather(**expected, parameters).ok());
-  ASSERT_TRUE(onCuda.gather(**executor, parameters).ok());
-  ASSERT_EQ(onCuda.tensors().size(), 1u);
-  EXPECT_EQ(std::memcmp(onCuda.tensors()[0].data, onCpu.tensors()[0].data,
-                        size_t(all.bytes())),
-            0);
+  std::vector<Selection> parameters = {
+      {[](const plan::State &state) {
+         return state.kind() == plan::State::PARAMETER;
+       },
+       [](const plan::State &) { return std::string(); }, DataType::Invalid,
+       1}};
+  auto onCpu = createFileOf(cpuPlan, parameters, path + ".cpu");
+  auto onCuda = createFileOf(plan, parameters, path + ".cuda");
+  ASSERT_TRUE(onCpu.ok() && onCuda.ok());
+  ASSERT_TRUE(gather(**expected, parameters, &*onCpu).ok());
+  ASSERT_TRUE(gather(**executor, parameters, &*onCuda).ok());
+  ASSERT_EQ(onCuda->tensors().size(), 1u);
+  const std::string &name = onCuda->tensors()[0].name;
+  EXPECT_EQ(
+      std::memcmp(onCuda->find(name), onCpu->find(name), size_t(all.bytes())),
+      0);
 }
 
 TEST_F(CudaDeviceTest, TellsWhatTheDriverSays) {
