@@ -187,6 +187,7 @@ static void addPieces(plan::Plan &p, int64_t offsetOfSecond) {
   w.mutable_piece()->set_elements(16);
   plan::State &v = *p.add_states() = w;
   v.set_name("v");
+  v.mutable_boxes(0)->set_names(0, "v");
   v.mutable_piece()->set_offset(offsetOfSecond);
 }
 
@@ -266,6 +267,11 @@ TEST(PlanCheck, NamesWhatIsWrong) {
       {"no permutation",
        [](plan::Plan &p) {
          p.mutable_states(0)->mutable_boxes(0)->set_permutation(0, 0);
+       }},
+      {"w is stored twice",
+       [](plan::Plan &p) {
+         *p.add_states() = p.states(0);
+         p.mutable_states(p.states_size() - 1)->set_name("again");
        }},
       {"micro-batch 2",
        [](plan::Plan &p) {

@@ -81,7 +81,7 @@ Status Checker::checkPiece(const plan::State &state, int64_t localBytes) {
 
 Status Checker::checkStates() {
   std::unordered_map<std::string, const plan::State *> parameters;
-  std::unordered_set<std::string> names;
+  std::unordered_set<std::string> names, tensors;
   for (const plan::State &state : plan.states()) {
     auto fail = [&](Status status) {
       return std::move(status).prepend("state " + state.name());
@@ -136,6 +136,11 @@ Status Checker::checkStates() {
     for (const plan::State::Box &box : state.boxes())
       if (Status status = checkBox(state, box); !status.ok())
         return fail(status);
+    // Those of moments and accumulators are their parameters'.
+    if (state.kind() == plan::State::PARAMETER)
+      for (const plan::State::Box &box : state.boxes())
+        if (!tensors.insert(box.names(0)).second)
+          return fail(corrupt("{} is stored twice", box.names(0)));
   }
   for (const plan::State &state : plan.states()) {
     if (state.kind() != plan::State::MOMENT &&
