@@ -4,9 +4,11 @@
 #include "runtime/train/TrainFixtureForTest.h"
 
 #include <cmath>
+#include <csignal>
 #include <fcntl.h>
 #include <fstream>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 using namespace lmc;
@@ -288,6 +290,40 @@ TEST_F(CheckpointTest, AnotherLearningRateIsTold) {
       fmt::format("resumed after step 3 from {}, with --decay cosine (was "
                   "constant), --warmup 4 (was 0), lr 0.5 (was 0.25)\n",
                   path("ckpt/step_3")));
+}
+
+// A limit on file sizes stands for a full disk; the second moment meets it.
+TEST_F(CheckpointTest, ADiskThatFillsUpMidwayDoesNotStopTraining) {
+  rlimit before;
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
+  rlimit limit = {300000, before.rlim_max};
+  auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  options.checkpointFolder = path("ckpt");
+  options.saveEvery = 2;
+  options.steps = 4;
+  options.ranks = 2;
+  testing::internal::CaptureStderr();
+  Status status = runTraining(bigram(2, 1, 2), options);
+  std::string said = testing::internal::GetCapturedStderr();
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, handler);
+  EXPECT_EQ(status.exitStatus(), 3) << status.toString(); // the last one's
+  for (int step : {2, 4})
+    EXPECT_NE(said.find(fmt::format("warning: the checkpoint of step {} was "
+                                    "not saved: cannot write {}",
+                                    step,
+                                    path(fmt::format("ckpt/.step_{}.part/"
+                                                     "optimizer.safetensors",
+                                                     step)))),
+              std::string::npos)
+        << said;
+  size_t steps = 0;
+  for (const nlohmann::json &line : metrics())
+    steps += line.contains("loss");
+  EXPECT_EQ(steps, 4u);
+  for (const fs::directory_entry &entry : fs::directory_iterator(path("ckpt")))
+    EXPECT_EQ(entry.path().filename(), ".lock");
 }
 
 // What another lmrun wrote is neither read nor passed over for older work.
