@@ -19,8 +19,6 @@
 #include "dialects/lm/TensorMath.h"
 #include "passes/dist/DimNames.h"
 
-#include "llvm/ADT/DenseSet.h"
-
 #include <limits>
 #include <numeric>
 
